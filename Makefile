@@ -1,0 +1,43 @@
+# Needs nothing but Python >= 3.11 and make; everything else goes into $(VENV).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv demo test lint format digits clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Set up the virtual environment (VENV=.venv PYTHON=python3)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## Train an agent on the digits with PPO and print the comparison
+	$(BIN)/python train_agent.py --algo ppo
+
+test: lint ## Lint, check types and run the tests
+	$(BIN)/pytest
+
+lint: $(STAMP) ## Lint, check format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Mend what the linter can, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+digits: $(STAMP) ## Retrain the main network that ships with the package
+	$(BIN)/python train_main.py --dataset digits --preset digits
+
+clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,207 @@
+"""The paper's agent: an AgentNet trained by policy gradient.
+
+REINFORCE with a baseline, epsilon-greedy exploration that fades, an entropy bonus
+that fades slowly (without it the policy collapses to NOP), discount 1. One rollout,
+one update; everything stays on the environment's device.
+
+Axes: T rollout steps, B sub-environments, M = T * B decisions, A actions.
+"""
+
+import time
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+from agents.config import PolicyGradientConfig
+from agents.evaluation import walk
+from agents.losses import entropy, policy_gradient_loss, value_loss
+from agents.policy import NetPolicy, Progress, as_tensor, sizes
+from agents.returns import discounted_returns, generalized_advantages
+from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollout
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.metrics import MetricWriter
+from dynalay_gym.models.agent_net import AgentNet
+
+LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
+
+
+class PolicyGradientAgent:
+    """Learns an AgentNet on a vector environment.
+
+    Args:
+        envs: Environment in SAME_STEP mode; `output="torch"` keeps it on its device.
+        config: Hyper-parameters.
+        seed: Seeds the weights, the exploration and the environment.
+        baseline_envs: Second environment over the same split, in DISABLED mode, on
+            which `baseline="greedy"` walks; not used otherwise.
+
+    Raises:
+        ConfigError: If an environment is in the wrong autoreset mode, or missing.
+    """
+
+    algo = "policy-gradient"
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        config: PolicyGradientConfig,
+        *,
+        seed: int = 0,
+        baseline_envs: VectorEnv | None = None,
+    ) -> None:
+        check_same_step(envs, "the policy gradient")
+        if config.baseline == "greedy" and baseline_envs is None:
+            raise ConfigError("baseline 'greedy' needs baseline_envs")
+        self.envs = envs
+        self.config = config
+        self.baseline_envs = baseline_envs
+        self._seed = seed
+        self._state: RolloutState | None = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = AgentNet(*sizes(envs), config.hidden)
+        self.policy = NetPolicy(self.net)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: its state dict is what is saved."""
+        return self.net
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        writer: MetricWriter | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Train for `total_timesteps` steps; see `Agent.learn`."""
+        state = self._begin()
+        behaviour = NetPolicy(
+            self.net, greedy=False, generator=self._generator(state.observations)
+        )
+        optimizer = torch.optim.Adam(self.net.parameters(), eps=1e-5)
+        taken, began = 0, time.perf_counter()
+        while taken < total_timesteps:
+            share = taken / total_timesteps
+            behaviour.epsilon = self._epsilon(share)
+            rollout = collect_rollout(
+                self.envs, behaviour, self.config.num_steps, state
+            )
+            losses = self._update(rollout, state, behaviour, optimizer, share)
+            taken += rollout.rewards.numel()
+            if writer is not None:
+                losses["fps"] = taken / (time.perf_counter() - began)
+                writer.scalars(_tagged(rollout, losses), taken)
+            if on_progress is not None:
+                on_progress(taken)
+
+    def loss(
+        self, rollout: Rollout, advantages: Tensor, returns: Tensor, policy: NetPolicy
+    ) -> dict[str, Tensor]:
+        """Return the terms of the loss; advantages and returns are [T, B]."""
+        observations = rollout.observations.flatten(0, 1)
+        log_probs = policy.log_probs(observations, rollout.masks.flatten(0, 1))
+        chosen = log_probs.gather(1, rollout.actions.reshape(-1, 1)).squeeze(1)
+        values = self.net.value(observations)
+        return {
+            "policy_loss": policy_gradient_loss(chosen, advantages.flatten()),
+            "value_loss": value_loss(values, returns.flatten()),
+            "entropy": entropy(log_probs).mean(),
+        }
+
+    def _begin(self) -> RolloutState:
+        """Reset the environment once; later calls of `learn` go on from there."""
+        if self._state is None:
+            self._state = RolloutState.begin(self.envs, self._seed)
+            self.net.to(self._state.observations.device)
+        return self._state
+
+    def _generator(self, like: Tensor) -> torch.Generator:
+        return torch.Generator(device=like.device).manual_seed(self._seed)
+
+    def _epsilon(self, share: float) -> float:
+        config = self.config
+        return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
+
+    def _entropy_coef(self, share: float) -> float:
+        """Fall geometrically, or linearly where one end is 0."""
+        start, end = self.config.entropy_start, self.config.entropy_end
+        if min(start, end) == 0.0:
+            return start + share * (end - start)
+        return start ** (1.0 - share) * end**share
+
+    def _update(
+        self,
+        rollout: Rollout,
+        state: RolloutState,
+        policy: NetPolicy,
+        optimizer: torch.optim.Optimizer,
+        share: float,
+    ) -> dict[str, float]:
+        """Take one optimiser step and return what it saw."""
+        config = self.config
+        returns, advantages = self._targets(rollout, state)
+        terms = self.loss(rollout, advantages, returns, policy)
+        weight = self._entropy_coef(share)
+        loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
+        rate = config.learning_rate * (1.0 - (1.0 - LEARNING_RATE_END) * share)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        (loss - weight * terms["entropy"]).backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.max_grad_norm)
+        optimizer.step()
+        numbers = {name: term.item() for name, term in terms.items()}
+        return numbers | {
+            "grad_norm": norm.item(),
+            "learning_rate": rate,
+            "entropy_coef": weight,
+            "epsilon": policy.epsilon,
+        }
+
+    def _targets(
+        self, rollout: Rollout, state: RolloutState
+    ) -> tuple[Tensor, Tensor]:
+        """Return returns and standardised advantages, both [T, B]."""
+        with torch.no_grad():
+            values = self.net.value(rollout.observations.flatten(0, 1))
+            bootstrap = self.net.value(state.observations)
+        values = values.view_as(rollout.rewards)
+        rewards, ends = rollout.rewards, rollout.terminations
+        returns = discounted_returns(rewards, ends, bootstrap)
+        if self.config.baseline == "greedy":
+            # What the episode would earn from its start, less what it has earned.
+            advantages = returns - (self._greedy_returns(rollout) - rollout.earned)
+        else:
+            advantages = generalized_advantages(
+                rewards, values, ends, bootstrap, trace=self.config.trace
+            )
+        return returns, (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    def _greedy_returns(self, rollout: Rollout) -> Tensor:
+        """Return what the greedy policy earns [T, B] on the rollout's samples."""
+        assert self.baseline_envs is not None
+        episodes = torch.stack(
+            [rollout.indices.double(), rollout.penalties.double()], dim=-1
+        ).flatten(0, 1)
+        unique, where = torch.unique(episodes, dim=0, return_inverse=True)
+        episodes = unique.cpu()
+        result = walk(
+            self.baseline_envs,
+            self.policy,
+            indices=episodes[:, 0].long().numpy(),
+            penalty=episodes[:, 1].float().numpy(),
+        )
+        returns = as_tensor(result.returns, rollout.rewards.device)
+        return returns.float()[where].view_as(rollout.rewards)
+
+
+def _tagged(rollout: Rollout, numbers: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of an update under Stable-Baselines3's tags."""
+    tagged = {f"train/{name}": value for name, value in numbers.items()}
+    tagged["time/fps"] = tagged.pop("train/fps")
+    if rollout.terminations.any():
+        tagged["rollout/ep_rew_mean"] = rollout.episode_returns.mean().item()
+        tagged["rollout/ep_len_mean"] = rollout.episode_lengths.float().mean().item()
+    return tagged

@@ -1,0 +1,127 @@
+"""Rollouts: a policy walks a vector environment, everything stays on its device.
+
+Axes: T rollout steps, B sub-environments, D observation features, A actions.
+Needs an environment in SAME_STEP mode, in which top-level infos belong to the new
+episode and `final_info` to the step that ended the old one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from agents.policy import Infos, NetPolicy, as_numpy, as_tensor
+from dynalay_gym.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of B sub-environments, time-major.
+
+    Attributes:
+        observations: Float32 [T, B, D], before each step.
+        masks: Bool [T, B, A], the actions allowed there.
+        actions: Int64 [T, B].
+        rewards: Float32 [T, B].
+        terminations: Bool [T, B].
+        indices: Int64 [T, B], sample of the episode that step t belongs to.
+        penalties: Float32 [T, B], penalty of that episode.
+        earned: Float32 [T, B], rewards of that episode before step t.
+        lengths: Int64 [T, B], decisions of that episode up to and with step t.
+    """
+
+    observations: Tensor
+    masks: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminations: Tensor
+    indices: Tensor
+    penalties: Tensor
+    earned: Tensor
+    lengths: Tensor
+
+    @property
+    def episode_returns(self) -> Tensor:
+        """Returns [E] of the episodes that ended within the rollout."""
+        return (self.earned + self.rewards)[self.terminations]
+
+    @property
+    def episode_lengths(self) -> Tensor:
+        """Decisions [E] of the episodes that ended within the rollout."""
+        return self.lengths[self.terminations]
+
+
+@dataclass
+class RolloutState:
+    """Where the next rollout goes on: what the environments returned last."""
+
+    observations: Tensor
+    infos: Infos
+    earned: Tensor
+    numpy: bool  # the environment speaks numpy, so actions must be converted
+
+    @classmethod
+    def begin(cls, envs: VectorEnv, seed: int) -> "RolloutState":
+        """Reset all sub-environments with a seed."""
+        observations, infos = envs.reset(seed=seed)
+        tensor = torch.as_tensor(observations)
+        earned = torch.zeros(envs.num_envs, device=tensor.device)
+        numpy = not isinstance(observations, Tensor)
+        return cls(observations=tensor, infos=infos, earned=earned, numpy=numpy)
+
+
+def check_same_step(envs: VectorEnv, user: str) -> None:
+    """Raise ConfigError unless the environment resets within the step that ends."""
+    mode = envs.metadata.get("autoreset_mode")
+    if mode is not AutoresetMode.SAME_STEP:
+        raise ConfigError(
+            f"{user} needs an environment that resets in the same step, got {mode}; "
+            "pass autoreset_mode='SameStep' to gym.make_vec"
+        )
+
+
+def collect_rollout(
+    envs: VectorEnv, policy: NetPolicy, num_steps: int, state: RolloutState
+) -> Rollout:
+    """Walk `num_steps` steps and leave `state` where the walk stopped.
+
+    Args:
+        envs: Environment in SAME_STEP mode; with `output="torch"` nothing leaves its
+            device.
+        policy: Chooses the actions.
+        num_steps: T, at least 1.
+        state: From `RolloutState.begin` or from the rollout before; updated in place.
+    """
+    steps = [_step(envs, policy, state) for _ in range(num_steps)]
+    return Rollout(
+        **{name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+    )
+
+
+def _step(
+    envs: VectorEnv, policy: NetPolicy, state: RolloutState
+) -> dict[str, Tensor]:
+    """Take one step, advance the state, and return the step's row of the rollout."""
+    device = state.observations.device
+    actions = policy.act(state.observations, state.infos)
+    observations, rewards, terminations, _, infos = envs.step(
+        as_numpy(actions) if state.numpy else actions
+    )
+    row = {
+        "observations": state.observations,
+        "masks": as_tensor(state.infos["action_mask"], device).bool(),
+        "actions": actions,
+        "rewards": as_tensor(rewards, device).float(),
+        "terminations": as_tensor(terminations, device),
+        "indices": as_tensor(state.infos["index"], device),
+        "penalties": as_tensor(state.infos["penalty"], device),
+        "earned": state.earned,
+        "lengths": as_tensor(state.infos["decisions"], device) + 1,
+    }
+    total = state.earned + row["rewards"]
+    state.observations = as_tensor(observations, device)
+    state.infos = infos
+    state.earned = torch.where(row["terminations"], 0.0, total)
+    return row
+

@@ -1,0 +1,171 @@
+"""Stable-Baselines3's PPO, A2C and DQN behind our interface, with our metric tags.
+
+The one file (beside the adapter) that imports stable_baselines3. Networks this small
+are fastest on the host, whatever the environment's device.
+
+Axes: N sub-environments, D observation features, A actions.
+"""
+
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor, nn
+
+from agents.config import DQNConfig, PPOConfig, SB3Config
+from agents.policy import Array, Infos, Progress, as_tensor, like, sizes
+from agents.sb3_vec_env import SB3VecEnv
+from dynalay_gym.metrics import MetricWriter
+
+DEVICE = "cpu"
+LOG_INTERVALS = {"ppo": 1, "a2c": 10, "dqn": 1000}  # rollouts; episodes for DQN
+
+
+class SB3Agent:
+    """One of SB3's algorithms on a vector environment, discount 1.
+
+    Args:
+        envs: Environment in SAME_STEP mode.
+        config: Hyper-parameters; their class chooses the algorithm.
+        seed: Seeds the weights, the exploration and the environment.
+
+    Raises:
+        ConfigError: If the environment is in the wrong autoreset mode.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        config: SB3Config,
+        *,
+        seed: int = 0,
+    ) -> None:
+        sizes(envs)  # refuses observations that are not flat
+        self.config = config
+        self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
+        self.policy = SB3Policy(self.algo, self.model)
+
+    @property
+    def algo(self) -> str:
+        """Name of the algorithm, as on the command line."""
+        return type(self.model).__name__.lower()
+
+    @property
+    def module(self) -> nn.Module:
+        """The network(s): their state dict is what is saved."""
+        return self.model.policy
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        writer: MetricWriter | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Train for `total_timesteps` steps; see `Agent.learn`."""
+        formats: list[KVWriter] = [] if writer is None else [_MetricBridge(writer)]
+        self.model.set_logger(Logger(folder=None, output_formats=formats))
+        if total_timesteps > 0:
+            self.model.learn(
+                total_timesteps,
+                callback=_Report(on_progress),
+                log_interval=LOG_INTERVALS[self.algo],
+            )
+
+
+class SB3Policy:
+    """The greedy policy of an SB3 model; masked actions are never taken.
+
+    Args:
+        name: Label of the policy in tables.
+        model: The model; shared, so that training it changes the policy.
+    """
+
+    def __init__(self, name: str, model: BaseAlgorithm) -> None:
+        self.name = name
+        self._model = model
+
+    @property
+    def macs_per_decision(self) -> int:
+        """Multiply-adds of one choice for one input, the value network left out."""
+        observation_size = self._model.observation_space.shape[0]
+        num_actions = int(self._model.action_space.n)
+        hidden = self._model.policy.net_arch
+        widths = hidden["pi"] if isinstance(hidden, dict) else hidden
+        layers = (observation_size, *widths, num_actions)
+        return sum(a * b for a, b in pairwise(layers))
+
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Choose actions [N]; see `Policy.act`."""
+        mask = as_tensor(infos["action_mask"], DEVICE).bool()
+        with torch.no_grad():
+            scores = self.scores(as_tensor(observations, DEVICE))
+        actions = scores.masked_fill(~mask, -torch.inf).argmax(dim=-1)
+        return like(actions, observations)
+
+    def scores(self, observations: Tensor) -> Tensor:
+        """Return log-probabilities, or Q values, [N, A] of observations [N, D]."""
+        policy = self._model.policy
+        policy.set_training_mode(False)
+        if isinstance(self._model, DQN):
+            return self._model.q_net(observations)
+        distribution: Any = policy.get_distribution(observations).distribution
+        return distribution.logits
+
+
+class _MetricBridge(KVWriter):
+    """Hands SB3's records to our writer under the same tags."""
+
+    def __init__(self, writer: MetricWriter) -> None:
+        self._writer = writer
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        numbers = {
+            key: float(value)
+            for key, value in key_values.items()
+            if isinstance(value, int | float) or hasattr(value, "item")
+        }
+        self._writer.scalars(numbers, step)
+
+    def close(self) -> None:
+        """Leave the writer open: it belongs to the run, not to SB3."""
+
+
+class _Report(BaseCallback):
+    """Tells our progress bar how far SB3 is."""
+
+    def __init__(self, on_progress: Progress | None) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.num_timesteps)
+
+
+def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
+    """Return the algorithm that the config belongs to."""
+    options = asdict(config)
+    hidden = list(options.pop("hidden"))
+    del options["total_timesteps"]  # an argument of learn
+    options |= {"gamma": 1.0, "seed": seed, "device": DEVICE}
+    if isinstance(config, DQNConfig):
+        return DQN("MlpPolicy", envs, policy_kwargs={"net_arch": hidden}, **options)
+    kind = PPO if isinstance(config, PPOConfig) else A2C
+    nets = {"net_arch": {"pi": hidden, "vf": hidden}}
+    return kind("MlpPolicy", envs, policy_kwargs=nets, **options)

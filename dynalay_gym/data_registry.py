@@ -1,0 +1,104 @@
+"""The data sets and splits that exist; a table that loads neither torch nor a file.
+
+The splits never depend on a seed of the user: *main* trains the main network, *agent*
+trains policies, *validation* chooses networks, thresholds and policies, *test* reports.
+A network is nearly always right at once on images that it was trained on, so a policy
+could learn nothing on them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynalay_gym.errors import ConfigError
+
+SPLITS = ("main", "agent", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: Name on the command line.
+        env_id: Gymnasium id of the environment over it.
+        in_shape: Shape of one image, (C, H, W).
+        num_classes: Number of labels.
+        preset: Main network that is used unless another is asked for.
+        embedded: Ships with the installation; nothing is downloaded.
+        cut: Originals per split that are cut from one pool of labelled images. A
+            split that is not named here is the official test set.
+        pixel_max: Raw value of a fully lit pixel.
+        mean: Mean per channel after division by `pixel_max`.
+        std: Standard deviation per channel after division by `pixel_max`.
+    """
+
+    name: str
+    env_id: str
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    preset: str
+    embedded: bool = False
+    cut: Mapping[str, int]
+    pixel_max: float = 255.0
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_SPECS = (
+    DatasetSpec(
+        name="digits",
+        env_id="DynaLay/Digits-v0",
+        in_shape=(1, 8, 8),
+        num_classes=10,
+        preset="digits",
+        embedded=True,
+        cut={"main": 800, "agent": 450, "validation": 150, "test": 397},
+        pixel_max=16.0,
+        mean=(0.2800,),
+        std=(0.3698,),
+    ),
+    DatasetSpec(
+        name="fashion-mnist",
+        env_id="DynaLay/FashionMNIST-v0",
+        in_shape=(1, 28, 28),
+        num_classes=10,
+        preset="small",
+        cut={"main": 50_000, "agent": 8_000, "validation": 2_000},
+        mean=(0.2860,),
+        std=(0.3530,),
+    ),
+    DatasetSpec(
+        name="cifar10",
+        env_id="DynaLay/CIFAR10-v0",
+        in_shape=(3, 32, 32),
+        num_classes=10,
+        preset="small",
+        cut={"main": 40_000, "agent": 8_000, "validation": 2_000},
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    DatasetSpec(
+        name="cifar100",
+        env_id="DynaLay/CIFAR100-v0",
+        in_shape=(3, 32, 32),
+        num_classes=100,
+        preset="small",
+        cut={"main": 40_000, "agent": 8_000, "validation": 2_000},
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+)
+DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """Look a data set up by its name.
+
+    Raises:
+        ConfigError: There is no such data set.
+    """
+    if name not in DATASETS:
+        raise ConfigError(
+            f"unknown dataset {name!r}; choose from {', '.join(DATASETS)}"
+        )
+    return DATASETS[name]

@@ -1,0 +1,1 @@
+"""The main network as a Gymnasium environment; knows nothing of agents."""

@@ -1,0 +1,189 @@
+"""From keyword arguments to a decision problem: data, network, reward, cost unit."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynalay_gym.data import Split, dataset_spec, load_split
+from dynalay_gym.envs.calibration import Calibration, calibrate, find_calibration
+from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.reward import make_reward
+from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.models.checkpoint import load_model
+from dynalay_gym.models.main_model import MainModel
+
+OBSERVATIONS = ("flat", "dict")
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Arguments shared by the single and the batched environment.
+
+    Attributes:
+        dataset: Name of the data set.
+        checkpoint: Folder of a main network, a ``MainModel`` of one's own, or None for
+            the network that ships with the package.
+        split: ``main``, ``agent``, ``validation``, ``test``, or a ``Split`` of one's
+            own tensors.
+        data_dir: Folder of the data files; see ``load_split``.
+        download: Whether missing data may be downloaded.
+        penalty: Weight beta of compute: a number, a range ``"low:high"`` (each episode
+            draws one), or None for the network's break-even.
+        alpha: Weight of a right answer.
+        reward: Name of the reward.
+        max_decisions: Most decisions of an episode; L + 1 if None.
+        rtol: Relative tolerance of a solve; the network's own if None.
+        max_steps: Most iterations of a solve; the network's own if None.
+        observation: ``flat``, or ``dict`` to add the raw maps.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+    """
+
+    dataset: str = "digits"
+    checkpoint: str | Path | MainModel | None = None
+    split: str | Split = "agent"
+    data_dir: str | Path | None = None
+    download: bool = True
+    penalty: float | str | None = None
+    alpha: float = 0.5
+    reward: str = "paper"
+    max_decisions: int | None = None
+    rtol: float | None = None
+    max_steps: int | None = None
+    observation: str = "flat"
+    device: str = "auto"
+
+    @classmethod
+    def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
+        """Build from keywords; an unknown one is an error that names the known."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(kwargs) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown arguments {unknown}; known: {known}")
+        return cls(**kwargs)
+
+    def __post_init__(self) -> None:
+        """Check everything that needs no file."""
+        dataset_spec(self.dataset)
+        make_reward(self.reward, self.alpha)
+        if self.observation not in OBSERVATIONS:
+            raise ConfigError(
+                f"unknown observation {self.observation!r}; choose one of "
+                f"{OBSERVATIONS}"
+            )
+        if self.max_decisions is not None and self.max_decisions < 1:
+            raise ConfigError("max_decisions must be at least 1")
+        if self.penalty is not None:
+            parse_penalty(self.penalty)
+
+
+def parse_penalty(penalty: float | str) -> tuple[float, float]:
+    """Read a penalty: a number, or a range ``"low:high"``.
+
+    Returns:
+        Lowest and highest penalty.
+
+    Raises:
+        ConfigError: if it is no number, negative, infinite, or the range is empty.
+    """
+    try:
+        numbers = [float(part) for part in str(penalty).split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ConfigError(
+            f"penalty must be a number or a range low:high, not {penalty!r}"
+        )
+    low, high = numbers[0], numbers[-1]
+    if not 0 <= low <= high < float("inf"):
+        raise ConfigError(f"penalty must be finite, >= 0 and low <= high: {penalty!r}")
+    return low, high
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto`` into the best device there is; an absent one is an error."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; try auto, cpu, cuda") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: no CUDA GPU here; use auto or cpu")
+    return resolved
+
+
+def make_problem(config: EnvConfig) -> Problem:
+    """Load data and network and settle cost unit and penalty.
+
+    Raises:
+        DynaLayError: for any bad argument, missing data or checkpoint.
+    """
+    device = resolve_device(config.device)
+    model, meta = _network(config, device)
+    session = MainModelSession(model, config.rtol, config.max_steps)
+    split = _split(config, config.split, device)
+    _check_fit(model, split)
+    calibration = find_calibration(meta, session.solver)
+    if calibration is None:
+        own = isinstance(config.split, Split)
+        agent = split if own else _split(config, "agent", device)
+        calibration = calibrate(session, agent)
+    penalty = config.penalty
+    if penalty is None:
+        penalty = calibration.break_even(config.alpha)
+    return Problem(
+        session=session,
+        images=split.images,
+        labels=split.labels,
+        reward=make_reward(config.reward, config.alpha),
+        max_decisions=config.max_decisions or session.num_layers + 1,
+        penalty_range=parse_penalty(penalty),
+        cost_unit=calibration.always_extra_macs,
+        alpha=config.alpha,
+        split=split.name,
+    )
+
+
+def _network(
+    config: EnvConfig, device: torch.device
+) -> tuple[MainModel, dict[str, Any]]:
+    if isinstance(config.checkpoint, MainModel):
+        return config.checkpoint.to(device), {}
+    folder = config.checkpoint or SHIPPED / config.dataset
+    if config.checkpoint is None and not folder.is_dir():
+        raise CheckpointError(
+            f"no network for {config.dataset} ships with the package; train one with "
+            f"`python train_main.py --dataset {config.dataset}` and give its folder as "
+            "checkpoint= (--checkpoint)"
+        )
+    return load_model(folder, device)
+
+
+def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:
+    if isinstance(split, Split):
+        return split.to(device)
+    return load_split(
+        config.dataset,
+        split,
+        data_dir=config.data_dir,
+        download=config.download,
+        device=device,
+    )
+
+
+def _check_fit(model: MainModel, split: Split) -> None:
+    expected, got = model.config.in_shape, tuple(split.images.shape[1:])
+    if tuple(expected) != got:
+        raise CheckpointError(
+            f"the network takes images of shape {tuple(expected)}, the data has {got}; "
+            "give a checkpoint that was trained on this data set"
+        )
+    if int(split.labels.max()) >= model.config.num_classes:
+        raise CheckpointError(
+            f"the network knows {model.config.num_classes} classes, the data has more; "
+            "give a checkpoint that was trained on this data set"
+        )

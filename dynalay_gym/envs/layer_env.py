@@ -1,0 +1,98 @@
+"""The single Gymnasium environment: one row of the batched one."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from dynalay_gym.envs.dynamics import NOP
+from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.errors import InvalidActionError
+
+
+class DynaLayEnv(gym.Env):
+    """One sample, decided on layer by layer; see ``docs/environment.md``.
+
+    Args:
+        render_mode: None, ``rgb_array`` or ``ansi``.
+        **config: Fields of ``EnvConfig``, shared with the batched form.
+
+    Raises:
+        DynaLayError: for any bad argument, missing data or checkpoint.
+    """
+
+    metadata = {  # noqa: RUF012 - Gymnasium's own form
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 2,
+    }
+    nop_action = NOP
+
+    def __init__(self, *, render_mode: str | None = None, **config: Any) -> None:
+        self._row = DynaLayVectorEnv(
+            1, autoreset_mode="Disabled", render_mode=render_mode, **config
+        )
+        self.render_mode = render_mode
+        self.observation_space = self._row.single_observation_space
+        self.action_space = self._row.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; ``options`` may give ``index`` and ``penalty``."""
+        super().reset(seed=seed)
+        if seed is None and not self._row.is_seeded:
+            seed = int(self.np_random.integers(2**62))
+        observations, infos = self._row.reset(seed=seed, options=options)
+        return _first(observations), _single_info(infos)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one decision.
+
+        Args:
+            action: Integer in 0..L; NOP stops.
+
+        Raises:
+            InvalidActionError: wrong type, shape or range, or the episode has ended.
+        """
+        if np.shape(action) != ():
+            raise InvalidActionError(f"action must be one integer, not {action!r}")
+        observations, rewards, terminations, _, infos = self._row.step([action])
+        outcome = float(rewards[0]), bool(terminations[0]), False
+        return _first(observations), *outcome, _single_info(infos)
+
+    def action_masks(self) -> np.ndarray:
+        """Actions that can change something, bool [A]."""
+        masks: np.ndarray = self._row.action_masks()
+        return masks[0]
+
+    def render(self) -> Any:
+        """A frame or a text, by ``render_mode``; None without one."""
+        frames = self._row.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Release nothing but refuse further steps."""
+        self._row.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Public facts of the batched form: ``observation_layout``, ``alpha``, ..."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._row, name)
+
+
+def _first(value: Any) -> Any:
+    """Row 0 of an observation, in memory of its own."""
+    if isinstance(value, dict):
+        return {key: part[0].copy() for key, part in value.items()}
+    return value[0].copy()
+
+
+def _single_info(infos: dict[str, Any]) -> dict[str, Any]:
+    """Row 0 of the infos as Python numbers and arrays, without the masks."""
+    single = {}
+    for key, value in infos.items():
+        if key.startswith(("_", "final_")):
+            continue
+        single[key] = value[0].copy() if value[0].ndim else value[0].item()
+    return single

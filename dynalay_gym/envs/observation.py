@@ -1,0 +1,94 @@
+"""Activations as an observation with finite bounds.
+
+Axes: n rows, L layers, A = L + 1 actions, D observation features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalay_gym.envs.session import SessionState
+
+
+@dataclass
+class EpisodeState:
+    """Where each row stands in its episode, [n] each but the last.
+
+    Attributes:
+        index: Sample of the split, int64.
+        penalty: Weight of compute, float32.
+        last_action: Last action, int64; -1 after reset.
+        consecutive: How often in a row it was chosen, int64.
+        decisions: Decisions taken, int64.
+        history: Actions in order, int64 [n, max_decisions]; -1 where none was taken.
+    """
+
+    index: Tensor
+    penalty: Tensor
+    last_action: Tensor
+    consecutive: Tensor
+    decisions: Tensor
+    history: Tensor
+
+
+class ActivationObserver:
+    """Flat observation [n, D] of activations and episode, every entry in [0, 1].
+
+    Args:
+        feature_sizes: Pooled features of each layer.
+        max_decisions: Most decisions of an episode.
+    """
+
+    def __init__(self, feature_sizes: Sequence[int], max_decisions: int) -> None:
+        num_layers = len(feature_sizes)
+        sizes = {f"activations/{i}": size for i, size in enumerate(feature_sizes)}
+        sizes |= {"max_prob": 1, "entropy": 1, "margin": 1}
+        sizes |= {"residual": num_layers, "iterated": num_layers, "penalty": 1}
+        sizes |= {"last_action": num_layers + 1, "consecutive": 1, "remaining": 1}
+        self.layout: dict[str, slice] = {}
+        self.size = 0
+        for name, size in sizes.items():
+            self.layout[name] = slice(self.size, self.size + size)
+            self.size += size
+        self.num_actions = num_layers + 1
+        self.max_decisions = max_decisions
+
+    def __call__(self, state: SessionState, episode: EpisodeState) -> Tensor:
+        """Observe n rows: float32 [n, D]."""
+        limit = self.max_decisions
+        return torch.cat(
+            [
+                *(squash(features) for features in state.features),
+                softmax_summary(state.logits),
+                state.residual.clamp(max=1.0),
+                state.iterated.float(),
+                squash(episode.penalty)[:, None],
+                self._one_hot(episode.last_action),
+                episode.consecutive[:, None] / limit,
+                1 - episode.decisions[:, None] / limit,
+            ],
+            1,
+        )
+
+    def _one_hot(self, action: Tensor) -> Tensor:
+        """One-hot [n, A]; all zero for -1."""
+        return F.one_hot(action + 1, self.num_actions + 1)[:, 1:].float()
+
+
+def squash(x: Tensor) -> Tensor:
+    """Map [0, inf) to [0, 1): ``x / (1 + x)``."""
+    return x / (1 + x)
+
+
+def softmax_summary(logits: Tensor) -> Tensor:
+    """Largest probability, entropy / log K, and margin of the two largest: [n, 3]."""
+    log_probs = logits.log_softmax(1)
+    probs = log_probs.exp()
+    top = probs.topk(2, dim=1).values
+    log_classes = torch.log(torch.tensor(logits.shape[1], dtype=logits.dtype))
+    entropy = -(probs * log_probs).sum(1) / log_classes.to(logits.device)
+    summary = torch.stack([top[:, 0], entropy, top[:, 0] - top[:, 1]], 1)
+    return summary.clamp(0.0, 1.0)

@@ -1,0 +1,136 @@
+"""Rewards: accuracy minus compute, paid as it falls due.
+
+Every reward is a small object called once per decision, for m rows at a time; what it
+pays over an episode is the episode's return (discount 1). All are deterministic and,
+because compute is counted in MACs, the same on every platform.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What one decision did, per row [m].
+
+    Attributes:
+        stop: Whether the answer is given now, bool.
+        correct: Whether the current answer is right, bool.
+        cost: MACs taken, as a share of the mean extra MACs of *always*; 0 for NOP.
+        consecutive: How often in a row this action was chosen, 1 at first.
+        again: Whether the chosen layer already sat on its fixed point, bool.
+        iterated: Share of layers that sit on their fixed point, in [0, 1].
+        log_score_gain: Change of the true class's log-probability, in nats.
+        penalty: Weight beta of compute.
+    """
+
+    stop: Tensor
+    correct: Tensor
+    cost: Tensor
+    consecutive: Tensor
+    again: Tensor
+    iterated: Tensor
+    log_score_gain: Tensor
+    penalty: Tensor
+
+
+class LayerReward(Protocol):
+    """Pays for one decision."""
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Rewards, float [m]."""
+
+
+@dataclass(frozen=True)
+class PaperReward:
+    """``alpha * correct - beta * sum_t c(a_t) * n_consecutive(a_t)``.
+
+    References:
+        Mathur & Plis (2023), DynaLay, eq. 2.
+    """
+
+    alpha: float
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Rewards, float [m]."""
+        gain = self.alpha * (decision.stop & decision.correct)
+        return gain - decision.penalty * decision.cost * decision.consecutive
+
+
+@dataclass(frozen=True)
+class ThreeTermReward:
+    """``alpha * correct - beta * sum_t c(a_t) - gamma * redundant choices``.
+
+    References:
+        DynaLay's workshop abstract: accuracy, time, redundant layer selection.
+    """
+
+    alpha: float
+    gamma: float = 0.2
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Rewards, float [m]."""
+        gain = self.alpha * (decision.stop & decision.correct)
+        compute = decision.penalty * decision.cost
+        return gain - compute - self.gamma * decision.again
+
+
+@dataclass(frozen=True)
+class LogScoreReward:
+    """``alpha * (log p_end(y) - log p_start(y)) - beta * sum_t c(a_t) * n(a_t)``.
+
+    The log score telescopes: a decision is paid what it improved.
+    """
+
+    alpha: float
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Rewards, float [m]."""
+        compute = decision.penalty * decision.cost * decision.consecutive
+        return self.alpha * decision.log_score_gain - compute
+
+
+@dataclass(frozen=True)
+class BlockDropReward:
+    """``2 alpha * (1 - (iterated share)^2)`` if right, else ``-2 alpha``, at the stop.
+
+    The penalty plays no part. With alpha = 0.5 it is the published reward, -1 if wrong.
+
+    References:
+        Wu et al. (2018), BlockDrop, section 3.2.
+    """
+
+    alpha: float
+
+    def __call__(self, decision: Decision) -> Tensor:
+        """Rewards, float [m]."""
+        right = 1 - decision.iterated.square()
+        outcome = torch.where(decision.correct, right, torch.full_like(right, -1.0))
+        return 2 * self.alpha * outcome * decision.stop
+
+
+REWARDS: dict[str, Callable[[float], LayerReward]] = {
+    "paper": PaperReward,
+    "three-term": ThreeTermReward,
+    "log-score": LogScoreReward,
+    "blockdrop": BlockDropReward,
+}
+
+
+def make_reward(name: str, alpha: float) -> LayerReward:
+    """Build a registered reward.
+
+    Raises:
+        ConfigError: for an unknown name or a negative alpha.
+    """
+    if name not in REWARDS:
+        raise ConfigError(f"unknown reward {name!r}; choose one of {sorted(REWARDS)}")
+    if not 0 <= alpha < float("inf"):
+        raise ConfigError(f"alpha must be a finite number of at least 0, not {alpha}")
+    return REWARDS[name](alpha)

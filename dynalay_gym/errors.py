@@ -1,0 +1,29 @@
+"""Errors that a user can act on; the message is one line with the remedy in it.
+
+The scripts print such an error without a traceback and exit with code 2. Whoever
+uses the library catches `DynaLayError`, or the closest class below.
+"""
+
+
+class DynaLayError(Exception):
+    """Base of every error that the user, not the code, has to mend."""
+
+
+class ConfigError(DynaLayError, ValueError):
+    """An argument or option has a value that nothing can be done with."""
+
+
+class DataError(DynaLayError):
+    """Files of a data set are missing, corrupt or cannot be downloaded."""
+
+
+class CheckpointError(DynaLayError):
+    """A checkpoint is missing, truncated, corrupt or of another architecture."""
+
+
+class InvalidActionError(DynaLayError, ValueError):
+    """Actions are out of range, of the wrong shape, or meant for a finished row."""
+
+
+class ResetNeededError(DynaLayError):
+    """The environment was stepped before `reset` or after its episode had ended."""

@@ -1,0 +1,1 @@
+"""Networks whose layers can be iterated to a fixed point; knows no Gymnasium."""

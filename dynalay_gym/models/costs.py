@@ -1,0 +1,69 @@
+"""Compute in multiply-adds (MACs), exactly, from closed forms.
+
+Counted: convolutions and matrix products of stem, layers and head. Not counted:
+normalisation, activations, pooling and additions, as in the field's usual counters.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.models import rowwise
+from dynalay_gym.models.main_layers import LayerMacs
+from dynalay_gym.models.main_model import MainModel
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """MACs of each part of a main network, for one sample.
+
+    Attributes:
+        stem: The stem.
+        layers: One entry per selectable layer.
+        head: The head.
+    """
+
+    stem: int
+    layers: tuple[LayerMacs, ...]
+    head: int
+
+    @classmethod
+    def of(cls, model: MainModel) -> "CostTable":
+        """Cost table of a main network."""
+        stem = 0
+        if model.config.stem:
+            side = rowwise.conv2d_size(
+                model.config.in_shape[1], model.config.stem_stride
+            )
+            stem = rowwise.conv2d_macs(model.stem_weight.shape, side, side)
+        layers = tuple(layer.macs() for layer in model.layers)
+        return cls(stem, layers, model.head.numel())
+
+    @property
+    def plain_pass(self) -> int:
+        """MACs of one plain pass: every layer applied once."""
+        return self.stem + sum(layer.plain for layer in self.layers) + self.head
+
+    def refresh(self, layer: int) -> int:
+        """MACs after layer (1..L) changed: plain layers above it, and the head."""
+        return sum(above.plain for above in self.layers[layer:]) + self.head
+
+    def choice(
+        self, layer: int, below_iterated: Tensor, again: Tensor, steps: Tensor
+    ) -> Tensor:
+        """MACs of choosing a layer, per sample.
+
+        Args:
+            layer: Layer 1..L.
+            below_iterated: Whether the layer below sits on its fixed point, bool [n].
+            again: Whether the layer itself already did (only a check runs), bool [n].
+            steps: Iterations taken, int64 [n].
+
+        Returns:
+            int64 [n].
+        """
+        macs = self.layers[layer - 1]
+        setup = torch.where(below_iterated, macs.setup[1], macs.setup[0])
+        setup = torch.where(again, 0, setup)
+        return setup + macs.iteration * steps + self.refresh(layer)

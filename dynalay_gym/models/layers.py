@@ -1,0 +1,178 @@
+"""Fixed-point layers, usable alone in anybody's network.
+
+``z* = relu(x + W z*)`` with ``||W|| <= kappa < 1``: a contraction, so the solution
+exists, is unique, and plain iteration finds it (DynaLay, Theorem 1).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.models import rowwise
+from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.models.fixed_point import SolveResult
+from dynalay_gym.models.implicit import SolverConfig, solve
+
+
+class FixedPointLayer(nn.Module, ABC):
+    """The solution ``z_star`` of ``z = f(z, x) = relu(x + W z)``.
+
+    The weight is stored freely and scaled on use, so that a certified upper bound of
+    its operator norm is at most ``kappa`` at every step of training.
+
+    Args:
+        weight: Initial free weight.
+        kappa: Bound of the operator norm, in (0, 1).
+        solver: Tolerances and gradient rule.
+
+    Raises:
+        ConfigError: if kappa lies outside (0, 1).
+    """
+
+    def __init__(self, weight: Tensor, kappa: float, solver: SolverConfig) -> None:
+        super().__init__()
+        if not 0 < kappa < 1:
+            raise ConfigError(f"kappa must lie in (0, 1), not {kappa}")
+        self.free_weight = nn.Parameter(weight)
+        self.kappa = kappa
+        self.solver = solver
+        self._frozen: Tensor | None = None
+
+    @abstractmethod
+    def norm_bound(self) -> Tensor:
+        """Certified upper bound of the free weight's operator norm (scalar)."""
+
+    @abstractmethod
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Apply the linear map: ``W z``."""
+
+    def weight(self) -> Tensor:
+        """The contraction ``W``; bounded once here, not once per iteration."""
+        if self._frozen is not None:
+            return self._frozen
+        return contract(self.free_weight, self.norm_bound(), self.kappa)
+
+    def freeze(self) -> None:
+        """Compute ``W`` once for many solves; ``train()`` undoes it."""
+        self._frozen = None
+        self._frozen = self.weight().detach()
+
+    def train(self, mode: bool = True) -> "FixedPointLayer":
+        """Set the training mode; training forgets the frozen weight."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
+    def solve(
+        self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
+    ) -> SolveResult:
+        """Iterate to the fixed point.
+
+        Args:
+            x: Injected input, of the state's shape [n, ...].
+            z0: Initial iterate [n, ...]; one application from zero, relu(x), if None.
+            solver: Options in place of the layer's own.
+
+        Returns:
+            SolveResult; ``num_steps`` counts applications of ``W``.
+        """
+        weight = self.weight()
+
+        def f(z: Tensor, x: Tensor) -> Tensor:
+            return torch.relu(x + self.recur(z, weight))
+
+        start = torch.relu(x) if z0 is None else z0
+        return solve(f, start, x, solver or self.solver)
+
+    def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
+        """Relative residual after each iteration of one sample's solve, x [1, ...]."""
+        z, curve = torch.relu(x), list[float]()
+        one_step = SolverConfig(rtol=solver.rtol, max_steps=1)
+        while len(curve) < solver.max_steps:
+            result = self.solve(x, z, one_step)
+            z = result.value
+            curve.append(float(result.residual))
+            if not curve[-1] >= solver.rtol:
+                break
+        return curve
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``z_star`` [n, ...] for the injected input x [n, ...]."""
+        return self.solve(x).value
+
+
+class ConvFixedPointLayer(FixedPointLayer):
+    """Fixed-point layer whose ``W`` is a zero-padded convolution.
+
+    Args:
+        channels: Channels C of state and input.
+        height: Height in pixels of the maps it is certified for.
+        width: Width in pixels of the maps it is certified for.
+        kernel_size: Odd side of the kernel.
+        kappa: Bound of the operator norm, in (0, 1).
+        solver: Tolerances and gradient rule.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        *,
+        kernel_size: int = 3,
+        kappa: float = 0.9,
+        solver: SolverConfig | None = None,
+    ) -> None:
+        kernel = torch.empty(channels, channels, kernel_size, kernel_size)
+        nn.init.kaiming_normal_(kernel, nonlinearity="relu")
+        super().__init__(kernel, kappa, solver or SolverConfig())
+        self.height, self.width = height, width
+
+    def norm_bound(self) -> Tensor:
+        """Bound by Gram iteration on the kernel's symbol on the padded torus."""
+        return gram_bound(conv_symbol(self.free_weight, self.height, self.width))
+
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Convolve [n, C, H, W]; H and W at most those certified."""
+        return rowwise.conv2d(z, weight, padding=weight.shape[-1] // 2)
+
+    @property
+    def macs_per_iteration(self) -> int:
+        """Multiply-adds of one application of ``W`` to one sample."""
+        return rowwise.conv2d_macs(self.free_weight.shape, self.height, self.width)
+
+
+class DenseFixedPointLayer(FixedPointLayer):
+    """Fixed-point layer whose ``W`` is a square matrix.
+
+    Args:
+        features: Size D of state and input.
+        kappa: Bound of the operator norm, in (0, 1).
+        solver: Tolerances and gradient rule.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        kappa: float = 0.9,
+        solver: SolverConfig | None = None,
+    ) -> None:
+        weight = torch.empty(features, features)
+        nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        super().__init__(weight, kappa, solver or SolverConfig())
+
+    def norm_bound(self) -> Tensor:
+        """Bound by Gram iteration on the matrix."""
+        return gram_bound(self.free_weight[None])
+
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Multiply rows [n, D] by ``W``."""
+        return rowwise.linear(z, weight)
+
+    @property
+    def macs_per_iteration(self) -> int:
+        """Multiply-adds of one application of ``W`` to one sample."""
+        return self.free_weight.numel()

@@ -1,0 +1,265 @@
+"""The two forms of a main network's selectable layer.
+
+``StateLayer`` is the paper's form: the activations themselves are iterated.
+``WideStreamLayer`` keeps a thin plain pass and iterates a wide hidden stream beside it.
+
+Axes: n samples; y [n, C, H, W] visible activations; h [n, Ch, Hh, Wh] hidden stream.
+A layer takes the state of the layer below and the pattern of iterated layers below
+(bit i = layer i + 1) and gives a new state; it holds no state of its own.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalay_gym.models import rowwise
+from dynalay_gym.models.fixed_point import SolveResult
+from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.layers import ConvFixedPointLayer
+from dynalay_gym.models.norm import Pattern, PatternNorm
+
+
+class LayerState(NamedTuple):
+    """One layer's activations for n samples.
+
+    Attributes:
+        y: Visible activations; what the next layer's plain application reads.
+        u: Pre-activation of the plain application.
+        h: Hidden stream; zero unless the layer was iterated (no channels without one).
+        x: Input injected into the iteration; kept so that a solve can be checked.
+    """
+
+    y: Tensor
+    u: Tensor
+    h: Tensor
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class LayerMacs:
+    """Multiply-adds of one layer for one sample.
+
+    Attributes:
+        plain: One plain application.
+        setup: What a solve costs beside its iterations, if the layer below is
+            (plain, iterated).
+        iteration: One application of the recurrent map.
+    """
+
+    plain: int
+    setup: tuple[int, int]
+    iteration: int
+
+
+class MainLayer(Protocol):
+    """What a main network needs of a layer."""
+
+    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+        """Apply the layer once, from zero."""
+
+    def iterate(
+        self,
+        below: LayerState,
+        state: LayerState,
+        pattern: Pattern,
+        solver: SolverConfig,
+    ) -> tuple[LayerState, SolveResult]:
+        """Bring a plainly applied layer to its fixed point."""
+
+    def check(self, state: LayerState) -> SolveResult:
+        """Apply the map once at the fixed point; the state stays as it is."""
+
+    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one sample, for pictures."""
+
+    def macs(self) -> LayerMacs:
+        """Closed-form cost."""
+
+
+def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Parameter:
+    """He-initialised convolution kernel [C_out, C_in, k, k]."""
+    weight = torch.empty(out_channels, in_channels, kernel, kernel)
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    return nn.Parameter(weight)
+
+
+class StateLayer(nn.Module):
+    """The paper's form: ``z = relu(u + W z)`` with ``u = Norm(U y_below)``.
+
+    The plain application is one step from zero, ``relu(u)``; with W = 0 the layer is an
+    ordinary convolution, so both share their weights.
+
+    Args:
+        below: Channels and side (C, size) of the layer below.
+        channels: Channels C of this layer.
+        stride: Stride of U.
+        num_patterns: Patterns of iterated layers below, 2^(l-1).
+        kappa: Bound of ||W||.
+    """
+
+    def __init__(
+        self,
+        below: tuple[int, int],
+        channels: int,
+        stride: int,
+        *,
+        num_patterns: int,
+        kappa: float,
+    ) -> None:
+        super().__init__()
+        self.stride, self.size = stride, rowwise.conv2d_size(below[1], stride)
+        self.weight_in = conv_weight(channels, below[0])
+        self.norm = PatternNorm(channels, num_patterns)
+        self.recurrence = ConvFixedPointLayer(
+            channels, self.size, self.size, kappa=kappa
+        )
+
+    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+        """Apply once from zero: ``relu(u)``."""
+        u = rowwise.conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
+        u = self.norm(u, pattern)
+        return LayerState(torch.relu(u), u, u[:, :0], u[:, :0])
+
+    def iterate(
+        self,
+        below: LayerState,
+        state: LayerState,
+        pattern: Pattern,
+        solver: SolverConfig,
+    ) -> tuple[LayerState, SolveResult]:
+        """Iterate z from the plain value to the fixed point."""
+        result = self.recurrence.solve(state.u, solver=solver)
+        return state._replace(y=result.value), result
+
+    def check(self, state: LayerState) -> SolveResult:
+        """Apply the map once at z."""
+        return self.recurrence.solve(state.u, state.y, SolverConfig(max_steps=1))
+
+    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one sample, for pictures."""
+        return self.recurrence.residual_curve(state.u, solver)
+
+    def macs(self) -> LayerMacs:
+        """Cost of U once, of W per iteration."""
+        plain = rowwise.conv2d_macs(self.weight_in.shape, self.size, self.size)
+        return LayerMacs(plain, (0, 0), self.recurrence.macs_per_iteration)
+
+
+class WideStreamLayer(nn.Module):
+    """Thin plain pass with a wide hidden stream that only iterating touches.
+
+    ``u = Norm(U y_below)``; plain: ``y = relu(u)``, h = 0. Iterating:
+    ``x = Norm(B pool(relu(u)) + D h_below)``, ``h = relu(x + A h)`` to its fixed point,
+    ``y = relu(u + upsample(Norm(C h)))``. The joint map of (y, h) is block triangular,
+    so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free.
+
+    Args:
+        below: Channels and side (C, size) of the layer below.
+        below_hidden: Channels and side of the hidden stream below.
+        channels: Channels C of y.
+        stride: Stride of U.
+        hidden: Channels Ch of h.
+        pool: Ratio of the sides of y and h.
+        num_patterns: Patterns of iterated layers below, 2^(l-1).
+        kappa: Bound of ||A||.
+    """
+
+    def __init__(
+        self,
+        below: tuple[int, int],
+        below_hidden: tuple[int, int],
+        channels: int,
+        stride: int,
+        hidden: int,
+        pool: int,
+        *,
+        num_patterns: int,
+        kappa: float,
+    ) -> None:
+        super().__init__()
+        self.stride, self.size = stride, rowwise.conv2d_size(below[1], stride)
+        self.pool, self.hidden_size = pool, rowwise.conv2d_size(self.size, pool)
+        self.hidden_stride = rowwise.conv2d_size(below_hidden[1], self.hidden_size)
+        self.is_first = num_patterns == 1
+        self.weight_in = conv_weight(channels, below[0])
+        self.norm = PatternNorm(channels, num_patterns)
+        self.visible_to_hidden = conv_weight(hidden, channels)
+        self.hidden_to_hidden = conv_weight(hidden, below_hidden[0])
+        self.norm_hidden = PatternNorm(hidden, num_patterns)
+        self.recurrence = ConvFixedPointLayer(
+            hidden, self.hidden_size, self.hidden_size, kappa=kappa
+        )
+        self.readout = conv_weight(channels, hidden, kernel=1)
+        self.norm_readout = PatternNorm(channels, num_patterns)
+
+    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+        """Apply the thin part once; the hidden stream is not touched."""
+        u = rowwise.conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
+        u = self.norm(u, pattern)
+        side, channels = self.hidden_size, self.readout.shape[1]
+        zero = u.new_zeros(()).expand(len(u), channels, side, side)
+        return LayerState(torch.relu(u), u, zero, zero)
+
+    def iterate(
+        self,
+        below: LayerState,
+        state: LayerState,
+        pattern: Pattern,
+        solver: SolverConfig,
+    ) -> tuple[LayerState, SolveResult]:
+        """Iterate the hidden stream to its fixed point and read it out."""
+        x = self._inject(below, state, pattern)
+        result = self.recurrence.solve(x, solver=solver)
+        read = self.norm_readout(rowwise.conv2d(result.value, self.readout), pattern)
+        if self.pool > 1:
+            read = F.interpolate(read, size=(self.size, self.size))
+        y = torch.relu(state.u + read)
+        return LayerState(y, state.u, result.value, x), result
+
+    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
+        visible = state.y
+        if self.pool > 1:
+            visible = F.avg_pool2d(visible, self.pool, ceil_mode=True)
+        x = rowwise.conv2d(visible, self.visible_to_hidden, padding=1)
+        rows = self._rows_with_hidden(pattern)
+        if rows is None:
+            x = x + self._from_below(below.h)
+        elif rows.numel() > 0:
+            x = x.index_add(0, rows, self._from_below(below.h[rows]).to(x.dtype))
+        return self.norm_hidden(x, pattern)
+
+    def _from_below(self, h: Tensor) -> Tensor:
+        weight, stride = self.hidden_to_hidden, self.hidden_stride
+        return rowwise.conv2d(h, weight, stride=stride, padding=1)
+
+    def _rows_with_hidden(self, pattern: Pattern) -> Tensor | None:
+        """Rows whose hidden stream below is not zero; None means all of them."""
+        if self.is_first:
+            return None
+        top_bit = self.norm.weight.shape[0] // 2
+        if isinstance(pattern, int):
+            none = torch.empty(0, dtype=torch.int64, device=self.readout.device)
+            return None if pattern & top_bit else none
+        return (pattern & top_bit).nonzero().flatten()
+
+    def check(self, state: LayerState) -> SolveResult:
+        """Apply the recurrent map once at h."""
+        return self.recurrence.solve(state.x, state.h, SolverConfig(max_steps=1))
+
+    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one sample, for pictures."""
+        return self.recurrence.residual_curve(state.x, solver)
+
+    def macs(self) -> LayerMacs:
+        """Cost of U; of B, D and C per solve; of A per iteration."""
+        side = self.hidden_size
+        plain = rowwise.conv2d_macs(self.weight_in.shape, self.size, self.size)
+        base = rowwise.conv2d_macs(self.visible_to_hidden.shape, side, side)
+        base += rowwise.conv2d_macs(self.readout.shape, side, side)
+        from_below = rowwise.conv2d_macs(self.hidden_to_hidden.shape, side, side)
+        without = base + from_below if self.is_first else base
+        setup = (without, base + from_below)
+        return LayerMacs(plain, setup, self.recurrence.macs_per_iteration)

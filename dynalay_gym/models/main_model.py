@@ -1,0 +1,201 @@
+"""The main network: stem, selectable layers, head.
+
+Axes: n samples, L layers, K classes. A path is a set of iterated layers, written as a
+bit pattern (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.models import rowwise
+from dynalay_gym.models.implicit import GradientRule, SolverConfig
+from dynalay_gym.models.layers import FixedPointLayer
+from dynalay_gym.models.main_layers import (
+    LayerState,
+    StateLayer,
+    WideStreamLayer,
+    conv_weight,
+)
+from dynalay_gym.models.norm import Pattern, PatternNorm
+
+FORMS = ("state", "wide")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainModelConfig:
+    """Architecture of a main network; JSON-able.
+
+    Attributes:
+        in_shape: Channels, height and width of an image (square).
+        num_classes: Classes K.
+        form: Layer form, ``state`` (the paper's) or ``wide``.
+        stem: Channels of the stem's convolution; 0 for none.
+        stem_stride: Its stride.
+        channels: Visible channels of each layer.
+        strides: Stride of each layer's input convolution.
+        hidden: Hidden channels of each layer (wide form).
+        pools: Ratio of the sides of visible and hidden maps (wide form).
+        unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
+            stream (wide form).
+        kappa: Bound of every recurrent operator norm, in (0, 1).
+        rtol: Relative tolerance of a solve.
+        max_steps: Most iterations of a solve.
+    """
+
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    form: str
+    stem: int
+    stem_stride: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    pools: tuple[int, ...] = ()
+    unshuffle: int = 1
+    kappa: float = 0.9
+    rtol: float = 0.1
+    max_steps: int = 20
+
+    def __post_init__(self) -> None:
+        """Check what the fields must agree on."""
+        for field in fields(self):  # JSON has lists where we have tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if self.form not in FORMS:
+            raise ConfigError(f"unknown form {self.form!r}; choose one of {FORMS}")
+        lengths = {len(self.channels), len(self.strides)}
+        if self.form == "wide":
+            lengths |= {len(self.hidden), len(self.pools)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError("channels, strides, hidden and pools differ in length")
+        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class MainModel(nn.Module):
+    """Stem, L selectable layers, head; ``forward`` gives the plain pass's logits.
+
+    Args:
+        config: Architecture.
+    """
+
+    def __init__(self, config: MainModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, size, _ = config.in_shape
+        if config.stem:
+            self.stem_weight = conv_weight(config.stem, channels)
+            self.stem_norm = PatternNorm(config.stem, 1)
+            channels = config.stem
+            size = rowwise.conv2d_size(size, config.stem_stride)
+        self.layers = nn.ModuleList(self._build_layers(channels, size))
+        self.num_layers = len(config.channels)
+        features = config.channels[-1] + (config.hidden[-1] if config.hidden else 0)
+        self.head_norm = PatternNorm(features, 2**self.num_layers)
+        self.head = nn.Parameter(torch.empty(config.num_classes, features))
+        nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
+        self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
+
+    def _build_layers(self, channels: int, size: int) -> Iterable[nn.Module]:
+        config = self.config
+        below = (channels, size)
+        below_hidden = (
+            config.in_shape[0] * config.unshuffle**2,
+            config.in_shape[1] // config.unshuffle,
+        )
+        layer: StateLayer | WideStreamLayer
+        for i, (width, stride) in enumerate(
+            zip(config.channels, config.strides, strict=True)
+        ):
+            if config.form == "state":
+                layer = StateLayer(
+                    below, width, stride, num_patterns=2**i, kappa=config.kappa
+                )
+            else:
+                layer = WideStreamLayer(
+                    below,
+                    below_hidden,
+                    width,
+                    stride,
+                    config.hidden[i],
+                    config.pools[i],
+                    num_patterns=2**i,
+                    kappa=config.kappa,
+                )
+                below_hidden = (config.hidden[i], layer.hidden_size)
+            yield layer
+            below = (width, layer.size)
+
+    def stem(self, images: Tensor) -> LayerState:
+        """Prepare images [n, C, H, W] as the state below layer 1."""
+        y = images
+        if self.config.stem:
+            stride = self.config.stem_stride
+            y = rowwise.conv2d(images, self.stem_weight, stride=stride, padding=1)
+            y = torch.relu(self.stem_norm(y, 0))
+        h = images[:, :0]
+        if self.config.form == "wide":
+            h = F.pixel_unshuffle(images, self.config.unshuffle)
+        return LayerState(y, y[:, :0], h, h[:, :0])
+
+    def classify(self, top: LayerState, path: Pattern) -> Tensor:
+        """Head: logits [n, K] from the last layer's state under a path (of L bits)."""
+        pooled = self.head_norm(pool(top), path)
+        return rowwise.linear(pooled, self.head) + self.head_bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, K] of the plain pass over images [n, C, H, W]."""
+        return self.forward_path(images, 0)
+
+    def forward_path(
+        self, images: Tensor, path: int, solver: SolverConfig | None = None
+    ) -> Tensor:
+        """Logits with the layers of ``path`` iterated, bottom up; differentiable.
+
+        Args:
+            images: Input [n, C, H, W].
+            path: Bit pattern of the iterated layers, 0 to 2^L - 1.
+            solver: Options of the solves; the architecture's if None.
+
+        Returns:
+            Logits [n, K].
+        """
+        solver = solver or self.solver
+        state = self.stem(images)
+        for i, layer in enumerate(self.layers):
+            pattern = path & (2**i - 1)
+            below, state = state, layer.plain(state, pattern)
+            if path >> i & 1:
+                state, _ = layer.iterate(below, state, pattern, solver)
+        return self.classify(state, path)
+
+    @property
+    def solver(self) -> SolverConfig:
+        """Solver options of the architecture, with the implicit gradient."""
+        return SolverConfig(
+            rtol=self.config.rtol,
+            max_steps=self.config.max_steps,
+            rule=GradientRule.IMPLICIT,
+        )
+
+    def freeze(self) -> "MainModel":
+        """Evaluation mode without gradients, contractions computed once."""
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, FixedPointLayer):
+                module.freeze()
+        return self
+
+
+def pool(state: LayerState) -> Tensor:
+    """Global average of a layer's state: [n, C + Ch]."""
+    return torch.cat([state.y.mean((2, 3)), state.h.mean((2, 3))], 1)

@@ -1,0 +1,55 @@
+"""Convolution and matrix product whose rows do not depend on the batch around them.
+
+Vendor kernels choose their summation order by the batch size, so a sample alone can
+differ in the last bit from the same sample in a batch. An environment must not: a row
+has to behave as it does alone. Two rules make it so at almost no cost (both measured):
+convolutions agree from two rows up, and a matrix product agrees when it is written as
+a convolution that spans all features.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_ROWS = 2
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """Convolve without bias; each row's bits are independent of the other rows.
+
+    Args:
+        x: Input [n, C_in, H, W].
+        weight: Kernel [C_out, C_in, k, k].
+        stride: Stride in both directions.
+        padding: Zero padding on every side.
+
+    Returns:
+        Output [n, C_out, H', W']. A lone row is computed beside a copy of itself.
+    """
+    n = x.shape[0]
+    if 0 < n < MIN_ROWS:
+        x = x.expand(MIN_ROWS, -1, -1, -1)
+    return F.conv2d(x, weight, stride=stride, padding=padding)[:n]
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows by a matrix; each row's bits are independent of the other rows.
+
+    Args:
+        x: Input [n, D].
+        weight: Matrix [K, D].
+
+    Returns:
+        Output [n, K].
+    """
+    return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
+
+
+def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
+    """Multiply-adds of one row: ``C_out * C_in * k * k * H' * W'``."""
+    return kernel.numel() * out_height * out_width
+
+
+def conv2d_size(size: int, stride: int) -> int:
+    """Side of the output of a padded convolution: ``ceil(size / stride)``."""
+    return -(-size // stride)
