@@ -5,7 +5,7 @@ the agent, results.json, and curves for TensorBoard.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Options:
     episode draws one and shows it to the agent. Default: the break-even that is
     stored with the main network."""
     total_timesteps: int | None = None
-    """Decisions to train on; 0 only evaluates. Default: enough for the digits."""
+    """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
     num_envs: int = 64
     """Inputs that are decided on side by side during training."""
     seed: int = 0
@@ -78,8 +78,8 @@ class Options:
     a2c: A2CConfig = field(default_factory=A2CConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
 
-    def __post_init__(self) -> None:
-        """Check what needs no file; messages name the flag."""
+    def check(self) -> None:
+        """Raise ConfigError for what is wrong without a look at any file."""
         dataset_spec(self.dataset)
         if self.algo is not None and self.algo not in CONFIGS:
             raise ConfigError(
@@ -113,6 +113,7 @@ def main() -> int:
     """Run the script; return the exit code."""
     try:
         options = tyro.cli(Options)
+        options.check()
         run(options)
     except DynaLayError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -255,7 +256,7 @@ def train(
 def follow(
     agent: "Agent", envs: Environments, writer: "MetricWriter", bar: Any
 ) -> "Progress":
-    """Return the callback that moves the bar and walks the validation split at times."""
+    """Return the callback that moves the bar and, at times, walks the validation."""
     from agents.evaluation import walk
 
     def on_progress(taken: int) -> None:
@@ -322,7 +323,8 @@ def compare(
     write_results(folder, rows, steps, about)
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
     writer.figure("eval/accuracy_compute", plot_rows(rows, title), steps)
-    metrics = {f"hparam/{key}": rows[0][key] for key in ("accuracy", "compute", "return")}
+    keys = ("accuracy", "compute", "return")
+    metrics = {f"hparam/{key}": rows[0][key] for key in keys}
     writer.hparams(facts(options) | asdict(agent.config), metrics, steps)
     print(f"\n{title}, {len(split)} samples\n\n{format_table(rows)}")
 

@@ -116,7 +116,7 @@ class ThresholdPolicy(StopOrAllPolicy):
         plan: Followed where it does not.
         nop_action: Action that stops.
         column: The feature's column of the observation.
-        sign: 1 if a large value is confident (max-prob), -1 if a small one is (entropy).
+        sign: 1 if a large value is confident (max-prob), -1 if a small one (entropy).
         threshold: Least confidence, sign * feature, at which to stop.
     """
 
@@ -211,7 +211,10 @@ def make_thresholds(
         [batch for _, batch in first_observations(validation_envs, penalty)]
     )
     policies = []
-    for name, feature, sign in (("max-prob", "max_prob", 1), ("entropy", "entropy", -1)):
+    for name, feature, sign in (
+        ("max-prob", "max_prob", 1),
+        ("entropy", "entropy", -1),
+    ):
         column = base.observation_layout[feature].start
         threshold = best_threshold(
             sign * first[:, column], table.returns[:, 0], table.returns[:, -1]

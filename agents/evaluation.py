@@ -67,7 +67,8 @@ class EvaluationResult:
     @property
     def action_shares(self) -> np.ndarray:
         """Share of each action among all decisions, float64 [A]."""
-        return self.actions.sum(axis=0) / self.actions.sum()
+        shares: np.ndarray = self.actions.sum(axis=0) / self.actions.sum()
+        return shares
 
     @property
     def agent_macs_share(self) -> float:

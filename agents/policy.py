@@ -22,14 +22,17 @@ Progress = Callable[[int], None]
 
 
 class Policy(Protocol):
-    """Anything that chooses actions: a learned network or a fixed rule.
+    """Anything that chooses actions: a learned network or a fixed rule."""
 
-    `name` labels its row in tables; `macs_per_decision` is what one choice costs for
-    one input (0 for a rule that reads a number).
-    """
+    @property
+    def name(self) -> str:
+        """Label of its row in tables."""
+        ...
 
-    name: str
-    macs_per_decision: int
+    @property
+    def macs_per_decision(self) -> int:
+        """Multiply-adds of one choice for one input; 0 if it only reads a number."""
+        ...
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose int64 actions [N] for float32 observations [N, D].
@@ -128,7 +131,7 @@ class NetPolicy:
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose actions [N]; see `Policy.act`."""
-        device = self.net.value_head[-1].weight.device
+        device = next(self.net.parameters()).device
         inputs = as_tensor(observations, device)
         mask = as_tensor(infos["action_mask"], device).bool()
         with torch.no_grad():

@@ -121,15 +121,15 @@ class PolicyGradientAgent:
         return torch.Generator(device=like.device).manual_seed(self._seed)
 
     def _epsilon(self, share: float) -> float:
-        config = self.config
-        return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
+        start, end = self.config.epsilon_start, self.config.epsilon_end
+        return start + share * (end - start)
 
     def _entropy_coef(self, share: float) -> float:
         """Fall geometrically, or linearly where one end is 0."""
         start, end = self.config.entropy_start, self.config.entropy_end
         if min(start, end) == 0.0:
             return start + share * (end - start)
-        return start ** (1.0 - share) * end**share
+        return float(start ** (1.0 - share) * end**share)
 
     def _update(
         self,
@@ -160,9 +160,7 @@ class PolicyGradientAgent:
             "epsilon": policy.epsilon,
         }
 
-    def _targets(
-        self, rollout: Rollout, state: RolloutState
-    ) -> tuple[Tensor, Tensor]:
+    def _targets(self, rollout: Rollout, state: RolloutState) -> tuple[Tensor, Tensor]:
         """Return returns and standardised advantages, both [T, B]."""
         with torch.no_grad():
             values = self.net.value(rollout.observations.flatten(0, 1))

@@ -99,9 +99,7 @@ def collect_rollout(
     )
 
 
-def _step(
-    envs: VectorEnv, policy: NetPolicy, state: RolloutState
-) -> dict[str, Tensor]:
+def _step(envs: VectorEnv, policy: NetPolicy, state: RolloutState) -> dict[str, Tensor]:
     """Take one step, advance the state, and return the step's row of the rollout."""
     device = state.observations.device
     actions = policy.act(state.observations, state.infos)
@@ -124,4 +122,3 @@ def _step(
     state.infos = infos
     state.earned = torch.where(row["terminations"], 0.0, total)
     return row
-

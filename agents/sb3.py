@@ -47,10 +47,11 @@ class SB3Agent:
         *,
         seed: int = 0,
     ) -> None:
-        sizes(envs)  # refuses observations that are not flat
+        observation_size, num_actions = sizes(envs)
         self.config = config
         self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
-        self.policy = SB3Policy(self.algo, self.model)
+        widths = (observation_size, *config.hidden, num_actions)
+        self.policy = SB3Policy(self.algo, self.model, widths)
 
     @property
     def algo(self) -> str:
@@ -86,21 +87,20 @@ class SB3Policy:
     Args:
         name: Label of the policy in tables.
         model: The model; shared, so that training it changes the policy.
+        widths: Features, hidden layers, actions: the widths of its network.
     """
 
-    def __init__(self, name: str, model: BaseAlgorithm) -> None:
+    def __init__(
+        self, name: str, model: BaseAlgorithm, widths: tuple[int, ...]
+    ) -> None:
         self.name = name
         self._model = model
+        self._widths = widths
 
     @property
     def macs_per_decision(self) -> int:
         """Multiply-adds of one choice for one input, the value network left out."""
-        observation_size = self._model.observation_space.shape[0]
-        num_actions = int(self._model.action_space.n)
-        hidden = self._model.policy.net_arch
-        widths = hidden["pi"] if isinstance(hidden, dict) else hidden
-        layers = (observation_size, *widths, num_actions)
-        return sum(a * b for a, b in pairwise(layers))
+        return sum(a * b for a, b in pairwise(self._widths))
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose actions [N]; see `Policy.act`."""
@@ -112,12 +112,14 @@ class SB3Policy:
 
     def scores(self, observations: Tensor) -> Tensor:
         """Return log-probabilities, or Q values, [N, A] of observations [N, D]."""
-        policy = self._model.policy
+        policy: Any = self._model.policy
         policy.set_training_mode(False)
+        scores: Tensor
         if isinstance(self._model, DQN):
-            return self._model.q_net(observations)
-        distribution: Any = policy.get_distribution(observations).distribution
-        return distribution.logits
+            scores = policy.q_net(observations)
+        else:
+            scores = policy.get_distribution(observations).distribution.logits
+        return scores
 
 
 class _MetricBridge(KVWriter):

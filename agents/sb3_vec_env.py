@@ -109,7 +109,8 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return one rendered frame per row."""
-        return list(self.envs.render() or ())
+        frames: Any = self.envs.render()
+        return list(frames or ())
 
     def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one dictionary of numbers per row, without Gymnasium's masks."""

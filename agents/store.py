@@ -41,9 +41,7 @@ def make_agent(
     if isinstance(config, PolicyGradientConfig):
         from agents.policy_gradient import PolicyGradientAgent
 
-        return PolicyGradientAgent(
-            envs, config, seed=seed, baseline_envs=baseline_envs
-        )
+        return PolicyGradientAgent(envs, config, seed=seed, baseline_envs=baseline_envs)
     from agents.sb3 import SB3Agent  # takes a second to import
 
     return SB3Agent(envs, config, seed=seed)
@@ -126,7 +124,7 @@ def _config(folder: str | Path, meta: Mapping[str, Any]) -> AgentConfig:
             "give the agent/ folder that train_agent.py wrote"
         )
     try:
-        fields = {
+        fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in meta["config"].items()
         }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.data import Split
-from dynalay_gym.envs.session import MainModelSession, SessionState
+from dynalay_gym.envs.session import LayerSession, SessionState
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
 
@@ -64,7 +64,7 @@ class Calibration:
 
 
 def calibrate(
-    session: MainModelSession, split: Split, table: StateTable | None = None
+    session: LayerSession, split: Split, table: StateTable | None = None
 ) -> Calibration:
     """Measure the unit of cost on a split.
 
@@ -93,7 +93,7 @@ def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration 
     return None
 
 
-def state_table(session: MainModelSession, split: Split) -> StateTable:
+def state_table(session: LayerSession, split: Split) -> StateTable:
     """Visit all 2^L states of every sample of a split."""
     parts = []
     for start in range(0, len(split.labels), _BATCH):
@@ -107,7 +107,7 @@ def state_table(session: MainModelSession, split: Split) -> StateTable:
 
 
 def _visit_batch(
-    session: MainModelSession, images: Tensor, labels: Tensor
+    session: LayerSession, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, num_states = len(labels), 2**session.num_layers
     correct = torch.zeros(n, num_states, dtype=torch.bool, device=session.device)
@@ -123,7 +123,7 @@ def _visit_batch(
 
 
 def visit_states(
-    session: MainModelSession, images: Tensor
+    session: LayerSession, images: Tensor
 ) -> Iterator[tuple[int, SessionState, Tensor, Tensor]]:
     """Walk the tree of ascending choices; each state is reached exactly once.
 

@@ -54,9 +54,7 @@ class LayerDynamics:
         self.problem, self.num_rows = problem, num_rows
         session = problem.session
         self.num_actions = session.num_layers + 1
-        self.observer = ActivationObserver(
-            session.feature_sizes, problem.max_decisions
-        )
+        self.observer = ActivationObserver(session.feature_sizes, problem.max_decisions)
         self.state: SessionState | None = None
         zeros = torch.zeros(num_rows, dtype=torch.int64, device=session.device)
         self.episode = EpisodeState(

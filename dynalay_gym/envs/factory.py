@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dynalay_gym.data import Split, dataset_spec, load_split
-from dynalay_gym.envs.calibration import Calibration, calibrate, find_calibration
+from dynalay_gym.envs.calibration import calibrate, find_calibration
 from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.envs.session import MainModelSession
@@ -153,8 +153,10 @@ def _network(
 ) -> tuple[MainModel, dict[str, Any]]:
     if isinstance(config.checkpoint, MainModel):
         return config.checkpoint.to(device), {}
-    folder = config.checkpoint or SHIPPED / config.dataset
-    if config.checkpoint is None and not folder.is_dir():
+    if config.checkpoint is not None:
+        return load_model(config.checkpoint, device)
+    folder = SHIPPED / config.dataset
+    if not folder.is_dir():
         raise CheckpointError(
             f"no network for {config.dataset} ships with the package; train one with "
             f"`python train_main.py --dataset {config.dataset}` and give its folder as "

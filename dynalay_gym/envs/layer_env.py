@@ -62,8 +62,8 @@ class DynaLayEnv(gym.Env):
 
     def action_masks(self) -> np.ndarray:
         """Actions that can change something, bool [A]."""
-        masks: np.ndarray = self._row.action_masks()
-        return masks[0]
+        mask: np.ndarray = self._row.action_masks()[0]
+        return mask
 
     def render(self) -> Any:
         """A frame or a text, by ``render_mode``; None without one."""

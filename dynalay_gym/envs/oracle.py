@@ -38,7 +38,8 @@ class PlanTable:
 
     def best(self) -> NDArray[np.int64]:
         """Best plan of each sample, the label known, int64 [n]."""
-        return self.returns.argmax(1)
+        best: NDArray[np.int64] = self.returns.argmax(1)
+        return best
 
 
 def plan_table(env: DynaLayVectorEnv, penalty: float | None = None) -> PlanTable:
@@ -78,9 +79,7 @@ def _plan_returns(
     for taken, layer in enumerate(decisions, start=1):
         reached = path if layer is None else path | 1 << (layer - 1)
         stop = layer is None or taken == limit
-        total += problem.reward(
-            _decision(problem, table, path, reached, stop, penalty)
-        )
+        total += problem.reward(_decision(problem, table, path, reached, stop, penalty))
         path = reached
     return total
 

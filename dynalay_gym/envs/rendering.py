@@ -38,7 +38,7 @@ def _title(dynamics: LayerDynamics, row: int) -> str:
     label = int(dynamics.problem.labels[episode.index[row]])
     probability = float(_probabilities(dynamics, row).max())
     return (
-        f"sample {int(episode.index[row])}   penalty {float(episode.penalty[row]):.3g}\n"
+        f"sample {int(episode.index[row])}, penalty {float(episode.penalty[row]):.3g}\n"
         f"actions: {actions}\n"
         f"prediction {answer} (p = {probability:.2f}), label {label}"
     )

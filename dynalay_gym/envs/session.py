@@ -70,6 +70,7 @@ class LayerSession(Protocol):
     feature_sizes: tuple[int, ...]
     costs: CostTable
     device: torch.device
+    solver: SolverConfig
 
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass over new inputs."""
@@ -97,6 +98,7 @@ class MainModelSession:
         max_steps: int | None = None,
     ) -> None:
         self.model = model.freeze()
+        self.layers = model.main_layers
         config = model.config
         self.solver = SolverConfig(
             rtol=config.rtol if rtol is None else rtol,
@@ -105,9 +107,7 @@ class MainModelSession:
         self.num_layers = model.num_layers
         self.num_classes = config.num_classes
         hidden = config.hidden or (0,) * model.num_layers
-        self.feature_sizes = tuple(
-            map(sum, zip(config.channels, hidden, strict=True))
-        )
+        self.feature_sizes = tuple(map(sum, zip(config.channels, hidden, strict=True)))
         self.costs = CostTable.of(model)
         self.device = model.head.device
         self._bits = 2 ** torch.arange(model.num_layers, device=self.device)
@@ -125,7 +125,7 @@ class MainModelSession:
         n = len(inputs)
         state = self.model.stem(inputs)
         layers, nothing = [own_memory(state)], inputs.new_zeros(n, dtype=torch.int64)
-        for layer in self.model.layers:
+        for layer in self.layers:
             state = layer.plain(state, nothing)
             layers.append(own_memory(state))
         return SessionState(
@@ -172,7 +172,7 @@ class MainModelSession:
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
         curves: list[list[float]] = []
-        for i, layer in enumerate(self.model.layers):
+        for i, layer in enumerate(self.layers):
             here = take_rows(state.layers[i + 1], torch.tensor([row]))
             iterated = bool(state.iterated[row, i])
             curves.append(layer.residual_curve(here, self.solver) if iterated else [])
@@ -189,7 +189,7 @@ class MainModelSession:
                 continue
             here = take_rows(state.layers[layer], some)
             if checking:
-                result = self.model.layers[layer - 1].check(here)
+                result = self.layers[layer - 1].check(here)
             else:
                 result = self._solve(state, some, layer, here)
             num_steps[part], status[part] = result.num_steps, result.status
@@ -200,7 +200,7 @@ class MainModelSession:
     ) -> SolveResult:
         below = take_rows(state.layers[layer - 1], rows)
         pattern = self._pattern(state, rows, layer - 1)
-        module = self.model.layers[layer - 1]
+        module = self.layers[layer - 1]
         new, result = module.iterate(below, here, pattern, self.solver)
         put_rows(state.layers[layer], rows, new)
         state.features[layer - 1][rows] = pool(new)
@@ -212,9 +212,7 @@ class MainModelSession:
         if rows.numel() == 0:
             return
         below = take_rows(state.layers[layer - 1], rows)
-        new = self.model.layers[layer - 1].plain(
-            below, self._pattern(state, rows, layer - 1)
-        )
+        new = self.layers[layer - 1].plain(below, self._pattern(state, rows, layer - 1))
         put_rows(state.layers[layer], rows, new)
         state.features[layer - 1][rows] = pool(new)
         state.iterated[rows, layer - 1] = False
@@ -238,8 +236,9 @@ class MainModelSession:
 
 def own_memory(state: LayerState) -> LayerState:
     """Give every part memory of its own, so that rows can be written."""
-    return LayerState(*(part.clone(memory_format=torch.contiguous_format)
-                        for part in state))
+    return LayerState(
+        *(part.clone(memory_format=torch.contiguous_format) for part in state)
+    )
 
 
 def take_rows(state: LayerState, rows: Tensor) -> LayerState:

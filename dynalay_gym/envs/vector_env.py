@@ -14,16 +14,17 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.dynamics import NOP, LayerDynamics
+from dynalay_gym.envs.dynamics import LayerDynamics
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
+from dynalay_gym.envs.facts import ProblemFacts
 from dynalay_gym.envs.observation_space import make_space, observe
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 
 OUTPUTS = ("numpy", "torch")
 
 
-class DynaLayVectorEnv(VectorEnv):
+class DynaLayVectorEnv(ProblemFacts, VectorEnv):
     """N samples decided on at once; see ``docs/environment.md``.
 
     Args:
@@ -43,7 +44,6 @@ class DynaLayVectorEnv(VectorEnv):
         "render_fps": 2,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
-    nop_action = NOP
 
     def __init__(
         self,
@@ -190,61 +190,6 @@ class DynaLayVectorEnv(VectorEnv):
         """Whether a reset has chosen the rows' episode streams."""
         return self._stream is not None
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the network and of ``torch`` output."""
-        return self.problem.session.device
-
-    @property
-    def observation_layout(self) -> dict[str, slice]:
-        """Where each part of the flat observation lies."""
-        return dict(self.dynamics.observer.layout)
-
-    @property
-    def num_layers(self) -> int:
-        """Selectable layers L."""
-        return self.problem.session.num_layers
-
-    @property
-    def num_classes(self) -> int:
-        """Classes K."""
-        return self.problem.session.num_classes
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of the split."""
-        return len(self.problem.labels)
-
-    @property
-    def max_decisions(self) -> int:
-        """Most decisions of an episode."""
-        return self.problem.max_decisions
-
-    @property
-    def penalty_range(self) -> tuple[float, float]:
-        """Lowest and highest penalty."""
-        return self.problem.penalty_range
-
-    @property
-    def plain_macs(self) -> int:
-        """MACs of the plain pass."""
-        return self.problem.session.costs.plain_pass
-
-    @property
-    def always_extra_macs(self) -> float:
-        """Mean extra MACs of *always* on the agent split: the unit of cost."""
-        return self.problem.cost_unit
-
-    @property
-    def alpha(self) -> float:
-        """Weight of a right answer."""
-        return self.problem.alpha
-
-    @property
-    def split(self) -> str:
-        """Name of the split."""
-        return self.problem.split
-
     def _seed_rows(self, seed: int | Sequence[int | None] | None) -> None:
         if seed is None and self._stream is not None:
             return
@@ -330,7 +275,7 @@ def _override(
             f"unknown reset options {sorted(unknown)}; "
             "known: index, penalty, reset_mask"
         )
-    drawn = {"index": index, "penalty": penalty}
+    drawn: dict[str, np.ndarray] = {"index": index, "penalty": penalty}
     for key, value in options.items():
         given = np.asarray(value, dtype=drawn[key].dtype)
         if given.shape not in ((), (num_envs,)):

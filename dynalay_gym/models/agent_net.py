@@ -81,7 +81,7 @@ class AgentNet(nn.Module):
         return torso + head
 
     def _start_uniform(self) -> None:
-        """Shrink the head's weights and bias its token, so that all actions start alike.
+        """Shrink the head's weights and bias its token: all actions start alike.
 
         Left alone, the tail's actions would share one token: with three layers NOP
         would start at 1/3 and layer 3 at 1/6.

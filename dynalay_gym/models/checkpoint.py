@@ -108,9 +108,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def save_model(
-    folder: Path, model: MainModel, meta: Mapping[str, Any]
-) -> None:
+def save_model(folder: Path, model: MainModel, meta: Mapping[str, Any]) -> None:
     """Write a main network with its architecture and facts about it."""
     head = {"kind": "main-model", "config": model.config.to_dict()}
     save_tensors(folder, model.state_dict(), head | dict(meta))

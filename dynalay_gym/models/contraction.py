@@ -16,8 +16,8 @@ _ROUNDING = 1.0 + 1e-4
 def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
     """Upper bound of the largest spectral norm of a stack of matrices.
 
-    ``||W|| <= ||G_t||_F^(1/2^t)`` with ``G_0 = W`` and ``G_{t+1} = G_t^H G_t``, rescaled
-    at every step; the excess over the true norm is at most ``rank^(1/2^(t+1))``.
+    ``||W|| <= ||G_t||_F^(1/2^t)`` with ``G_0 = W`` and ``G_{t+1} = G_t^H G_t``,
+    rescaled at every step; the excess is at most ``rank^(1/2^(t+1))``.
 
     Args:
         matrices: Real or complex [F, a, b].
@@ -65,7 +65,5 @@ def contract(weight: Tensor, bound: Tensor, kappa: float) -> Tensor:
 
 def _frobenius(matrices: Tensor) -> Tensor:
     tiny = torch.finfo(matrices.real.dtype).tiny
-    squares = (matrices.real.square() + matrices.imag.square()) if (
-        matrices.is_complex()
-    ) else matrices.square()
+    squares = (matrices * matrices.conj()).real
     return squares.sum((1, 2)).clamp(min=tiny).sqrt()

@@ -37,7 +37,7 @@ class CostTable:
                 model.config.in_shape[1], model.config.stem_stride
             )
             stem = rowwise.conv2d_macs(model.stem_weight.shape, side, side)
-        layers = tuple(layer.macs() for layer in model.layers)
+        layers = tuple(layer.macs() for layer in model.main_layers)
         return cls(stem, layers, model.head.numel())
 
     @property

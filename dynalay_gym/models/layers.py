@@ -52,7 +52,8 @@ class FixedPointLayer(nn.Module, ABC):
         """The contraction ``W``; bounded once here, not once per iteration."""
         if self._frozen is not None:
             return self._frozen
-        return contract(self.free_weight, self.norm_bound(), self.kappa)
+        with torch.autocast(self.free_weight.device.type, enabled=False):
+            return contract(self.free_weight, self.norm_bound(), self.kappa)
 
     def freeze(self) -> None:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""

@@ -4,8 +4,10 @@ Axes: n samples, L layers, K classes. A path is a set of iterated layers, writte
 bit pattern (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from dynalay_gym.models.implicit import GradientRule, SolverConfig
 from dynalay_gym.models.layers import FixedPointLayer
 from dynalay_gym.models.main_layers import (
     LayerState,
+    MainLayer,
     StateLayer,
     WideStreamLayer,
     conv_weight,
@@ -159,24 +162,49 @@ class MainModel(nn.Module):
     def forward_path(
         self, images: Tensor, path: int, solver: SolverConfig | None = None
     ) -> Tensor:
-        """Logits with the layers of ``path`` iterated, bottom up; differentiable.
+        """Logits [n, K] with the layers of one path iterated; see forward_paths."""
+        return self.forward_paths(images, [path], solver)[0]
+
+    def forward_paths(
+        self,
+        images: Tensor,
+        paths: Iterable[int],
+        solver: SolverConfig | None = None,
+    ) -> list[Tensor]:
+        """Logits of several paths over one batch; what they share is computed once.
 
         Args:
             images: Input [n, C, H, W].
-            path: Bit pattern of the iterated layers, 0 to 2^L - 1.
+            paths: Bit patterns of the iterated layers, 0 to 2^L - 1.
             solver: Options of the solves; the architecture's if None.
 
         Returns:
-            Logits [n, K].
+            Logits [n, K] of each path, differentiable.
         """
-        solver = solver or self.solver
-        state = self.stem(images)
-        for i, layer in enumerate(self.layers):
-            pattern = path & (2**i - 1)
-            below, state = state, layer.plain(state, pattern)
-            if path >> i & 1:
-                state, _ = layer.iterate(below, state, pattern, solver)
-        return self.classify(state, path)
+        solver, stem = solver or self.solver, self.stem(images)
+
+        @cache
+        def plain(level: int, pattern: int) -> LayerState:
+            return self.main_layers[level - 1].plain(reach(level - 1, pattern), pattern)
+
+        @cache
+        def reach(level: int, path: int) -> LayerState:
+            """State of layer ``level`` under its lowest ``level`` bits."""
+            if level == 0:
+                return stem
+            pattern = path & (2 ** (level - 1) - 1)
+            state = plain(level, pattern)
+            if path == pattern:
+                return state
+            below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
+            return layer.iterate(below, state, pattern, solver)[0]
+
+        return [self.classify(reach(self.num_layers, path), path) for path in paths]
+
+    @property
+    def main_layers(self) -> Sequence[MainLayer]:
+        """The selectable layers, bottom up."""
+        return [cast(MainLayer, layer) for layer in self.layers]
 
     @property
     def solver(self) -> SolverConfig:

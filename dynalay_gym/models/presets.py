@@ -1,9 +1,11 @@
 """Named architectures of main networks."""
 
+from typing import Any
+
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models.main_model import MainModelConfig
 
-PRESETS: dict[str, dict[str, object]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     # Thin plain pass over 8x8 images; a wider hidden stream at 4x4.
     "digits": {
         "form": "wide",
@@ -11,7 +13,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "stem_stride": 1,
         "channels": (3, 4, 6),
         "strides": (1, 2, 1),
-        "hidden": (8, 16, 24),
+        "hidden": (8, 12, 16),
         "pools": (2, 1, 1),
         "unshuffle": 2,
         "kappa": 0.9,
@@ -57,6 +59,4 @@ def make_config(
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of {sorted(PRESETS)}")
     options = PRESETS[preset]
-    return MainModelConfig(
-        in_shape=in_shape, num_classes=num_classes, **options
-    )  # type: ignore[arg-type]
+    return MainModelConfig(in_shape=in_shape, num_classes=num_classes, **options)

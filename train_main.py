@@ -1,0 +1,229 @@
+"""Train a main network: data, network, optimiser steps, checkpoint, TensorBoard."""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.errors import ConfigError, DynaLayError
+
+if TYPE_CHECKING:
+    from dynalay_gym.data import Split
+    from dynalay_gym.metrics import MetricWriter
+    from dynalay_gym.training import MainTrainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train a main network whose layers can be iterated to a fixed point."""
+
+    dataset: str = "digits"
+    """digits, fashion-mnist, cifar10 or cifar100."""
+    preset: str | None = None
+    """digits, small or paper; the data set's own if not given."""
+    epochs: int | None = None
+    """Passes over the main split; 16 for digits, 20 elsewhere, if not given."""
+    batch_size: int = 128
+    """Samples of a batch."""
+    learning_rate: float = 5e-3
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 5e-3
+    """Weight decay of AdamW."""
+    paths: str | None = None
+    """States trained in every step: all, or mixed (plain, full and one random); all
+    for digits, mixed elsewhere, if not given."""
+    rtol: float | None = None
+    """Relative tolerance of a solve; the preset's if not given."""
+    max_steps: int | None = None
+    """Most iterations of a solve; the preset's if not given."""
+    precision: str = "fp32"
+    """fp32, or bf16 autocast."""
+    seed: int = 0
+    """Seed of weights, order of samples, augmentation and paths; not of the splits."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    num_threads: int | None = None
+    """CPU threads; 1 for digits (small work is slower with more), else all."""
+    data_dir: Path | None = None
+    """Folder of the data files."""
+    download: Annotated[bool, tyro.conf.arg(help="Download missing data.")] = True
+    log_dir: Path = Path("runs")
+    """Where the run's folder is made."""
+    resume: Path | None = None
+    """Run folder to continue; give the same other options."""
+
+
+def main(args: Args) -> None:
+    """Validate, build, train, export."""
+    from dynalay_gym.metrics import MetricWriter, write_json
+
+    trainer, splits = build(args)
+    folder = run_folder(args)
+    if args.resume is not None:
+        trainer.load(folder / "resume")
+    write_json(folder / "config.json", asdict(args))
+    print(f"run folder: {folder}")
+    print(f"parameters: {sum(p.numel() for p in trainer.model.parameters()):,}")
+    with MetricWriter(folder) as writer:
+        train(trainer, splits["validation"], folder, writer)
+        facts = run_facts(args, trainer)
+        report(trainer, splits, folder, writer, facts)
+
+
+def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
+    """Check every option, load the data and build the network; writes nothing."""
+    from dataclasses import replace
+
+    import torch
+
+    from dynalay_gym.data import SPLITS, load_split
+    from dynalay_gym.envs.factory import resolve_device
+    from dynalay_gym.models.main_model import MainModel
+    from dynalay_gym.models.presets import make_config
+    from dynalay_gym.training import MainTrainer, TrainingConfig
+
+    spec = dataset_spec(args.dataset)
+    config = make_config(args.preset or spec.preset, spec.in_shape, spec.num_classes)
+    if args.rtol is not None:
+        config = replace(config, rtol=args.rtol)
+    if args.max_steps is not None:
+        config = replace(config, max_steps=args.max_steps)
+    options = TrainingConfig(
+        epochs=args.epochs or (16 if spec.embedded else 20),
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        paths=args.paths or ("all" if spec.embedded else "mixed"),
+        augment=not spec.embedded,
+        precision=args.precision,
+        seed=args.seed,
+    )
+    device = resolve_device(args.device)
+    set_threads(args.num_threads, 1 if spec.embedded else None)
+    splits = {
+        name: load_split(
+            spec.name,
+            name,
+            data_dir=args.data_dir,
+            download=args.download,
+            device=device,
+        )
+        for name in SPLITS
+    }
+    torch.manual_seed(args.seed)
+    model = MainModel(config).to(device)
+    return MainTrainer(model, splits.pop("main"), options), splits
+
+
+def set_threads(asked: int | None, default: int | None) -> None:
+    """Set torch's CPU threads: as asked, else the default, else torch's own."""
+    import torch
+
+    if asked is not None and asked < 1:
+        raise ConfigError(f"num_threads must be at least 1, not {asked}")
+    threads = asked or default
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def run_folder(args: Args) -> Path:
+    """The folder to resume, or a new one."""
+    from dynalay_gym.metrics import make_run_dir
+
+    if args.resume is None:
+        return make_run_dir(args.log_dir, args.dataset, "main")
+    if not (args.resume / "resume").is_dir():
+        raise ConfigError(
+            f"nothing to resume in {args.resume}; give the run folder that "
+            "train_main.py printed"
+        )
+    return args.resume
+
+
+def train(
+    trainer: "MainTrainer", validation: "Split", folder: Path, writer: "MetricWriter"
+) -> None:
+    """All epochs; after each, validate and write the last and the best network."""
+    import json
+
+    from tqdm import tqdm
+
+    from dynalay_gym.metrics import write_json
+    from dynalay_gym.models.checkpoint import save_model
+    from dynalay_gym.training import state_accuracies
+
+    best_path = folder / "best.json"
+    best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
+    epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
+    bar = tqdm(total=epochs * per_epoch, initial=trainer.epoch * per_epoch, unit="step")
+
+    def on_step(step: int, loss: float) -> None:
+        bar.update()
+        if step % 20 == 0:
+            writer.scalar("main/loss", loss, step)
+
+    while trainer.epoch < epochs:
+        trainer.train_epoch(on_step)
+        accuracy = state_accuracies(trainer.model, validation)
+        step = trainer.epoch * per_epoch
+        writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
+        writer.scalar(
+            "main/learning_rate", trainer.optimizer.param_groups[0]["lr"], step
+        )
+        plain, *_, always = accuracy.values()
+        bar.set_postfix_str(f"validation: plain {plain:.3f} always {always:.3f}")
+        mean = sum(accuracy.values()) / len(accuracy)
+        if mean > best:
+            best = mean
+            save_model(folder / "best", trainer.model, {"epoch": trainer.epoch})
+            write_json(best_path, {"mean": mean, "epoch": trainer.epoch})
+        trainer.save(folder / "resume")
+    bar.close()
+
+
+def run_facts(args: Args, trainer: "MainTrainer") -> dict[str, Any]:
+    """Facts that a reader needs to repeat the training."""
+    from dynalay_gym.metrics import environment_facts
+
+    return {
+        "dataset": args.dataset,
+        "command": "python train_main.py " + " ".join(sys.argv[1:]),
+        "training": asdict(trainer.config),
+        "environment": environment_facts(),
+    }
+
+
+def report(
+    trainer: "MainTrainer",
+    splits: "dict[str, Split]",
+    folder: Path,
+    writer: "MetricWriter",
+    facts: dict[str, Any],
+) -> None:
+    """Export the last and the best network and print their states."""
+    from dynalay_gym.models.checkpoint import load_model
+    from dynalay_gym.training import export
+
+    device = trainer.data.images.device
+    best, _ = load_model(folder / "best", device)
+    export(folder / "last", trainer.model, splits, facts)
+    meta = export(folder / "best", best, splits, facts)
+    test = meta["state_accuracy"]["test"]
+    writer.scalars({f"main/test_accuracy/{k}": v for k, v in test.items()}, 0)
+    print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
+    print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
+    print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
+    print(f"always: {meta['calibrations'][0]['always_extra_macs']:,.0f} more; ", end="")
+    print(f"break-even penalty: {meta['break_even_penalty']}")
+    print(f"network: {folder / 'best'} (use it as --checkpoint)")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except DynaLayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
