@@ -259,9 +259,13 @@ def follow(
     """Return the callback that moves the bar and, at times, walks the validation."""
     from agents.evaluation import walk
 
+    seen = 0  # the bar itself stands still where it is not shown
+
     def on_progress(taken: int) -> None:
-        due = VALIDATIONS * taken // bar.total > VALIDATIONS * bar.n // bar.total
-        bar.update(taken - bar.n)
+        nonlocal seen
+        due = VALIDATIONS * taken // bar.total > VALIDATIONS * seen // bar.total
+        bar.update(taken - seen)
+        seen = taken
         if due:
             result = walk(envs.validation, agent.policy, penalty=envs.penalty)
             scalars = {

@@ -33,6 +33,11 @@ class EpisodeStream:
         self._num_samples = num_samples
         self._penalty_range = penalty_range
 
+    def reseed(self, row: int, seed: int) -> None:
+        """Restart one row's stream."""
+        self._seeds[row] = np.uint64(seed % 2**64)
+        self._episodes[row] = 0
+
     def draw(
         self, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

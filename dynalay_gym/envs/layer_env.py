@@ -6,8 +6,9 @@ import gymnasium as gym
 import numpy as np
 
 from dynalay_gym.envs.dynamics import NOP
+from dynalay_gym.envs.factory import EnvConfig
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import InvalidActionError
+from dynalay_gym.errors import InvalidActionError, ResetNeededError
 
 
 class DynaLayEnv(gym.Env):
@@ -28,12 +29,14 @@ class DynaLayEnv(gym.Env):
     nop_action = NOP
 
     def __init__(self, *, render_mode: str | None = None, **config: Any) -> None:
+        EnvConfig.from_kwargs(config)  # refuses what only the batched form takes
         self._row = DynaLayVectorEnv(
             1, autoreset_mode="Disabled", render_mode=render_mode, **config
         )
         self.render_mode = render_mode
         self.observation_space = self._row.single_observation_space
         self.action_space = self._row.single_action_space
+        self._ended = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -43,6 +46,7 @@ class DynaLayEnv(gym.Env):
         if seed is None and not self._row.is_seeded:
             seed = int(self.np_random.integers(2**62))
         observations, infos = self._row.reset(seed=seed, options=options)
+        self._ended = False
         return _first(observations), _single_info(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -52,12 +56,16 @@ class DynaLayEnv(gym.Env):
             action: Integer in 0..L; NOP stops.
 
         Raises:
-            InvalidActionError: wrong type, shape or range, or the episode has ended.
+            InvalidActionError: wrong type, shape or range; nothing has changed then.
+            ResetNeededError: before the first reset, or the episode has ended.
         """
+        if self._ended:
+            raise ResetNeededError("the episode has ended; call reset() to go on")
         if np.shape(action) != ():
             raise InvalidActionError(f"action must be one integer, not {action!r}")
         observations, rewards, terminations, _, infos = self._row.step([action])
-        outcome = float(rewards[0]), bool(terminations[0]), False
+        self._ended = bool(terminations[0])
+        outcome = float(rewards[0]), self._ended, False
         return _first(observations), *outcome, _single_info(infos)
 
     def action_masks(self) -> np.ndarray:

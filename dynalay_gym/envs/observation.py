@@ -63,7 +63,7 @@ class ActivationObserver:
             [
                 *(squash(features) for features in state.features),
                 softmax_summary(state.logits),
-                state.residual.clamp(max=1.0),
+                state.residual.nan_to_num(nan=1.0).clamp(max=1.0),
                 state.iterated.float(),
                 squash(episode.penalty)[:, None],
                 self._one_hot(episode.last_action),
@@ -79,8 +79,8 @@ class ActivationObserver:
 
 
 def squash(x: Tensor) -> Tensor:
-    """Map [0, inf) to [0, 1): ``x / (1 + x)``."""
-    return x / (1 + x)
+    """Map [0, inf] to [0, 1]: ``x / (1 + x)``; an overflowed activation is 1."""
+    return (x / (1 + x)).nan_to_num(nan=1.0)
 
 
 def softmax_summary(logits: Tensor) -> Tensor:
@@ -91,4 +91,4 @@ def softmax_summary(logits: Tensor) -> Tensor:
     log_classes = torch.log(torch.tensor(logits.shape[1], dtype=logits.dtype))
     entropy = -(probs * log_probs).sum(1) / log_classes.to(logits.device)
     summary = torch.stack([top[:, 0], entropy, top[:, 0] - top[:, 1]], 1)
-    return summary.clamp(0.0, 1.0)
+    return summary.nan_to_num(nan=1.0).clamp(0.0, 1.0)

@@ -189,7 +189,7 @@ class MainModelSession:
                 continue
             here = take_rows(state.layers[layer], some)
             if checking:
-                result = self.layers[layer - 1].check(here)
+                result = self.layers[layer - 1].check(here, self.solver)
             else:
                 result = self._solve(state, some, layer, here)
             num_steps[part], status[part] = result.num_steps, result.status

@@ -19,6 +19,7 @@ from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
 from dynalay_gym.envs.observation_space import make_space, observe
+from dynalay_gym.envs.reset_options import ResetOptions
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 
 OUTPUTS = ("numpy", "torch")
@@ -85,8 +86,8 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         """Start an episode in every row, or in those of ``reset_mask``.
 
         Args:
-            seed: Row i gets ``seed + i``, or entry i of a sequence. Without one, every
-                row goes on to its next episode.
+            seed: Row i gets ``seed + i``, or entry i of a sequence. Without one (or
+                with None as its entry) a row goes on to its next episode.
             options: ``index`` (an int, or one per row) and ``penalty`` (a number, or
                 one per row) replace what the row's stream would choose;
                 ``reset_mask`` (bool [N]) chooses the rows.
@@ -94,12 +95,11 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         Returns:
             Observations of all rows, and infos.
         """
-        self._seed_rows(seed)
-        options = dict(options or {})
-        mask = _reset_mask(options.pop("reset_mask", None), self.num_envs)
-        if self.dynamics.state is None and not mask.all():
+        asked = ResetOptions.read(options, self.num_envs, self.num_samples)
+        if self.dynamics.state is None and len(asked.rows) < self.num_envs:
             raise ResetNeededError("the first reset starts all rows: no reset_mask yet")
-        self._begin(np.flatnonzero(mask), options)
+        self._seed_rows(seed, asked.rows)
+        self._begin(asked)
         return self._observations(), self._infos(self.dynamics.infos())
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -118,8 +118,7 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
                 ``Disabled`` mode; nothing has changed then.
             ResetNeededError: before the first reset or after ``close``.
         """
-        if self.dynamics.state is None or self.closed:
-            raise ResetNeededError("call reset() before step(), and none after close()")
+        self._check_begun("step")
         chosen = check_actions(actions, self.num_envs, self.dynamics.num_actions)
         chosen = chosen.to(self.device)
         waiting = np.flatnonzero(self._finished)
@@ -135,8 +134,8 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             running, chosen[running]
         )
         if waiting.size:  # NextStep: the action of a finished row starts its next
-            self._begin(waiting, {})
-        self._finished = terminations.cpu().numpy()
+            self._begin(ResetOptions(waiting))
+        self._finished = terminations.cpu().numpy().copy()  # not the caller's memory
         infos = self._after_step(terminations)
         truncations = torch.zeros_like(terminations)
         outcome = map(self._out, (rewards, terminations, truncations))
@@ -144,26 +143,25 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
 
     def _after_step(self, terminations: Tensor) -> dict[str, Any]:
         """Infos of a step; in SameStep also start the next episodes."""
-        infos = self.dynamics.infos()
-        final = {"final_obs": self._observations(), "_final_obs": terminations}
+        final = {"final_obs": self._observations()}
+        final["_final_obs"] = self._out(terminations.clone())
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            final |= {"final_info": self._infos(infos), "_final_info": terminations}
+            final["final_info"] = self._infos(self.dynamics.infos())
+            final["_final_info"] = self._out(terminations.clone())
             if self._finished.any():
-                self._begin(np.flatnonzero(self._finished), {})
-                infos = self.dynamics.infos()
-        for key in ("_final_obs", "_final_info"):
-            if key in final:
-                final[key] = self._out(terminations.clone())
-        return self._infos(infos) | final
+                self._begin(ResetOptions(np.flatnonzero(self._finished)))
+        return self._infos(self.dynamics.infos()) | final
 
     def action_masks(self) -> Any:
         """Actions that can change something, bool [N, A]."""
+        self._check_begun("action_masks")
         return self._out(self.dynamics.action_mask())
 
     def render(self) -> tuple[Any, ...] | None:
         """One frame (or text) per row, by ``render_mode``; None without one."""
         if self.render_mode is None:
             return None
+        self._check_begun("render")
         from dynalay_gym.envs.rendering import render_row
 
         rows = range(self.num_envs)
@@ -172,10 +170,11 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method or read an attribute; one entry per row."""
         value = getattr(self, name)
-        if callable(value):
-            value = value(*args, **kwargs)
-        per_row = isinstance(value, tuple) and len(value) == self.num_envs
-        return value if per_row else (value,) * self.num_envs
+        if not callable(value):
+            return (value,) * self.num_envs
+        value = value(*args, **kwargs)
+        per_row = isinstance(value, tuple | np.ndarray | Tensor)
+        return tuple(value) if per_row else (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Attribute of every row."""
@@ -190,39 +189,53 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         """Whether a reset has chosen the rows' episode streams."""
         return self._stream is not None
 
-    def _seed_rows(self, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None and self._stream is not None:
-            return
-        if isinstance(seed, int | np.integer) or seed is None:
-            super().reset(seed=None if seed is None else int(seed))
-            first = int(self.np_random.integers(2**62)) if seed is None else int(seed)
-            seeds = [first + i for i in range(self.num_envs)]
-        else:
-            if len(seed) != self.num_envs:
-                raise ConfigError(f"{len(seed)} seeds for {self.num_envs} rows")
-            seeds = [
-                int(self.np_random.integers(2**62)) if one is None else int(one)
-                for one in seed
-            ]
-        if min(seeds) < 0:
-            raise ConfigError(f"seeds must not be negative: {min(seeds)}")
-        self._stream = EpisodeStream(seeds, self.num_samples, self.penalty_range)
+    def _check_begun(self, what: str) -> None:
+        if self.dynamics.state is None or self.closed:
+            raise ResetNeededError(
+                f"call reset() before {what}(), and neither after close()"
+            )
 
-    def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> None:
+    def _seed_rows(
+        self, seed: int | Sequence[int | None] | None, rows: np.ndarray
+    ) -> None:
+        """Restart the episode streams of the rows that are given a seed."""
+        seeds = self._seed_of_each_row(seed)
+        if any(one is not None and one < 0 for one in seeds):
+            raise ConfigError(f"seeds must not be negative: {seed}")
+        if isinstance(seed, int | np.integer) or self._np_random is None:
+            super().reset(seed=None if seeds[0] is None else int(seeds[0]))
+        if self._stream is None:
+            drawn = self.np_random.integers(2**62, size=self.num_envs)
+            first = [int(x) for x in drawn]
+            self._stream = EpisodeStream(first, self.num_samples, self.penalty_range)
+        for row in rows:
+            one = seeds[row]
+            if one is not None:
+                self._stream.reseed(row, one)
+
+    def _seed_of_each_row(
+        self, seed: int | Sequence[int | None] | None
+    ) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigError(f"{len(seed)} seeds for {self.num_envs} rows")
+        return [None if one is None else int(one) for one in seed]
+
+    def _begin(self, asked: ResetOptions) -> None:
         assert self._stream is not None, "seeded by reset"
-        index, penalty = self._stream.draw(rows)
-        index, penalty = _override(options, rows, self.num_envs, index, penalty)
-        if index.size and not (0 <= index.min() and index.max() < self.num_samples):
-            raise ConfigError(f"index must lie in 0..{self.num_samples - 1}")
-        if penalty.size and not penalty.min() >= 0:
-            raise ConfigError("penalty must not be negative")
+        index, penalty = self._stream.draw(asked.rows)
+        index = index if asked.index is None else asked.index
+        penalty = penalty if asked.penalty is None else asked.penalty
         device = self.device
         self.dynamics.begin(
-            torch.as_tensor(rows, device=device),
+            torch.as_tensor(asked.rows, device=device),
             torch.as_tensor(index, device=device),
             torch.as_tensor(penalty, device=device),
         )
-        self._finished[rows] = False
+        self._finished[asked.rows] = False
 
     def _observations(self) -> Any:
         observations = observe(self.dynamics, self.config)
@@ -250,35 +263,3 @@ def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
         raise ConfigError(
             f"unknown autoreset_mode {mode!r}; choose one of {names}"
         ) from None
-
-
-def _reset_mask(mask: Any, num_envs: int) -> np.ndarray:
-    if mask is None:
-        return np.ones(num_envs, dtype=bool)
-    mask = np.asarray(mask)
-    if mask.shape != (num_envs,) or mask.dtype != np.bool_:
-        raise ConfigError(f"reset_mask must be bool of shape ({num_envs},)")
-    return mask
-
-
-def _override(
-    options: dict[str, Any],
-    rows: np.ndarray,
-    num_envs: int,
-    index: np.ndarray,
-    penalty: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Replace what the stream drew by what the caller asked for."""
-    unknown = set(options) - {"index", "penalty"}
-    if unknown:
-        raise ConfigError(
-            f"unknown reset options {sorted(unknown)}; "
-            "known: index, penalty, reset_mask"
-        )
-    drawn: dict[str, np.ndarray] = {"index": index, "penalty": penalty}
-    for key, value in options.items():
-        given = np.asarray(value, dtype=drawn[key].dtype)
-        if given.shape not in ((), (num_envs,)):
-            raise ConfigError(f"option {key} must be one value or {num_envs} of them")
-        drawn[key] = np.broadcast_to(given, num_envs)[rows].copy()
-    return drawn["index"], drawn["penalty"]

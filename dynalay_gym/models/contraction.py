@@ -38,7 +38,8 @@ def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
         gram = gram.mH @ gram
         log_scale = 2 * (log_scale + norm.log())
     log_bound = (_frobenius(gram).log() + log_scale) / 2**iterations
-    return log_bound.max().exp() * _ROUNDING
+    bound: Tensor = log_bound.max().exp() * _ROUNDING
+    return bound
 
 
 def conv_symbol(kernel: Tensor, height: int, width: int) -> Tensor:
@@ -54,7 +55,9 @@ def conv_symbol(kernel: Tensor, height: int, width: int) -> Tensor:
         real kernel have equal norms and are left out.
     """
     radius = kernel.shape[-1] // 2
-    symbol = torch.fft.rfft2(kernel.float(), s=(height + radius, width + radius))
+    size = (height + radius, width + radius)
+    precise = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
+    symbol: Tensor = torch.fft.rfft2(precise, s=size)
     return symbol.flatten(2).permute(2, 0, 1)
 
 

@@ -46,11 +46,13 @@ def relative_residual(new: Tensor, old: Tensor) -> Tensor:
         old: Earlier iterate [n, ...].
 
     Returns:
-        Float [n]; a dead state (both zero) has residual 0: it has converged.
+        Float [n]; a dead state (both zero) has residual 0: it has converged. Infinite
+        if only the later one is zero, NaN if a norm overflows.
     """
     norm = new.flatten(1).float().square().sum(1)
     change = (new - old).flatten(1).float().square().sum(1)
-    return torch.where(change == 0, change, change / norm).sqrt()
+    ratio = torch.where(norm.isinf(), torch.nan, change / norm)
+    return torch.where(change == 0, change, ratio).sqrt()
 
 
 @torch.no_grad()
@@ -87,7 +89,7 @@ def fixed_point_iteration(
             break
         new = f(z, x)
         change = relative_residual(new, z)
-        finite = change.isfinite()
+        finite = ~change.isnan()
         converged = finite & (change < rtol)
         residual[active] = change
         num_steps[active] = step

@@ -87,7 +87,7 @@ def _attach(f: Map, z_star: Tensor, x: Tensor, config: SolverConfig) -> Tensor:
             z = z_star.detach().requires_grad_()
             image = f(z, x.detach())
         last.register_hook(lambda grad: _adjoint(image, z, grad, config))
-    return z_star + (last - last.detach())
+    return z_star + (last - last.detach()).nan_to_num()  # 0, also if it overflowed
 
 
 def _adjoint(image: Tensor, z: Tensor, grad: Tensor, config: SolverConfig) -> Tensor:
@@ -113,13 +113,15 @@ def _unrolled(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResul
     for _ in range(config.max_steps):
         if not bool(active.any()):
             break
-        new = torch.where(active.view(shape), f(z, x), z)
+        new = f(z, x)
         change = relative_residual(new.detach(), z.detach())
         residual = torch.where(active, change, residual)
         num_steps += active
-        z, active = new, active & ~(change < config.rtol)
+        finite = ~change.isnan()
+        z = torch.where((active & finite).view(shape), new, z)
+        active = active & finite & ~(change < config.rtol)
     status = torch.where(
         residual < config.rtol, SolverStatus.CONVERGED, SolverStatus.MAX_STEPS
     )
-    status[~residual.isfinite()] = SolverStatus.NONFINITE
+    status[residual.isnan()] = SolverStatus.NONFINITE
     return SolveResult(z, residual, num_steps, status)

@@ -8,7 +8,7 @@ A layer takes the state of the layer below and the pattern of iterated layers be
 (bit i = layer i + 1) and gives a new state; it holds no state of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -69,7 +69,7 @@ class MainLayer(Protocol):
     ) -> tuple[LayerState, SolveResult]:
         """Bring a plainly applied layer to its fixed point."""
 
-    def check(self, state: LayerState) -> SolveResult:
+    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
         """Apply the map once at the fixed point; the state stays as it is."""
 
     def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
@@ -134,9 +134,10 @@ class StateLayer(nn.Module):
         result = self.recurrence.solve(state.u, solver=solver)
         return state._replace(y=result.value), result
 
-    def check(self, state: LayerState) -> SolveResult:
+    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z."""
-        return self.recurrence.solve(state.u, state.y, SolverConfig(max_steps=1))
+        once = replace(solver, max_steps=1)
+        return self.recurrence.solve(state.u, state.y, once)
 
     def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one sample, for pictures."""
@@ -229,7 +230,8 @@ class WideStreamLayer(nn.Module):
             x = x + self._from_below(below.h)
         elif rows.numel() > 0:
             x = x.index_add(0, rows, self._from_below(below.h[rows]).to(x.dtype))
-        return self.norm_hidden(x, pattern)
+        injected: Tensor = self.norm_hidden(x, pattern)
+        return injected
 
     def _from_below(self, h: Tensor) -> Tensor:
         weight, stride = self.hidden_to_hidden, self.hidden_stride
@@ -245,9 +247,10 @@ class WideStreamLayer(nn.Module):
             return None if pattern & top_bit else none
         return (pattern & top_bit).nonzero().flatten()
 
-    def check(self, state: LayerState) -> SolveResult:
+    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
         """Apply the recurrent map once at h."""
-        return self.recurrence.solve(state.x, state.h, SolverConfig(max_steps=1))
+        once = replace(solver, max_steps=1)
+        return self.recurrence.solve(state.x, state.h, once)
 
     def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one sample, for pictures."""

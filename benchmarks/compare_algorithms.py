@@ -1,0 +1,169 @@
+"""Compare algorithms with every reference policy over seeds and penalties.
+
+    python benchmarks/compare_algorithms.py --out benchmarks/results/digits.json
+
+Each algorithm is trained anew for every seed and penalty, with the defaults of
+``train_agent.py``, and walks the whole test split. Returns are averaged over seeds per
+sample; 95 % intervals resample original images. The same resampling, paired, gives the
+interval of the difference from ``max-prob``.
+
+Axes: n samples, S seeds.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import train_agent
+from agents.evaluation import EvaluationResult, bootstrap_interval
+from dynalay_gym.metrics import environment_facts, write_json
+
+REFERENCE = "max-prob"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Compare algorithms over seeds and penalties."""
+
+    out: Path
+    """JSON file for the results."""
+    dataset: str = "digits"
+    """Data set."""
+    algos: tuple[str, ...] = ("ppo", "policy-gradient")
+    """Algorithms."""
+    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Penalties, as multiples of the network's break-even."""
+    seeds: int = 5
+    """Seeds 0, 1, ..."""
+    checkpoint: Path | None = None
+    """Main network; the shipped one if not given."""
+    data_dir: Path | None = None
+    """Folder of the data files."""
+    num_threads: int = 1
+    """CPU threads."""
+
+
+def main(args: Args) -> None:
+    """Run everything, print a table per penalty and write the JSON."""
+    import torch
+
+    torch.set_num_threads(args.num_threads)
+    sections = [compare(args, scale) for scale in args.scales]
+    facts = {"args": asdict(args), "environment": environment_facts()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, facts | {"penalties": sections})
+
+
+def compare(args: Args, scale: float) -> dict[str, Any]:
+    """All algorithms and references at one penalty."""
+    penalty = scale * break_even(args)
+    walks: dict[str, list[EvaluationResult]] = {}
+    groups = test_groups(args)
+    for algo in args.algos:
+        for seed in range(args.seeds):
+            learned, *references = train_and_walk(args, algo, seed, penalty)
+            walks.setdefault(algo, []).append(learned)
+            print(
+                f"{algo} seed {seed} penalty {penalty:.4g}: {learned.mean_return:.4f}"
+            )
+            for reference in references:
+                if reference.policy == "random-mix":
+                    walks.setdefault(f"random-mix of {algo}", []).append(reference)
+                elif algo == args.algos[0]:
+                    walks.setdefault(reference.policy, []).append(reference)
+    base = mean_returns(walks[REFERENCE])
+    rows = [summary(name, each, base, groups) for name, each in walks.items()]
+    print(f"\npenalty {penalty:.4g} ({scale:g} break-evens)\n{table(rows)}\n")
+    return {"scale": scale, "penalty": penalty, "policies": rows}
+
+
+def options(args: Args, algo: str, seed: int, penalty: float | None) -> Any:
+    """Options of ``train_agent.py`` for one run."""
+    return train_agent.Options(
+        algo=algo,
+        dataset=args.dataset,
+        seed=seed,
+        penalty=None if penalty is None else repr(penalty),
+        checkpoint=args.checkpoint,
+        data_dir=args.data_dir,
+        num_threads=args.num_threads,
+    )
+
+
+def break_even(args: Args) -> float:
+    """Penalty stored with the main network."""
+    envs = train_agent.make_envs(options(args, "ppo", 0, None), "test", None, 1)
+    low: float = envs.unwrapped.penalty_range[0]  # type: ignore[attr-defined]
+    return low
+
+
+def test_groups(args: Args) -> np.ndarray:
+    """Id of the original image of every test sample, int64 [n]."""
+    from dynalay_gym.data import load_split
+
+    split = load_split(args.dataset, "test", data_dir=args.data_dir)
+    ids: np.ndarray = split.groups.numpy()
+    return ids
+
+
+def train_and_walk(
+    args: Args, algo: str, seed: int, penalty: float
+) -> list[EvaluationResult]:
+    """Train one agent; its walk over the test split, then the references'."""
+    chosen = options(args, algo, seed, penalty)
+    config = train_agent.choose_config(chosen)
+    envs = train_agent.build_environments(chosen, config)
+    agent = train_agent.build_agent(chosen, config, envs)
+    agent.learn(agent.config.total_timesteps)
+    return train_agent.evaluate(chosen, agent, envs)
+
+
+def mean_returns(walks: list[EvaluationResult]) -> np.ndarray:
+    """Return of every sample, averaged over seeds, [n]."""
+    mean: np.ndarray = np.stack([walk.returns for walk in walks]).mean(0)
+    return mean
+
+
+def summary(
+    name: str, walks: list[EvaluationResult], base: np.ndarray, groups: np.ndarray
+) -> dict[str, Any]:
+    """One row: means over seeds, intervals over original images."""
+    returns = mean_returns(walks)
+    per_seed = [walk.mean_return for walk in walks]
+    return {
+        "policy": name,
+        "accuracy": float(np.mean([walk.accuracy for walk in walks])),
+        "compute": float(np.mean([walk.compute for walk in walks])),
+        "return": float(returns.mean()),
+        "return_interval": bootstrap_interval(returns, groups),
+        "return_per_seed": per_seed,
+        "over_max_prob": float((returns - base).mean()),
+        "over_max_prob_interval": bootstrap_interval(returns - base, groups),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown table of one penalty."""
+    lines = [
+        "| policy | accuracy | compute | return | minus max-prob |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, high = row["return_interval"]
+        low_d, high_d = row["over_max_prob_interval"]
+        lines.append(
+            f"| {row['policy']} | {100 * row['accuracy']:.1f} % | {row['compute']:.1f} "
+            f"| {row['return']:.4f} [{low:.4f}, {high:.4f}] "
+            f"| {row['over_max_prob']:+.4f} [{low_d:+.4f}, {high_d:+.4f}] |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
