@@ -32,9 +32,9 @@ class PolicyGradientConfig:
     """Share of uniform exploration at the start."""
     epsilon_end: float = 0.0
     """Share of uniform exploration at the end; falls linearly."""
-    entropy_start: float = 0.02
+    entropy_start: float = 0.3
     """Weight of the entropy bonus at the start."""
-    entropy_end: float = 0.001
+    entropy_end: float = 0.01
     """Weight of the entropy bonus at the end; falls geometrically, so slowly."""
     value_coef: float = 0.5
     """Weight of the value loss."""
@@ -67,7 +67,7 @@ class PPOConfig:
     """Lambda of the generalised advantages."""
     clip_range: float = 0.2
     """How far a probability ratio counts."""
-    ent_coef: float = 0.005
+    ent_coef: float = 0.02
     """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
@@ -111,7 +111,7 @@ class DQNConfig:
 
     total_timesteps: int = 60_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Adam's step size."""
     buffer_size: int = 50_000
     """Transitions kept for replay."""

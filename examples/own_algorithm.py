@@ -61,7 +61,7 @@ def update(envs: Any, net: nn.Module, optimizer: torch.optim.Optimizer) -> float
     returns = play(envs, samples.repeat_interleave(TRIES), choose).view(-1, TRIES)
     others = (returns.sum(1, keepdim=True) - returns) / (TRIES - 1)
     log_probs, entropies, counted = map(torch.stack, zip(*steps, strict=True))
-    gain = log_probs * (returns - others).flatten() + 0.003 * entropies
+    gain = log_probs * (returns - others).flatten() + 0.02 * entropies
     optimizer.zero_grad()
     (-gain[counted].mean()).backward()
     optimizer.step()
@@ -73,9 +73,10 @@ def main(updates: int = 200, seed: int = 0) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # networks this small are slower with more
     envs = make(256, "agent")
+    envs.reset(seed=seed)
     features, actions = envs.single_observation_space.shape[0], envs.num_layers + 1
     net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, actions))
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     total = 0.0
     for number in range(1, updates + 1):
         total += update(envs, net, optimizer)

@@ -1,11 +1,14 @@
 """Small random networks and data, cheap enough to run every rule on."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from dynalay_gym.data import Split
+from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.models.main_model import MainModel, MainModelConfig
 from dynalay_gym.models.norm import PatternNorm
 
@@ -64,3 +67,36 @@ def own_split(images: torch.Tensor, num_classes: int = NUM_CLASSES) -> Split:
     """Split of one's own images [n, C, H, W], with labels in turn."""
     number = torch.arange(len(images))
     return Split(images=images, labels=number % num_classes, groups=number, name="own")
+
+
+@cache
+def shared_model(form: str = "wide") -> MainModel:
+    """One network for many tests; environments freeze it."""
+    return random_model(tiny_config(form))
+
+
+@cache
+def shared_split() -> Split:
+    """Its 24 samples."""
+    return random_split(tiny_config())
+
+
+def tiny_kwargs(form: str = "wide", **changes: Any) -> dict[str, Any]:
+    """Keywords of an environment over the shared network and samples."""
+    own: dict[str, Any] = {
+        "checkpoint": shared_model(form),
+        "split": shared_split(),
+        "penalty": 0.25,
+        "device": "cpu",
+    }
+    return own | changes
+
+
+def make_vec(num_envs: int, form: str = "wide", **changes: Any) -> DynaLayVectorEnv:
+    """Batched environment over the shared network and samples."""
+    return DynaLayVectorEnv(num_envs, **tiny_kwargs(form, **changes))
+
+
+def make_single(form: str = "wide", **changes: Any) -> DynaLayEnv:
+    """Single environment over the shared network and samples."""
+    return DynaLayEnv(**tiny_kwargs(form, **changes))

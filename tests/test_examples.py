@@ -47,7 +47,7 @@ def test_own_algorithm_learns_to_choose_per_input(monkeypatch, capsys):
         "own_algorithm.py", "--updates", "150", monkeypatch=monkeypatch, capsys=capsys
     )
     found = returns(text)
-    assert found["learned"] > max(found["nop"], found["always"]) + 0.02
+    assert found["learned"] > max(found["nop"], found["always"]) + 0.04
 
 
 def test_fixed_point_layer_trains_and_is_a_contraction(monkeypatch, capsys):

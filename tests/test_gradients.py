@@ -22,8 +22,8 @@ EXACT = SolverConfig(
 
 def conv_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
     torch.manual_seed(0)
-    layer = ConvFixedPointLayer(3, 5, 4, kappa=kappa).double()
-    return layer, torch.randn(4, 3, 5, 4, dtype=torch.float64)
+    layer = ConvFixedPointLayer(2, 4, 3, kappa=kappa).double()
+    return layer, torch.randn(4, 2, 4, 3, dtype=torch.float64)
 
 
 def dense_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
@@ -68,7 +68,7 @@ def test_implicit_equals_unrolled(make: Maker, kappa: float) -> None:
 
 @layers
 def test_implicit_gradient_passes_gradcheck(make: Maker) -> None:
-    layer, x = make()
+    layer, x = make(0.5)
 
     def of_input(x: Tensor) -> Tensor:
         return layer.solve(x, solver=EXACT).value

@@ -11,7 +11,7 @@ from dynalay_gym.envs.calibration import calibrate, find_calibration
 from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.envs.session import MainModelSession
-from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.models.checkpoint import load_model
 from dynalay_gym.models.main_model import MainModel
 
@@ -183,6 +183,15 @@ def _check_fit(model: MainModel, split: Split) -> None:
         raise CheckpointError(
             f"the network takes images of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
+        )
+    if not bool(split.images.isfinite().all()):
+        raise DataError(
+            f"split {split.name!r} holds NaN or infinite pixels; mend or replace it"
+        )
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise CheckpointError(
+            "the network has NaN or infinite weights (its training diverged); "
+            "give an earlier checkpoint, or train it again at a lower learning rate"
         )
     if int(split.labels.max()) >= model.config.num_classes:
         raise CheckpointError(

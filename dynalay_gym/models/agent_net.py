@@ -71,7 +71,8 @@ class AgentNet(nn.Module):
 
     def value(self, observations: Tensor) -> Tensor:
         """Return the expected return [B] from float32 observations [B, D]."""
-        return self.value_head(_centre(observations)).squeeze(-1)
+        values: Tensor = self.value_head(_centre(observations))
+        return values.squeeze(-1)
 
     @property
     def macs(self) -> int:

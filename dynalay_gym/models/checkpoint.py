@@ -41,8 +41,14 @@ def save_tensors(
     digest = hashlib.sha256(data).hexdigest()
     name = f"weights-{digest[:12]}.safetensors"
     temporary = folder / f".{name}.{os.getpid()}"
-    temporary.write_bytes(data)
-    os.replace(temporary, folder / name)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
     head = {"format": FORMAT, "weights": name, "sha256": digest}
     write_json(folder / META_NAME, head | dict(meta))
     for old in folder.glob("weights-*.safetensors"):

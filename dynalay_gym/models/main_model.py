@@ -77,7 +77,19 @@ class MainModelConfig:
             lengths |= {len(self.hidden), len(self.pools)}
         if len(lengths) != 1 or 0 in lengths:
             raise ConfigError("channels, strides, hidden and pools differ in length")
+        self._check_numbers()
         SolverConfig(rtol=self.rtol, max_steps=self.max_steps)
+
+    def _check_numbers(self) -> None:
+        _, height, width = self.in_shape
+        if height != width:
+            raise ConfigError(f"images must be square, not {height} x {width}")
+        if height % self.unshuffle:
+            raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
+        if not 0 < self.kappa < 1:
+            raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

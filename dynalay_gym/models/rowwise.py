@@ -2,9 +2,9 @@
 
 Vendor kernels choose their summation order by the batch size, so a sample alone can
 differ in the last bit from the same sample in a batch. An environment must not: a row
-has to behave as it does alone. Two rules make it so at almost no cost (both measured):
-convolutions agree from two rows up, and a matrix product agrees when it is written as
-a convolution that spans all features.
+has to behave as it does alone. Three rules make it so at almost no cost (all measured):
+convolutions agree from two rows up, a kernel of one pixel agrees when it is dilated,
+and a matrix product agrees when it is written as a convolution that spans all features.
 """
 
 import torch
@@ -29,7 +29,10 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
     n = x.shape[0]
     if 0 < n < MIN_ROWS:
         x = x.expand(MIN_ROWS, -1, -1, -1)
-    return F.conv2d(x, weight, stride=stride, padding=padding)[:n]
+    # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
+    # they are dilated; to a kernel of one pixel dilation means nothing else.
+    dilation = 2 if weight.shape[-1] == 1 else 1
+    return F.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation)[:n]
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
