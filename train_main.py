@@ -158,7 +158,12 @@ def train(
     best_path = folder / "best.json"
     best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
     epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
-    bar = tqdm(total=epochs * per_epoch, initial=trainer.epoch * per_epoch, unit="step")
+    bar = tqdm(
+        total=epochs * per_epoch,
+        initial=trainer.epoch * per_epoch,
+        unit="step",
+        disable=None,  # no bar where nobody watches
+    )
 
     def on_step(step: int, loss: float) -> None:
         bar.update()
@@ -227,3 +232,6 @@ if __name__ == "__main__":
     except DynaLayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
+        sys.exit(130)
