@@ -1,6 +1,7 @@
 """Learners reach the best return of a solvable problem; adapter, store and seeds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.metrics import MetricWriter
 
 SMALL = {
-    "policy-gradient": PolicyGradientConfig(total_timesteps=8_000, hidden=(32,)),
+    "policy-gradient": PolicyGradientConfig(
+        total_timesteps=16_000, learning_rate=1e-2, entropy_start=0.1, hidden=(32,)
+    ),
     "ppo": PPOConfig(total_timesteps=8_000, n_steps=32, batch_size=128, hidden=(32,)),
     "a2c": A2CConfig(total_timesteps=12_000, n_steps=8, hidden=(32,)),
     "dqn": DQNConfig(
@@ -31,6 +34,15 @@ SMALL = {
     ),
 }
 PENALTY = 0.2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small are many times slower with more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_need_agent(config, seed=0, **options):
@@ -62,7 +74,7 @@ def test_learns_the_best_policy(algo):
 
 
 def test_greedy_baseline_learns_and_needs_its_envs():
-    config = PolicyGradientConfig(baseline="greedy", hidden=(32,))
+    config = replace(SMALL["policy-gradient"], baseline="greedy")
     with pytest.raises(ConfigError, match="baseline_envs"):
         make_need_agent(config)
     agent = make_agent(
@@ -70,7 +82,7 @@ def test_greedy_baseline_learns_and_needs_its_envs():
         config,
         baseline_envs=NeedEnv(32, autoreset_mode=AutoresetMode.DISABLED),
     )
-    agent.learn(8_000)
+    agent.learn(config.total_timesteps)
     assert walk_need(agent).mean_return > best_return(NeedEnv(), PENALTY) - 0.02
 
 
