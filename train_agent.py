@@ -244,12 +244,16 @@ def train(
         steps = agent.config.total_timesteps
     if steps == 0:
         return 0
+    place = folder / "agent"
     try:
         with tqdm(total=steps, unit="step", unit_scale=True, disable=None) as bar:
             on_progress = follow(agent, envs, writer, bar)
             agent.learn(steps, writer=writer, on_progress=on_progress)
-    finally:
-        save_agent(folder / "agent", agent, envs.train, facts(options))
+    except KeyboardInterrupt:
+        save_agent(place, agent, envs.train, facts(options))
+        print(f"the agent so far is kept: --load {place}", file=sys.stderr)
+        raise
+    save_agent(place, agent, envs.train, facts(options))
     return steps
 
 

@@ -12,13 +12,27 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DynaLayError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Infos = dict[str, Any]
 Progress = Callable[[int], None]
+
+
+class DivergedError(DynaLayError):
+    """A training whose numbers are no longer finite.
+
+    Args:
+        algo: Name of the algorithm, for the flag in the message.
+    """
+
+    def __init__(self, algo: str) -> None:
+        super().__init__(
+            f"the training of {algo} diverged (a number is not finite); "
+            f"lower --{algo}.learning-rate"
+        )
 
 
 class Policy(Protocol):

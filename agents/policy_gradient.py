@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from agents.config import PolicyGradientConfig
 from agents.evaluation import walk
 from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.policy import NetPolicy, Progress, as_tensor, sizes
+from agents.policy import DivergedError, NetPolicy, Progress, as_tensor, sizes
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollout
 from dynalay_gym.errors import ConfigError
@@ -152,6 +152,9 @@ class PolicyGradientAgent:
         (loss - weight * terms["entropy"]).backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.max_grad_norm)
         optimizer.step()
+        with torch.no_grad():
+            if not self.net(state.observations).isfinite().all():
+                raise DivergedError(self.algo)
         numbers = {name: term.item() for name, term in terms.items()}
         return numbers | {
             "grad_norm": norm.item(),

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 from agents.config import DQNConfig, PPOConfig, SB3Config
-from agents.policy import Array, Infos, Progress, as_tensor, like, sizes
+from agents.policy import Array, DivergedError, Infos, Progress, as_tensor, like, sizes
 from agents.sb3_vec_env import SB3VecEnv
 from dynalay_gym.metrics import MetricWriter
 
@@ -73,12 +73,19 @@ class SB3Agent:
         """Train for `total_timesteps` steps; see `Agent.learn`."""
         formats: list[KVWriter] = [] if writer is None else [_MetricBridge(writer)]
         self.model.set_logger(Logger(folder=None, output_formats=formats))
-        if total_timesteps > 0:
+        if total_timesteps == 0:
+            return
+        try:
             self.model.learn(
                 total_timesteps,
-                callback=_Report(on_progress),
+                callback=_Report(self.algo, on_progress),
                 log_interval=LOG_INTERVALS[self.algo],
             )
+        except ValueError as error:
+            # torch.distributions' words for logits that are not finite
+            if "Expected parameter" in str(error):
+                raise DivergedError(self.algo) from None
+            raise
 
 
 class SB3Policy:
@@ -146,14 +153,20 @@ class _MetricBridge(KVWriter):
 
 
 class _Report(BaseCallback):
-    """Tells our progress bar how far SB3 is."""
+    """Tells our progress bar how far SB3 is, and stops it where weights are lost."""
 
-    def __init__(self, on_progress: Progress | None) -> None:
+    def __init__(self, algo: str, on_progress: Progress | None) -> None:
         super().__init__()
+        self._algo = algo
         self._on_progress = on_progress
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_rollout_start(self) -> None:
+        weights = self.model.policy.parameters()
+        if not all(weight.isfinite().all() for weight in weights):
+            raise DivergedError(self._algo)
 
     def _on_rollout_end(self) -> None:
         if self._on_progress is not None:

@@ -20,7 +20,7 @@ from agents.config import (
 from agents.evaluation import walk
 from agents.sb3_vec_env import SB3VecEnv
 from agents.store import load_agent, load_config, make_agent, save_agent
-from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
 from dynalay_gym.metrics import MetricWriter
 
 SMALL = {
@@ -34,15 +34,6 @@ SMALL = {
     ),
 }
 PENALTY = 0.2
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small are many times slower with more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_need_agent(config, seed=0, **options):
@@ -126,6 +117,16 @@ def test_saved_agents_act_the_same_and_go_on_learning(algo, tmp_path):
     assert (walk_need(loaded).actions == walk_need(agent).actions).all()
     loaded.learn(1_024)
     assert not torch.equal(weights(loaded), weights(agent))
+
+
+@pytest.mark.parametrize("algo", CONFIGS)
+def test_divergence_is_an_error_with_a_remedy(algo):
+    agent = make_need_agent(SMALL[algo])
+    with torch.no_grad():
+        for weight in getattr(agent.module, "value_head", agent.module).parameters():
+            weight.fill_(torch.nan)
+    with pytest.raises(DynaLayError, match=rf"--{algo}\.learning-rate"):
+        agent.learn(2_000)
 
 
 @pytest.mark.parametrize("algo", CONFIGS)

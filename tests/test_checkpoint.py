@@ -11,7 +11,7 @@ import pytest
 import torch
 from networks import make_vec, random_images, random_model, random_split, tiny_config
 
-from dynalay_gym.envs.calibration import calibrate
+from dynalay_gym.envs.calibration import calibrate, find_calibration
 from dynalay_gym.envs.session import MainModelSession
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, DynaLayError
@@ -22,6 +22,7 @@ from dynalay_gym.models.checkpoint import (
     save_model,
     save_tensors,
 )
+from dynalay_gym.models.implicit import SolverConfig
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),
@@ -273,3 +274,9 @@ def test_facts_without_a_json_form_are_refused_and_the_old_ones_stay(
 
 def test_checkpoint_errors_are_errors_of_the_package() -> None:
     assert issubclass(CheckpointError, DynaLayError)
+
+
+def test_malformed_calibration_is_named() -> None:
+    meta = {"calibrations": [{"rtol": 0.1}]}
+    with pytest.raises(CheckpointError, match="calibrations are malformed"):
+        find_calibration(meta, SolverConfig(rtol=0.1))

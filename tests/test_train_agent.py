@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_agent
+
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = (
     "nop always layer-1 layer-2 layer-3 random max-prob entropy best-fixed oracle "
     "random-mix"
 ).split()
+OFFLINE = ("--data-dir", ".", "--no-download")
 
 
 def command(*options: object) -> list[str]:
@@ -113,7 +116,7 @@ def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
         (["--num-threads", "0"], "--num-threads"),
         (["--total-timesteps", "-5"], "--total-timesteps"),
         (["--rtol", "-1"], "rtol"),
-        (["--max-steps", "0"], "max_steps"),
+        (["--max-steps", "-1"], "max_steps"),
         (["--alpha", "-1"], "alpha"),
         (["--reward", "gold"], "unknown reward"),
         (["--device", "abacus"], "device"),
@@ -125,13 +128,12 @@ def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
         (["--load", "CUT"], "truncated"),
         (["--log-dir", "FILE"], "--log-dir"),
         (["--dataset", "cifar10"], "--checkpoint"),
-        (
-            "--dataset fashion-mnist --checkpoint NET --data-dir . --no-download".split(),
-            "--data-dir",
-        ),
+        (["--dataset", "fashion-mnist", "--checkpoint", "NET", *OFFLINE], "--data-dir"),
     ],
 )
-def test_bad_options_end_in_one_line(options, message, trained, tmp_path):
+def test_bad_options_end_in_one_line(
+    options, message, trained, tmp_path, monkeypatch, capsys
+):
     agent = trained / "runs" / "digits" / "policy-gradient" / "0" / "agent"
     (tmp_path / "FILE").touch()
     cut = tmp_path / "CUT"
@@ -140,12 +142,22 @@ def test_bad_options_end_in_one_line(options, message, trained, tmp_path):
         (cut / path.name).write_bytes(path.read_bytes()[:-1])
     places = {"AGENT": agent, "NET": ROOT / "dynalay_gym" / "checkpoints" / "digits"}
     before = sorted(tmp_path.rglob("*"))
-    result = run(tmp_path, *(places.get(option, option) for option in options))
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert message in result.stderr
+    monkeypatch.chdir(tmp_path)
+    given = [str(places.get(option, option)) for option in options]
+    monkeypatch.setattr(sys, "argv", ["train_agent.py", *given])
+    assert train_agent.main() == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+    assert message in errors
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_options_exit_with_code_2(tmp_path):
+    result = run(tmp_path, "--algo", "sarsa")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown --algo")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -207,6 +219,7 @@ def test_interrupt_keeps_a_whole_agent(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in errors
+    assert f"--load {folder.relative_to(tmp_path)}" in errors
     assert (folder / "agent" / "checkpoint.json").is_file()
     assert not (folder / "results.json").exists()
     for line in metrics.read_text().splitlines():

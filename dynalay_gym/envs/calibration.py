@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynalay_gym.data import Split
 from dynalay_gym.envs.session import LayerSession, SessionState
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
 
@@ -85,9 +86,19 @@ def calibrate(
 
 
 def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration | None:
-    """Calibration stored with a checkpoint for these solver settings, if any."""
+    """Calibration stored with a checkpoint for these solver settings, if any.
+
+    Raises:
+        CheckpointError: the stored entry is malformed.
+    """
     for stored in meta.get("calibrations", []):
-        calibration = Calibration(**stored)
+        try:
+            calibration = Calibration(**stored)
+        except TypeError:
+            raise CheckpointError(
+                "the checkpoint's calibrations are malformed; export it again with "
+                "train_main.py"
+            ) from None
         if (calibration.rtol, calibration.max_steps) == (solver.rtol, solver.max_steps):
             return calibration
     return None
