@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test lint format digits clean
+.PHONY: help venv demo test lint format digits bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: $(STAMP) ## Mend what the linter can, and format
 
 digits: $(STAMP) ## Retrain the main network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
+
+bench: $(STAMP) ## Measure the environment's speed on this machine (about two minutes)
+	$(BIN)/python benchmarks/bench_env.py --out benchmarks/results/env-digits.json
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -243,10 +243,10 @@ def own_memory(state: LayerState) -> LayerState:
 
 def take_rows(state: LayerState, rows: Tensor) -> LayerState:
     """Gather rows (int64 [m]) of a layer's state."""
-    return LayerState(*(part[rows] for part in state))
+    return LayerState(*(part.index_select(0, rows) for part in state))
 
 
 def put_rows(state: LayerState, rows: Tensor, new: LayerState) -> None:
     """Scatter m new rows into a layer's state."""
     for part, new_part in zip(state, new, strict=True):
-        part[rows] = new_part
+        part.index_copy_(0, rows, new_part)

@@ -78,29 +78,61 @@ def fixed_point_iteration(
     References:
         Mathur & Plis (2023), DynaLay, section 2.1 and eq. 13.
     """
-    n, device = z0.shape[0], z0.device
-    value = z0.clone()
-    residual = torch.ones(n, device=device)
-    num_steps = torch.zeros(n, dtype=torch.int64, device=device)
-    status = torch.full_like(num_steps, SolverStatus.MAX_STEPS)
-    active, z = torch.arange(n, device=device), z0
-    for step in range(1, max_steps + 1):
-        if active.numel() == 0:
-            break
+    rows = torch.arange(len(z0), device=z0.device)
+    result, z = _not_begun(z0), z0
+    for step in range(1, max_steps + 1 if len(z0) > 0 else 1):
         new = f(z, x)
-        change = relative_residual(new, z)
-        finite = ~change.isnan()
-        converged = finite & (change < rtol)
-        residual[active] = change
-        num_steps[active] = step
-        status[active[converged]] = SolverStatus.CONVERGED
-        status[active[~finite]] = SolverStatus.NONFINITE
-        going = finite & ~converged
-        if bool(going.all()) and step < max_steps:
+        outcome = _outcome(new, z, rtol, step)
+        leaving = outcome.status != SolverStatus.MAX_STEPS
+        if step == max_steps or bool(leaving.all()):
+            if len(rows) == len(z0):
+                return outcome  # nobody left before: nothing to put together
+            _put(result, rows, outcome)
+            break
+        if not bool(leaving.any()):
             z = new
             continue
-        leaving = finite if step == max_steps else converged
-        value[active[leaving]] = new[leaving]
-        value[active[~finite]] = z[~finite]
-        active, z, x = active[going], new[going], x[going]
-    return SolveResult(value, residual, num_steps, status)
+        left, stay = leaving.nonzero().flatten(), (~leaving).nonzero().flatten()
+        _put(result, rows[left], _take(outcome, left))
+        rows, z, x = rows[stay], new.index_select(0, stay), x.index_select(0, stay)
+    return result
+
+
+def _not_begun(z0: Tensor) -> SolveResult:
+    num_steps = torch.zeros(len(z0), dtype=torch.int64, device=z0.device)
+    return SolveResult(
+        value=z0.clone(),
+        residual=torch.ones(len(z0), device=z0.device),
+        num_steps=num_steps,
+        status=torch.full_like(num_steps, SolverStatus.MAX_STEPS),
+    )
+
+
+def _outcome(new: Tensor, old: Tensor, rtol: float, step: int) -> SolveResult:
+    """What the samples of a batch would have if all of them stopped here."""
+    residual = relative_residual(new, old)
+    broken, converged = residual.isnan(), residual < rtol
+    status = torch.full(
+        residual.shape, SolverStatus.MAX_STEPS, dtype=torch.int64, device=new.device
+    )
+    status.masked_fill_(converged, SolverStatus.CONVERGED)
+    if bool(broken.any()):
+        status.masked_fill_(broken, SolverStatus.NONFINITE)
+        new = torch.where(broken.view(-1, *[1] * (new.dim() - 1)), old, new)
+    return SolveResult(new, residual, torch.full_like(status, step), status)
+
+
+def _take(result: SolveResult, rows: Tensor) -> SolveResult:
+    return SolveResult(
+        result.value.index_select(0, rows),
+        result.residual[rows],
+        result.num_steps[rows],
+        result.status[rows],
+    )
+
+
+def _put(result: SolveResult, rows: Tensor, part: SolveResult) -> None:
+    result.value.index_copy_(0, rows, part.value)
+    result.residual[rows] = part.residual
+    result.num_steps[rows] = part.num_steps
+    result.status[rows] = part.status
