@@ -73,6 +73,9 @@ class Options:
     """Weight of a right answer in the reward."""
     reward: str = "paper"
     """paper, three-term, log-score or blockdrop."""
+    transitions: str = "live"
+    """live runs the network; table computes all its states once and looks them up:
+    the same numbers, much faster. The test split is always walked live, timed."""
     policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
@@ -167,16 +170,23 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
     train = make_envs(
-        options, "agent", penalty, options.num_envs, output="torch" if own else "numpy"
+        options,
+        "agent",
+        penalty,
+        options.num_envs,
+        output="torch" if own else "numpy",
+        transitions=options.transitions,
     )
     baseline = None
     if isinstance(config, PolicyGradientConfig) and config.baseline == "greedy":
-        baseline = make_evaluation_envs(options, "agent", fixed)
-    test = make_evaluation_envs(options, "test", fixed)
+        baseline = make_evaluation_envs(options, "agent", fixed, options.transitions)
+    test = make_evaluation_envs(options, "test", fixed, "live")
     return Environments(
         train=train,
         baseline=baseline,
-        validation=make_evaluation_envs(options, "validation", fixed),
+        validation=make_evaluation_envs(
+            options, "validation", fixed, options.transitions
+        ),
         test=test,
         penalty=test.unwrapped.penalty_range[0],  # type: ignore[attr-defined]
     )
@@ -206,11 +216,16 @@ def make_envs(
 
 
 def make_evaluation_envs(
-    options: Options, split: str, penalty: str | None
+    options: Options, split: str, penalty: str | None, transitions: str
 ) -> "VectorEnv":
     """Return an environment in which a whole split can be walked."""
     return make_envs(
-        options, split, penalty, EVALUATION_ENVS, autoreset_mode="Disabled"
+        options,
+        split,
+        penalty,
+        EVALUATION_ENVS,
+        autoreset_mode="Disabled",
+        transitions=transitions,
     )
 
 

@@ -90,7 +90,8 @@ def test_only_session_and_factory_know_the_main_network() -> None:
 
 def test_the_session_knows_no_gymnasium() -> None:
     below = ("session", "observation", "reward", "dynamics", "episodes", "calibration")
-    paths = [PACKAGE / "envs" / f"{name}.py" for name in below]
+    tables = ("transition_table", "table_store", "table_dynamics")
+    paths = [PACKAGE / "envs" / f"{name}.py" for name in below + tables]
     assert not offenders(paths, "gymnasium")
 
 

@@ -8,7 +8,7 @@ from networks import random_images, random_model, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynalay_gym.data import load_split
-from dynalay_gym.envs.calibration import copy_state, visit_states
+from dynalay_gym.envs.calibration import copy_state, parent_state, visit_states
 from dynalay_gym.envs.factory import SHIPPED
 from dynalay_gym.envs.session import MainModelSession, SessionState
 from dynalay_gym.models.checkpoint import load_model
@@ -31,8 +31,9 @@ class Case:
         self.session = MainModelSession(model, rtol=rtol, max_steps=50)
         self.states: dict[int, SessionState] = {}
         self.steps: dict[int, torch.Tensor] = {}
-        for path, state, _, steps in visit_states(self.session, self.images):
-            self.states[path], self.steps[path] = state, steps
+        for path, state, cost in visit_states(self.session, self.images):
+            before = self.steps[parent_state(path)] if path else 0
+            self.states[path], self.steps[path] = state, before + cost.solver_steps
 
 
 @pytest.fixture(scope="module")

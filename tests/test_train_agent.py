@@ -80,6 +80,21 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     assert not list(trained.rglob("*.tmp"))
 
 
+def test_training_on_the_table_is_the_same_training(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    options = ("--algo", "policy-gradient", "--total-timesteps", 2048, "--seed", 3)
+    result = run(tmp_path, *options, "--transitions", "table")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "cache").iterdir())) == 2, "agent and validation"
+    place = Path("runs", "digits", "policy-gradient", "0", "results.json")
+    live, table = (
+        json.loads((folder / place).read_text())["policies"][0]
+        for folder in (trained, tmp_path)
+    )
+    for key in ("return", "accuracy", "compute"):
+        assert table[key] == live[key]
+
+
 def test_saved_agent_is_only_evaluated(trained, tmp_path):
     first = trained / "runs" / "digits" / "policy-gradient" / "0"
     result = run(tmp_path, "--load", first / "agent", "--total-timesteps", 0)

@@ -32,14 +32,14 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> Tensor:
         ) from None
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
         raise InvalidActionError(f"actions must be integers, not {tensor.dtype}")
-    if tuple(tensor.shape) != (num_rows,):
+    if given.shape != (num_rows,):
         raise InvalidActionError(
-            f"actions must have shape ({num_rows},), not {tuple(tensor.shape)}"
+            f"actions must have shape ({num_rows},), not {tuple(given.shape)}"
         )
-    tensor = tensor.long()
-    outside = (tensor < 0) | (tensor >= num_actions)
-    if bool(outside.any()):
+    if int(given.min()) < 0 or int(given.max()) >= num_actions:
+        tensor = tensor.long()
+        outside = (tensor < 0) | (tensor >= num_actions)
         raise InvalidActionError(
             f"actions must lie in 0..{num_actions - 1}, not {tensor[outside].tolist()}"
         )
-    return tensor
+    return tensor.long()

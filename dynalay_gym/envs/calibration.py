@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.data import Split
-from dynalay_gym.envs.session import LayerSession, SessionState
+from dynalay_gym.envs.session import LayerSession, SessionState, StepCost
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
@@ -125,35 +125,49 @@ def _visit_batch(
     log_score = torch.zeros(n, num_states, device=session.device)
     macs = torch.zeros(n, num_states, dtype=torch.int64, device=session.device)
     steps = torch.zeros_like(macs)
-    for path, state, path_macs, path_steps in visit_states(session, images):
-        log_probs = state.logits.log_softmax(1)
+    for path, state, cost in visit_states(session, images):
         correct[:, path] = state.logits.argmax(1) == labels
-        log_score[:, path] = log_probs.gather(1, labels[:, None])[:, 0]
-        macs[:, path], steps[:, path] = path_macs, path_steps
-    return correct, log_score, macs, steps
+        log_score[:, path] = true_log_prob(state.logits, labels)
+        macs[:, path], steps[:, path] = cost.macs, cost.solver_steps
+    return correct, log_score, along_plans(macs), along_plans(steps)
 
 
 def visit_states(
     session: LayerSession, images: Tensor
-) -> Iterator[tuple[int, SessionState, Tensor, Tensor]]:
+) -> Iterator[tuple[int, SessionState, StepCost]]:
     """Walk the tree of ascending choices; each state is reached exactly once.
 
     Yields:
-        path (bit pattern), state of all rows, extra MACs and iterations so far [n].
+        path (bit pattern), state of all rows, cost of the last choice on the way there.
     """
     rows = torch.arange(len(images), device=session.device)
     nothing = torch.zeros_like(rows)
-    pending = [(0, session.begin(images), nothing, nothing)]
+    pending = [(0, session.begin(images), StepCost(nothing, nothing, nothing))]
     while pending:
-        path, state, macs, steps = pending.pop()
-        yield path, state, macs, steps
+        path, state, last = pending.pop()
+        yield path, state, last
         for layer in range(path.bit_length() + 1, session.num_layers + 1):
             child = copy_state(state)
             cost = session.apply(child, rows, torch.full_like(rows, layer))
-            reached = path | 1 << (layer - 1)
-            pending.append(
-                (reached, child, macs + cost.macs, steps + cost.solver_steps)
-            )
+            pending.append((path | 1 << (layer - 1), child, cost))
+
+
+def parent_state(path: int) -> int:
+    """State before the last choice of an ascending plan: 0b101 -> 0b001."""
+    return path & ~(1 << path.bit_length() >> 1)
+
+
+def along_plans(last: Tensor) -> Tensor:
+    """Sum what each state's last choice took along its ascending plan, [n, S]."""
+    total = last.clone()
+    for path in range(1, last.shape[1]):  # a parent is smaller than its children
+        total[:, path] += total[:, parent_state(path)]
+    return total
+
+
+def true_log_prob(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of the true class, float32 [n]."""
+    return logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
 
 
 def copy_state(state: SessionState) -> SessionState:

@@ -4,15 +4,21 @@ Axes: n rows, m of them acted on, L layers, A = L + 1 actions.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.calibration import true_log_prob
 from dynalay_gym.envs.observation import ActivationObserver, EpisodeState
 from dynalay_gym.envs.reward import Decision, LayerReward
-from dynalay_gym.envs.session import LayerSession, SessionState
+from dynalay_gym.envs.session import LayerSession, Rows, SessionState
+from dynalay_gym.envs.transition_table import TransitionTable
 
 NOP = 0
+Array = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,7 @@ class Problem:
         cost_unit: MACs that count as cost 1: mean extra MACs of *always*.
         alpha: Weight of a right answer.
         split: Name of the split.
+        table: Every state of every sample, in place of the network's passes.
     """
 
     session: LayerSession
@@ -40,80 +47,102 @@ class Problem:
     cost_unit: float
     alpha: float
     split: str
+    table: TransitionTable | None = None
 
 
 class LayerDynamics:
-    """n rows of the process, as tensors on the session's device.
+    """n rows of the process, as tensors on one device.
+
+    Attributes:
+        state: The networks in progress; None before the first ``begin``.
+        episode: Where each row stands in its episode.
+        macs: MACs of the last step, int64 [n]; of the plain pass after ``begin``.
+        solver_steps: Iterations of the last step, int64 [n].
+        status: ``SolverStatus`` of the last step, int64 [n].
+        history: Actions in order, int64 [n, max_decisions], for pictures; -1 where
+            none was taken.
+        begun: Whether all rows have begun an episode.
 
     Args:
         problem: What is decided on.
         num_rows: Number of rows n.
+        device: Where the rows live; beside the network if None.
     """
 
-    def __init__(self, problem: Problem, num_rows: int) -> None:
+    def __init__(
+        self, problem: Problem, num_rows: int, device: torch.device | None = None
+    ) -> None:
         self.problem, self.num_rows = problem, num_rows
+        self.device = problem.session.device if device is None else device
         session = problem.session
         self.num_actions = session.num_layers + 1
         self.observer = ActivationObserver(session.feature_sizes, problem.max_decisions)
         self.state: SessionState | None = None
-        zeros = torch.zeros(num_rows, dtype=torch.int64, device=session.device)
-        self.episode = EpisodeState(
-            index=zeros.clone(),
-            penalty=zeros.float(),
-            last_action=zeros - 1,
-            consecutive=zeros.clone(),
-            decisions=zeros.clone(),
-            history=zeros.new_full((num_rows, problem.max_decisions), -1),
-        )
-        self.macs, self.solver_steps = zeros.clone(), zeros.clone()
-        self.status = zeros.clone()
+        # One block, so that rows begin and infos are copied in one operation.
+        self._counts = torch.zeros(7, num_rows, dtype=torch.int64, device=self.device)
+        self._penalty = torch.zeros(num_rows, device=self.device)
+        fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
+        self._fresh = self._counts.new_tensor(fresh)[:, None]
+        self._numbers = torch.arange(num_rows, device=self.device)
+        self.history = self._counts.new_full((num_rows, problem.max_decisions), -1)
+        self.begun = False
+        self._name_counts()
 
-    def begin(self, rows: Tensor, index: Tensor, penalty: Tensor) -> None:
+    def _name_counts(self) -> None:
+        index, last_action, consecutive, decisions, *costs = self._counts.unbind()
+        self.macs, self.solver_steps, self.status = costs
+        self.episode = EpisodeState(
+            index=index,
+            penalty=self._penalty,
+            last_action=last_action,
+            consecutive=consecutive,
+            decisions=decisions,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a copy's state; its names must share the copy's memory."""
+        self.__dict__.update(state)
+        self._name_counts()
+
+    def begin(
+        self,
+        rows: NDArray[np.int64],
+        index: NDArray[np.int64],
+        penalty: NDArray[np.float32],
+    ) -> None:
         """Start episodes: plain pass over the given samples.
 
         Args:
-            rows: Rows to start, int64 [m]; all of them the first time.
-            index: Their samples, int64 [m].
-            penalty: Their penalties, float [m].
+            rows: Rows to start, [m]; all of them the first time.
+            index: Their samples, [m].
+            penalty: Their penalties, [m].
         """
-        begun = self.problem.session.begin(self.problem.images[index])
+        where, samples = self._tensor(rows), self._tensor(index)
+        begun = self.problem.session.begin(self.problem.images[samples])
         if self.state is None:
             self.state = begun
         else:
-            self.state.put(rows, begun)
-        episode = self.episode
-        episode.index[rows], episode.penalty[rows] = index, penalty.float()
-        episode.last_action[rows] = episode.history[rows] = -1
-        episode.consecutive[rows] = episode.decisions[rows] = 0
-        self.macs[rows] = self.problem.session.costs.plain_pass
-        self.solver_steps[rows] = self.status[rows] = 0
+            self.state.put(where, begun)
+        self.history[where] = -1
+        self._counts[:, where] = self._fresh
+        self.episode.index[where] = samples
+        self.episode.penalty[where] = self._tensor(penalty)
+        self.begun = True
 
-    def step(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Take one decision in each of the given rows.
 
         Args:
-            rows: Distinct rows, int64 [m].
+            rows: Distinct rows, int64 [m], or ``ALL``.
             actions: Their actions, int64 [m], in 0..L.
 
         Returns:
             Rewards, float32 [m], and whether the episode ended, bool [m].
         """
-        assert self.state is not None, "begin comes before step"
-        episode, state = self.episode, self.state
+        assert self.begun, "begin comes before step"
+        episode = self.episode
         before = self._log_score(rows)
-        again = self._sits(rows, actions)
-        self.macs[rows] = self.solver_steps[rows] = self.status[rows] = 0
-        iterating = (actions != NOP).nonzero().flatten()
-        if iterating.numel() > 0:
-            some = rows[iterating]
-            cost = self.problem.session.apply(state, some, actions[iterating])
-            self.macs[some], self.status[some] = cost.macs, cost.status
-            self.solver_steps[some] = cost.solver_steps
-        same = episode.last_action[rows] == actions
-        episode.consecutive[rows] = episode.consecutive[rows] * same + 1
-        episode.last_action[rows] = actions
-        episode.history[rows, episode.decisions[rows]] = actions
-        episode.decisions[rows] += 1
+        again = self._apply(rows, actions)
         spent = episode.decisions[rows] >= self.problem.max_decisions
         stop = (actions == NOP) | spent
         decision = Decision(
@@ -122,13 +151,13 @@ class LayerDynamics:
             cost=self.macs[rows] / self.problem.cost_unit,
             consecutive=episode.consecutive[rows],
             again=again,
-            iterated=state.iterated[rows].float().mean(1),
+            iterated=self._iterated_share(rows),
             log_score_gain=self._log_score(rows) - before,
             penalty=episode.penalty[rows],
         )
         return self.problem.reward(decision).float(), stop
 
-    def observe(self) -> Tensor:
+    def observe(self) -> Array:
         """Observations of all rows, float32 [n, D]."""
         assert self.state is not None, "begin comes before observe"
         return self.observer(self.state, self.episode)
@@ -149,35 +178,63 @@ class LayerDynamics:
         choosing it can only cost. NOP never is.
         """
         assert self.state is not None, "begin comes before action_mask"
-        iterated = self.state.iterated
-        above = iterated.flip(1).cumsum(1).flip(1) - iterated.long()
-        pointless = iterated & (above == 0)
-        nop = torch.ones_like(pointless[:, :1])
-        return torch.cat([nop, ~pointless], 1)
+        return useful_actions(self.state.iterated)
 
-    def infos(self) -> dict[str, Tensor]:
+    def infos(self) -> dict[str, Array]:
         """Facts of all rows about their last step, [n] each (the mask [n, A])."""
+        index, _, _, decisions, macs, steps, status = self._counts.clone().unbind()
         return {
-            "index": self.episode.index.clone(),
+            "index": index,
             "penalty": self.episode.penalty.clone(),
-            "macs": self.macs.clone(),
-            "solver_steps": self.solver_steps.clone(),
-            "solver_status": self.status.clone(),
+            "macs": macs,
+            "solver_steps": steps,
+            "solver_status": status,
             "correct": self.correct().to(torch.int8),
             "prediction": self.prediction(),
-            "decisions": self.episode.decisions.clone(),
+            "decisions": decisions,
             "action_mask": self.action_mask().to(torch.int8),
         }
 
-    def _log_score(self, rows: Tensor) -> Tensor:
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+    def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
+        """Carry the actions out; whether the layer already sat there, bool [m]."""
+        assert self.state is not None, "begin comes before step"
+        again = self._sits(rows, actions)
+        self.history[self._numbers[rows], self.episode.decisions[rows]] = actions
+        self.macs[rows] = self.solver_steps[rows] = self.status[rows] = 0
+        iterating = (actions != NOP).nonzero().flatten()
+        if iterating.numel() > 0:
+            some = self._numbers[rows][iterating]
+            cost = self.problem.session.apply(self.state, some, actions[iterating])
+            self.macs[some], self.status[some] = cost.macs, cost.status
+            self.solver_steps[some] = cost.solver_steps
+        self.episode.advance(rows, actions)
+        return again
+
+    def _log_score(self, rows: Rows) -> Tensor:
+        """Log-probability of the true class, float32 [m]."""
         assert self.state is not None, "begin comes before step"
         labels = self.problem.labels[self.episode.index[rows]]
-        log_probs = self.state.logits[rows].log_softmax(1)
-        return log_probs.gather(1, labels[:, None])[:, 0]
+        return true_log_prob(self.state.logits[rows], labels)
 
-    def _sits(self, rows: Tensor, actions: Tensor) -> Tensor:
+    def _iterated_share(self, rows: Rows) -> Tensor:
+        """Share of layers that sit on their fixed point, float32 [m]."""
+        assert self.state is not None, "begin comes before step"
+        return self.state.iterated[rows].float().mean(1)
+
+    def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
         """Whether the chosen layer already sits on its fixed point, bool [m]."""
         assert self.state is not None, "begin comes before step"
         layer = (actions - 1).clamp(min=0)
         sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
         return sits & (actions != NOP)
+
+
+def useful_actions(iterated: Tensor) -> Tensor:
+    """Actions that can change something, bool [n, A], given bool [n, L]."""
+    above = iterated.flip(1).cumsum(1).flip(1) - iterated.long()
+    pointless = iterated & (above == 0)
+    nop = torch.ones_like(pointless[:, :1])
+    return torch.cat([nop, ~pointless], 1)

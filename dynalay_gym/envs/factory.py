@@ -11,11 +11,13 @@ from dynalay_gym.envs.calibration import calibrate, find_calibration
 from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.table_store import get_table
 from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.models.checkpoint import load_model
 from dynalay_gym.models.main_model import MainModel
 
 OBSERVATIONS = ("flat", "dict")
+TRANSITIONS = ("live", "table")
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 
@@ -39,6 +41,7 @@ class EnvConfig:
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
         observation: ``flat``, or ``dict`` to add the raw maps.
+        transitions: ``live`` runs the network, ``table`` looks its states up.
         device: ``auto``, ``cpu``, ``cuda``, ...
     """
 
@@ -54,6 +57,7 @@ class EnvConfig:
     rtol: float | None = None
     max_steps: int | None = None
     observation: str = "flat"
+    transitions: str = "live"
     device: str = "auto"
 
     @classmethod
@@ -73,6 +77,14 @@ class EnvConfig:
             raise ConfigError(
                 f"unknown observation {self.observation!r}; choose one of "
                 f"{OBSERVATIONS}"
+            )
+        if self.transitions not in TRANSITIONS:
+            raise ConfigError(
+                f"unknown transitions {self.transitions!r}; choose one of {TRANSITIONS}"
+            )
+        if self.transitions == "table" and self.observation == "dict":
+            raise ConfigError(
+                'a table has no raw maps; use observation="flat" or transitions="live"'
             )
         if self.max_decisions is not None and self.max_decisions < 1:
             raise ConfigError("max_decisions must be at least 1")
@@ -127,11 +139,15 @@ def make_problem(config: EnvConfig) -> Problem:
     session = MainModelSession(model, config.rtol, config.max_steps)
     split = _split(config, config.split, device)
     _check_fit(model, split)
+    table = None
+    if config.transitions == "table":
+        table = get_table(session, split.images, split.labels)
     calibration = find_calibration(meta, session.solver)
     if calibration is None:
-        own = isinstance(config.split, Split)
-        agent = split if own else _split(config, "agent", device)
-        calibration = calibrate(session, agent)
+        here = isinstance(config.split, Split) or config.split == "agent"
+        agent = split if here else _split(config, "agent", device)
+        states = table.states() if here and table is not None else None
+        calibration = calibrate(session, agent, states)
     penalty = config.penalty
     if penalty is None:
         penalty = calibration.break_even(config.alpha)
@@ -145,6 +161,7 @@ def make_problem(config: EnvConfig) -> Problem:
         cost_unit=calibration.always_extra_macs,
         alpha=config.alpha,
         split=split.name,
+        table=table,
     )
 
 

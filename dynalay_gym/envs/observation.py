@@ -5,6 +5,7 @@ Axes: n rows, L layers, A = L + 1 actions, D observation features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from dynalay_gym.envs.session import SessionState
 
 @dataclass
 class EpisodeState:
-    """Where each row stands in its episode, [n] each but the last.
+    """Where each row stands in its episode, [n] each.
 
     Attributes:
         index: Sample of the split, int64.
@@ -23,7 +24,6 @@ class EpisodeState:
         last_action: Last action, int64; -1 after reset.
         consecutive: How often in a row it was chosen, int64.
         decisions: Decisions taken, int64.
-        history: Actions in order, int64 [n, max_decisions]; -1 where none was taken.
     """
 
     index: Tensor
@@ -31,7 +31,13 @@ class EpisodeState:
     last_action: Tensor
     consecutive: Tensor
     decisions: Tensor
-    history: Tensor
+
+    def advance(self, rows: Any, actions: Any) -> None:
+        """Count one action in each of the rows; tensors and arrays alike."""
+        same = self.last_action[rows] == actions
+        self.consecutive[rows] = self.consecutive[rows] * same + 1
+        self.last_action[rows] = actions
+        self.decisions[rows] += 1
 
 
 class ActivationObserver:
@@ -58,20 +64,25 @@ class ActivationObserver:
 
     def __call__(self, state: SessionState, episode: EpisodeState) -> Tensor:
         """Observe n rows: float32 [n, D]."""
-        limit = self.max_decisions
-        return torch.cat(
-            [
-                *(squash(features) for features in state.features),
-                softmax_summary(state.logits),
-                state.residual.nan_to_num(nan=1.0).clamp(max=1.0),
-                state.iterated.float(),
-                squash(episode.penalty)[:, None],
-                self._one_hot(episode.last_action),
-                episode.consecutive[:, None] / limit,
-                1 - episode.decisions[:, None] / limit,
-            ],
-            1,
-        )
+        return torch.cat([*self.network_parts(state), *self.episode_parts(episode)], 1)
+
+    def network_parts(self, state: SessionState) -> list[Tensor]:
+        """What is seen of the network: the slices before ``penalty``."""
+        return [
+            *(squash(features) for features in state.features),
+            softmax_summary(state.logits),
+            state.residual.nan_to_num(nan=1.0).clamp(max=1.0),
+            state.iterated.float(),
+        ]
+
+    def episode_parts(self, episode: EpisodeState) -> list[Tensor]:
+        """What is seen of the episode: the slices from ``penalty`` on."""
+        return [
+            squash(episode.penalty)[:, None],
+            self._one_hot(episode.last_action),
+            episode.consecutive[:, None] / self.max_decisions,
+            1 - episode.decisions[:, None] / self.max_decisions,
+        ]
 
     def _one_hot(self, action: Tensor) -> Tensor:
         """One-hot [n, A]; all zero for -1."""

@@ -2,9 +2,8 @@
 
 import gymnasium as gym
 import numpy as np
-from torch import Tensor
 
-from dynalay_gym.envs.dynamics import LayerDynamics
+from dynalay_gym.envs.dynamics import Array, LayerDynamics
 from dynalay_gym.envs.factory import EnvConfig
 from dynalay_gym.envs.observation import squash
 
@@ -24,11 +23,13 @@ def make_space(
     return gym.spaces.Dict(spaces)
 
 
-def observe(dynamics: LayerDynamics, config: EnvConfig) -> Tensor | dict[str, Tensor]:
+def observe(dynamics: LayerDynamics, config: EnvConfig) -> Array | dict[str, Array]:
     """Observations of all rows, in the form of ``make_space``."""
     flat = dynamics.observe()
     if config.observation == "flat":
         return flat
     assert dynamics.state is not None, "begin comes before observe"
-    maps = enumerate(dynamics.state.layers[1:])
-    return {"flat": flat} | {f"map/{i}": squash(layer.y) for i, layer in maps}
+    seen = {"flat": flat}
+    for i, layer in enumerate(dynamics.state.layers[1:]):
+        seen[f"map/{i}"] = squash(layer.y)
+    return seen

@@ -54,9 +54,7 @@ def plan_table(env: DynaLayVectorEnv, penalty: float | None = None) -> PlanTable
     """
     problem = env.problem
     penalty = problem.penalty_range[0] if penalty is None else penalty
-    images, labels = problem.images, problem.labels
-    split = Split(images=images, labels=labels, groups=labels, name=problem.split)
-    table = state_table(problem.session, split)
+    table = _states(problem)
     plans = tuple(ascending_plan(path) for path in range(table.macs.shape[1]))
     returns = [_plan_returns(problem, table, plan, penalty) for plan in plans]
     return PlanTable(
@@ -65,6 +63,14 @@ def plan_table(env: DynaLayVectorEnv, penalty: float | None = None) -> PlanTable
         macs=table.macs.numpy(),
         correct=table.correct.numpy(),
     )
+
+
+def _states(problem: Problem) -> StateTable:
+    if problem.table is not None:
+        return problem.table.states()
+    images, labels = problem.images, problem.labels
+    split = Split(images=images, labels=labels, groups=labels, name=problem.split)
+    return state_table(problem.session, split)
 
 
 def _plan_returns(

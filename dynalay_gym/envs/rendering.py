@@ -32,7 +32,7 @@ def action_name(action: int) -> str:
 
 def _title(dynamics: LayerDynamics, row: int) -> str:
     episode = dynamics.episode
-    taken = [int(action) for action in episode.history[row] if action >= 0]
+    taken = [int(action) for action in dynamics.history[row] if action >= 0]
     actions = " > ".join(map(action_name, taken)) or "none yet"
     answer = int(dynamics.prediction()[row])
     label = int(dynamics.problem.labels[episode.index[row]])

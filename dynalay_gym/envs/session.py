@@ -5,7 +5,10 @@ A row's state depends only on *which* layers sit on their fixed point: choosing 
 brings it there, and everything above is applied plainly, from zero, on its new input.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +19,9 @@ from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
 from dynalay_gym.models.main_model import MainModel, pool
+
+ALL = slice(None)
+Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
 
 
 @dataclass
@@ -80,6 +86,9 @@ class LayerSession(Protocol):
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
+
+    def digest(self) -> str:
+        """Hash of the network and its solver: equal ones do the same."""
 
 
 class MainModelSession:
@@ -178,6 +187,13 @@ class MainModelSession:
             curves.append(layer.residual_curve(here, self.solver) if iterated else [])
         return curves
 
+    def digest(self) -> str:
+        """Hash of weights, architecture and solver settings."""
+        about = {"config": self.model.config.to_dict(), "solver": asdict(self.solver)}
+        weights = tensors_digest(self.model.state_dict())
+        text = json.dumps([weights, about], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def _choose(
         self, state: SessionState, rows: Tensor, layer: int, again: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -232,6 +248,16 @@ class MainModelSession:
         if layer == 1:
             return torch.zeros_like(rows, dtype=torch.bool)
         return state.iterated[rows, layer - 2]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 of named tensors: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def own_memory(state: LayerState) -> LayerState:

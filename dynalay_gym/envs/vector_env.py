@@ -14,12 +14,14 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.dynamics import LayerDynamics
+from dynalay_gym.envs.dynamics import Array
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
 from dynalay_gym.envs.observation_space import make_space, observe
 from dynalay_gym.envs.reset_options import ResetOptions
+from dynalay_gym.envs.session import ALL
+from dynalay_gym.envs.table_dynamics import make_dynamics
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 
 OUTPUTS = ("numpy", "torch")
@@ -64,12 +66,16 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
                 f"unknown render_mode {render_mode!r}; choose one of "
                 f"{self.metadata['render_modes']}"
             )
+        self.config = EnvConfig.from_kwargs(config)
+        if self.config.transitions == "table" and render_mode is not None:
+            raise ConfigError(
+                'a table cannot be rendered; use render_mode=None or transitions="live"'
+            )
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = self.metadata | {"autoreset_mode": self.autoreset_mode}
-        self.config = EnvConfig.from_kwargs(config)
         self.num_envs, self.output, self.render_mode = num_envs, output, render_mode
         self.problem = make_problem(self.config)
-        self.dynamics = LayerDynamics(self.problem, num_envs)
+        self.dynamics = make_dynamics(self.problem, num_envs)
         self.single_observation_space = make_space(self.dynamics, self.config)
         self.single_action_space = gym.spaces.Discrete(self.dynamics.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -96,11 +102,11 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             Observations of all rows, and infos.
         """
         asked = ResetOptions.read(options, self.num_envs, self.num_samples)
-        if self.dynamics.state is None and len(asked.rows) < self.num_envs:
+        if not self.dynamics.begun and len(asked.rows) < self.num_envs:
             raise ResetNeededError("the first reset starts all rows: no reset_mask yet")
         self._seed_rows(seed, asked.rows)
         self._begin(asked)
-        return self._observations(), self._infos(self.dynamics.infos())
+        return self._observations(), self._infos()
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take one decision in every row.
@@ -120,19 +126,14 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         """
         self._check_begun("step")
         chosen = check_actions(actions, self.num_envs, self.dynamics.num_actions)
-        chosen = chosen.to(self.device)
+        chosen = chosen.to(self.dynamics.device)
         waiting = np.flatnonzero(self._finished)
         if waiting.size and self.autoreset_mode is AutoresetMode.DISABLED:
             raise InvalidActionError(
                 f"rows {waiting.tolist()} have finished; start them with "
                 'reset(options={"reset_mask": ...}) before stepping'
             )
-        running = torch.as_tensor(np.flatnonzero(~self._finished), device=self.device)
-        rewards = torch.zeros(self.num_envs, device=self.device)
-        terminations = torch.zeros_like(rewards, dtype=torch.bool)
-        rewards[running], terminations[running] = self.dynamics.step(
-            running, chosen[running]
-        )
+        rewards, terminations = self._act(chosen, waiting)
         if waiting.size:  # NextStep: the action of a finished row starts its next
             self._begin(ResetOptions(waiting))
         self._finished = terminations.cpu().numpy().copy()  # not the caller's memory
@@ -141,16 +142,29 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         outcome = map(self._out, (rewards, terminations, truncations))
         return self._observations(), *outcome, infos
 
+    def _act(self, chosen: Tensor, waiting: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Let all but the waiting rows act: rewards and terminations [N]."""
+        if not waiting.size:
+            return self.dynamics.step(ALL, chosen)
+        device = self.dynamics.device
+        running = torch.as_tensor(np.flatnonzero(~self._finished), device=device)
+        rewards = torch.zeros(self.num_envs, device=device)
+        terminations = torch.zeros_like(rewards, dtype=torch.bool)
+        rewards[running], terminations[running] = self.dynamics.step(
+            running, chosen[running]
+        )
+        return rewards, terminations
+
     def _after_step(self, terminations: Tensor) -> dict[str, Any]:
         """Infos of a step; in SameStep also start the next episodes."""
         final = {"final_obs": self._observations()}
         final["_final_obs"] = self._out(terminations.clone())
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            final["final_info"] = self._infos(self.dynamics.infos())
+            final["final_info"] = self._infos()
             final["_final_info"] = self._out(terminations.clone())
             if self._finished.any():
                 self._begin(ResetOptions(np.flatnonzero(self._finished)))
-        return self._infos(self.dynamics.infos()) | final
+        return self._infos() | final
 
     def action_masks(self) -> Any:
         """Actions that can change something, bool [N, A]."""
@@ -190,7 +204,7 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         return self._stream is not None
 
     def _check_begun(self, what: str) -> None:
-        if self.dynamics.state is None or self.closed:
+        if not self.dynamics.begun or self.closed:
             raise ResetNeededError(
                 f"call reset() before {what}(), and neither after close()"
             )
@@ -229,12 +243,7 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         index, penalty = self._stream.draw(asked.rows)
         index = index if asked.index is None else asked.index
         penalty = penalty if asked.penalty is None else asked.penalty
-        device = self.device
-        self.dynamics.begin(
-            torch.as_tensor(asked.rows, device=device),
-            torch.as_tensor(index, device=device),
-            torch.as_tensor(penalty, device=device),
-        )
+        self.dynamics.begin(asked.rows, index, penalty)
         self._finished[asked.rows] = False
 
     def _observations(self) -> Any:
@@ -243,16 +252,20 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             return {key: self._out(value) for key, value in observations.items()}
         return self._out(observations)
 
-    def _infos(self, infos: dict[str, Tensor]) -> dict[str, Any]:
+    def _infos(self) -> dict[str, Any]:
         """Infos in the chosen output, each with its ``_key`` mask."""
+        infos = self.dynamics.infos()
+        shape = len(infos), self.num_envs
+        there = self._out(np.ones(shape, dtype=np.bool_))
         out: dict[str, Any] = {}
-        for key, value in infos.items():
-            there = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-            out[key], out[f"_{key}"] = self._out(value), self._out(there)
+        for mask, (key, value) in zip(there, infos.items(), strict=True):
+            out[key], out[f"_{key}"] = self._out(value), mask
         return out
 
-    def _out(self, value: Tensor) -> Any:
-        return value if self.output == "torch" else value.cpu().numpy()
+    def _out(self, value: Array) -> Any:
+        if self.output == "torch":
+            return torch.as_tensor(value, device=self.device)
+        return value if isinstance(value, np.ndarray) else value.numpy(force=True)
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
