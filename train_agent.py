@@ -269,7 +269,17 @@ def train(
         print(f"the agent so far is kept: --load {place}", file=sys.stderr)
         raise
     save_agent(place, agent, envs.train, facts(options))
+    save_predictor(folder / "predictor", agent, envs)
     return steps
+
+
+def save_predictor(folder: Path, agent: "Agent", envs: Environments) -> None:
+    """Write main network and greedy policy as one folder that needs no `agents`."""
+    from dynalay_gym.net_policies import network_policy
+    from dynalay_gym.predictor import DynaLayPredictor
+
+    policy = network_policy(agent.scorer)
+    DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 
 def follow(

@@ -84,6 +84,11 @@ class Agent(Protocol):
         """The network behind the policy: its state dict is what is saved."""
         ...
 
+    @property
+    def scorer(self) -> torch.nn.Module:
+        """The part of it that scores the actions [N, A] of observations [N, D]."""
+        ...
+
     def learn(
         self,
         total_timesteps: int,

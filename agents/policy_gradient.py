@@ -68,6 +68,11 @@ class PolicyGradientAgent:
         """The network: its state dict is what is saved."""
         return self.net
 
+    @property
+    def scorer(self) -> nn.Module:
+        """The network: it scores the actions."""
+        return self.net
+
     def learn(
         self,
         total_timesteps: int,

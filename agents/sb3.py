@@ -63,6 +63,14 @@ class SB3Agent:
         """The network(s): their state dict is what is saved."""
         return self.model.policy
 
+    @property
+    def scorer(self) -> nn.Sequential:
+        """The perceptron that scores the actions; shares its weights with the model."""
+        policy: Any = self.model.policy
+        if isinstance(self.model, DQN):
+            return nn.Sequential(*policy.q_net.q_net)
+        return nn.Sequential(*policy.mlp_extractor.policy_net, policy.action_net)
+
     def learn(
         self,
         total_timesteps: int,

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import train_agent
+from dynalay_gym.data import load_split
+from dynalay_gym.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = (
@@ -107,6 +109,18 @@ def test_saved_agent_is_only_evaluated(trained, tmp_path):
     for key in ("accuracy", "compute", "return", "actions"):
         assert rows[0][key] == rows[1][key]
     assert not (again / "agent").exists()
+
+
+def test_predictor_answers_as_the_agent_did(trained):
+    folder = trained / "runs" / "digits" / "policy-gradient" / "0"
+    row = json.loads((folder / "results.json").read_text())["policies"][0]
+    predictor = DynaLayPredictor.load(folder / "predictor")
+    test = load_split("digits", "test")
+    found = predictor.infer(test.images)
+    plain = predictor.session.costs.plain_pass
+    correct = (found.labels == test.labels).double().mean()
+    assert float(correct) == pytest.approx(row["accuracy"])
+    assert float(found.macs.double().mean()) / plain == pytest.approx(row["compute"])
 
 
 @pytest.mark.slow

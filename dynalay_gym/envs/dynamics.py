@@ -50,8 +50,8 @@ class Problem:
     table: TransitionTable | None = None
 
 
-class LayerDynamics:
-    """n rows of the process, as tensors on one device.
+class LayerWalk:
+    """n inputs walked through a network, decision by decision; knows no label.
 
     Attributes:
         state: The networks in progress; None before the first ``begin``.
@@ -64,19 +64,23 @@ class LayerDynamics:
         begun: Whether all rows have begun an episode.
 
     Args:
-        problem: What is decided on.
+        session: The network.
         num_rows: Number of rows n.
+        max_decisions: After so many decisions the answer is given anyway.
         device: Where the rows live; beside the network if None.
     """
 
     def __init__(
-        self, problem: Problem, num_rows: int, device: torch.device | None = None
+        self,
+        session: LayerSession,
+        num_rows: int,
+        max_decisions: int,
+        device: torch.device | None = None,
     ) -> None:
-        self.problem, self.num_rows = problem, num_rows
-        self.device = problem.session.device if device is None else device
-        session = problem.session
+        self.session, self.num_rows = session, num_rows
+        self.device = session.device if device is None else device
         self.num_actions = session.num_layers + 1
-        self.observer = ActivationObserver(session.feature_sizes, problem.max_decisions)
+        self.observer = ActivationObserver(session.feature_sizes, max_decisions)
         self.state: SessionState | None = None
         # One block, so that rows begin and infos are copied in one operation.
         self._counts = torch.zeros(7, num_rows, dtype=torch.int64, device=self.device)
@@ -84,7 +88,7 @@ class LayerDynamics:
         fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
         self._fresh = self._counts.new_tensor(fresh)[:, None]
         self._numbers = torch.arange(num_rows, device=self.device)
-        self.history = self._counts.new_full((num_rows, problem.max_decisions), -1)
+        self.history = self._counts.new_full((num_rows, max_decisions), -1)
         self.begun = False
         self._name_counts()
 
@@ -104,6 +108,104 @@ class LayerDynamics:
         self.__dict__.update(state)
         self._name_counts()
 
+    def start(
+        self, rows: Tensor, inputs: Tensor, index: Tensor, penalty: Tensor
+    ) -> None:
+        """Start episodes: plain pass over the given inputs.
+
+        Args:
+            rows: Rows to start, int64 [m]; all of them the first time.
+            inputs: Images [m, C, H, W].
+            index: Their numbers, int64 [m].
+            penalty: Their penalties, float32 [m].
+        """
+        begun = self.session.begin(inputs)
+        if self.state is None:
+            self.state = begun
+        else:
+            self.state.put(rows, begun)
+        self.history[rows] = -1
+        self._counts[:, rows] = self._fresh
+        self.episode.index[rows] = index
+        self.episode.penalty[rows] = penalty
+        self.begun = True
+
+    def advance(self, rows: Rows, actions: Tensor) -> Tensor:
+        """Take one decision in each of the given rows; only these run anything.
+
+        Args:
+            rows: Distinct rows, int64 [m], or ``ALL``.
+            actions: Their actions, int64 [m], in 0..L.
+
+        Returns:
+            Whether the answer is given now, bool [m].
+        """
+        self._apply(rows, actions)
+        return self._stops(rows, actions)
+
+    def observe_rows(self, rows: Tensor) -> Tensor:
+        """Observations of m distinct ascending rows, float32 [m, D]."""
+        assert self.state is not None, "start comes before observe_rows"
+        if len(rows) == self.num_rows:
+            return self.observer(self.state, self.episode)
+        return self.observer(self.state.summary(rows), self.episode.take(rows))
+
+    def prediction(self) -> Tensor:
+        """Current answer of all rows, int64 [n]."""
+        assert self.state is not None, "begin comes before prediction"
+        return self.state.logits.argmax(1)
+
+    def action_mask(self) -> Tensor:
+        """Actions that can change something, bool [n, A].
+
+        A layer that sits on its fixed point with nothing above it iterated is masked:
+        choosing it can only cost. NOP never is.
+        """
+        assert self.state is not None, "begin comes before action_mask"
+        return useful_actions(self.state.iterated)
+
+    def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
+        """Carry the actions out; whether the layer already sat there, bool [m]."""
+        assert self.state is not None, "begin comes before step"
+        again = self._sits(rows, actions)
+        self.history[self._numbers[rows], self.episode.decisions[rows]] = actions
+        self.macs[rows] = self.solver_steps[rows] = self.status[rows] = 0
+        iterating = (actions != NOP).nonzero().flatten()
+        if iterating.numel() > 0:
+            some = self._numbers[rows][iterating]
+            cost = self.session.apply(self.state, some, actions[iterating])
+            self.macs[some], self.status[some] = cost.macs, cost.status
+            self.solver_steps[some] = cost.solver_steps
+        self.episode.advance(rows, actions)
+        return again
+
+    def _stops(self, rows: Rows, actions: Tensor) -> Tensor:
+        spent = self.episode.decisions[rows] >= self.observer.max_decisions
+        return (actions == NOP) | spent
+
+    def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
+        """Whether the chosen layer already sits on its fixed point, bool [m]."""
+        assert self.state is not None, "begin comes before step"
+        layer = (actions - 1).clamp(min=0)
+        sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
+        return sits & (actions != NOP)
+
+
+class LayerDynamics(LayerWalk):
+    """n rows of the process, as tensors on one device.
+
+    Args:
+        problem: What is decided on.
+        num_rows: Number of rows n.
+        device: Where the rows live; beside the network if None.
+    """
+
+    def __init__(
+        self, problem: Problem, num_rows: int, device: torch.device | None = None
+    ) -> None:
+        super().__init__(problem.session, num_rows, problem.max_decisions, device)
+        self.problem = problem
+
     def begin(
         self,
         rows: NDArray[np.int64],
@@ -118,16 +220,7 @@ class LayerDynamics:
             penalty: Their penalties, [m].
         """
         where, samples = self._tensor(rows), self._tensor(index)
-        begun = self.problem.session.begin(self.problem.images[samples])
-        if self.state is None:
-            self.state = begun
-        else:
-            self.state.put(where, begun)
-        self.history[where] = -1
-        self._counts[:, where] = self._fresh
-        self.episode.index[where] = samples
-        self.episode.penalty[where] = self._tensor(penalty)
-        self.begun = True
+        self.start(where, self.problem.images[samples], samples, self._tensor(penalty))
 
     def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Take one decision in each of the given rows.
@@ -143,8 +236,7 @@ class LayerDynamics:
         episode = self.episode
         before = self._log_score(rows)
         again = self._apply(rows, actions)
-        spent = episode.decisions[rows] >= self.problem.max_decisions
-        stop = (actions == NOP) | spent
+        stop = self._stops(rows, actions)
         decision = Decision(
             stop=stop,
             correct=self.correct()[rows],
@@ -162,23 +254,9 @@ class LayerDynamics:
         assert self.state is not None, "begin comes before observe"
         return self.observer(self.state, self.episode)
 
-    def prediction(self) -> Tensor:
-        """Current answer of all rows, int64 [n]."""
-        assert self.state is not None, "begin comes before prediction"
-        return self.state.logits.argmax(1)
-
     def correct(self) -> Tensor:
         """Whether the current answer is right, bool [n]."""
         return self.prediction() == self.problem.labels[self.episode.index]
-
-    def action_mask(self) -> Tensor:
-        """Actions that can change something, bool [n, A].
-
-        A layer that sits on its fixed point with nothing above it iterated is masked:
-        choosing it can only cost. NOP never is.
-        """
-        assert self.state is not None, "begin comes before action_mask"
-        return useful_actions(self.state.iterated)
 
     def infos(self) -> dict[str, Array]:
         """Facts of all rows about their last step, [n] each (the mask [n, A])."""
@@ -198,21 +276,6 @@ class LayerDynamics:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.as_tensor(array, device=self.device)
 
-    def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
-        """Carry the actions out; whether the layer already sat there, bool [m]."""
-        assert self.state is not None, "begin comes before step"
-        again = self._sits(rows, actions)
-        self.history[self._numbers[rows], self.episode.decisions[rows]] = actions
-        self.macs[rows] = self.solver_steps[rows] = self.status[rows] = 0
-        iterating = (actions != NOP).nonzero().flatten()
-        if iterating.numel() > 0:
-            some = self._numbers[rows][iterating]
-            cost = self.problem.session.apply(self.state, some, actions[iterating])
-            self.macs[some], self.status[some] = cost.macs, cost.status
-            self.solver_steps[some] = cost.solver_steps
-        self.episode.advance(rows, actions)
-        return again
-
     def _log_score(self, rows: Rows) -> Tensor:
         """Log-probability of the true class, float32 [m]."""
         assert self.state is not None, "begin comes before step"
@@ -223,13 +286,6 @@ class LayerDynamics:
         """Share of layers that sit on their fixed point, float32 [m]."""
         assert self.state is not None, "begin comes before step"
         return self.state.iterated[rows].float().mean(1)
-
-    def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
-        """Whether the chosen layer already sits on its fixed point, bool [m]."""
-        assert self.state is not None, "begin comes before step"
-        layer = (actions - 1).clamp(min=0)
-        sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
-        return sits & (actions != NOP)
 
 
 def useful_actions(iterated: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Axes: n rows, L layers, A = L + 1 actions, D observation features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -38,6 +38,10 @@ class EpisodeState:
         self.consecutive[rows] = self.consecutive[rows] * same + 1
         self.last_action[rows] = actions
         self.decisions[rows] += 1
+
+    def take(self, rows: Tensor) -> "EpisodeState":
+        """Copy of some rows (int64 [m])."""
+        return EpisodeState(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 class ActivationObserver:

@@ -52,6 +52,16 @@ class SessionState:
         self.iterated[rows] = other.iterated
         self.residual[rows] = other.residual
 
+    def summary(self, rows: Tensor) -> "SessionState":
+        """What an observer reads of some rows (int64 [m]): all but the maps."""
+        return SessionState(
+            layers=[],
+            features=[features[rows] for features in self.features],
+            logits=self.logits[rows],
+            iterated=self.iterated[rows],
+            residual=self.residual[rows],
+        )
+
 
 @dataclass(frozen=True)
 class StepCost:

@@ -48,6 +48,11 @@ class FixedPointLayer(nn.Module, ABC):
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
         """Apply the linear map: ``W z``."""
 
+    @property
+    @abstractmethod
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's state."""
+
     def weight(self) -> Tensor:
         """The contraction ``W``; bounded once here, not once per iteration."""
         if self._frozen is not None:
@@ -140,6 +145,11 @@ class ConvFixedPointLayer(FixedPointLayer):
         return rowwise.conv2d(z, weight, padding=weight.shape[-1] // 2)
 
     @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's state, at the size that it is certified for."""
+        return self.free_weight.shape[0], self.height, self.width
+
+    @property
     def macs_per_iteration(self) -> int:
         """Multiply-adds of one application of ``W`` to one sample."""
         return rowwise.conv2d_macs(self.free_weight.shape, self.height, self.width)
@@ -172,6 +182,11 @@ class DenseFixedPointLayer(FixedPointLayer):
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
         """Multiply rows [n, D] by ``W``."""
         return rowwise.linear(z, weight)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's state."""
+        return (self.free_weight.shape[0],)
 
     @property
     def macs_per_iteration(self) -> int:

@@ -201,7 +201,7 @@ class WideStreamLayer(nn.Module):
         u = rowwise.conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
         u = self.norm(u, pattern)
         side, channels = self.hidden_size, self.readout.shape[1]
-        zero = u.new_zeros(()).expand(len(u), channels, side, side)
+        zero = u.new_zeros(()).expand(u.shape[0], channels, side, side)
         return LayerState(torch.relu(u), u, zero, zero)
 
     def iterate(

@@ -7,8 +7,10 @@ convolutions agree from two rows up, a kernel of one pixel agrees when it is dil
 and a matrix product agrees when it is written as a convolution that spans all features.
 """
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 MIN_ROWS = 2
@@ -27,7 +29,8 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
         Output [n, C_out, H', W']. A lone row is computed beside a copy of itself.
     """
     n = x.shape[0]
-    if 0 < n < MIN_ROWS:
+    # An exported graph has no batch size yet; it promises values, not bits.
+    if not torch.compiler.is_exporting() and 0 < n < MIN_ROWS:
         x = x.expand(MIN_ROWS, -1, -1, -1)
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
@@ -46,6 +49,24 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         Output [n, K].
     """
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
+
+
+class Linear(nn.Linear):
+    """Linear layer whose rows do not depend on the batch; for running, not training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x W^T + b`` [n, K] of x [n, D]."""
+        product = linear(x, self.weight)
+        return product if self.bias is None else product + self.bias
+
+
+def as_rowwise(module: nn.Module) -> nn.Module:
+    """Frozen copy of a network with every ``nn.Linear`` made batch-independent."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear  # the same parameters under the same names
+    return module.eval().requires_grad_(False)
 
 
 def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:

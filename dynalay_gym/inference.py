@@ -1,0 +1,175 @@
+"""One batch of images walked by a policy, and the checks of what a caller hands in.
+
+Axes: n images [n, C, H, W], K classes, A = L + 1 actions, T = most decisions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalay_gym.envs.actions import check_actions
+from dynalay_gym.envs.dynamics import LayerWalk
+from dynalay_gym.errors import ConfigError, DataError
+from dynalay_gym.models.fixed_point import SolverStatus
+from dynalay_gym.policies import ObservationPolicy
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Answers and what each took; numpy arrays or tensors, as the images were.
+
+    Attributes:
+        probabilities: Softmax of the logits at the stop, float32 [n, K].
+        labels: The most probable class, int64 [n].
+        macs: Multiply-adds of the main network, plain pass included, int64 [n].
+        policy_macs: Multiply-adds of the policy, int64 [n].
+        decisions: Decisions taken, int64 [n].
+        solver_steps: Iterations of all solves, int64 [n].
+        converged: Whether every solve reached its tolerance, bool [n].
+        actions: Actions in order, int64 [n, T]; -1 after the stop.
+    """
+
+    probabilities: Any
+    labels: Any
+    macs: Any
+    policy_macs: Any
+    decisions: Any
+    solver_steps: Any
+    converged: Any
+    actions: Any
+
+    def map(self, convert: Callable[[Any], Any]) -> "Inference":
+        """The same with every entry converted."""
+        return Inference(*(convert(getattr(self, f.name)) for f in fields(self)))
+
+    @staticmethod
+    def join(parts: "Sequence[Inference]") -> "Inference":
+        """One of all rows; the entries are tensors."""
+        columns = ([getattr(part, f.name) for part in parts] for f in fields(Inference))
+        return Inference(*(torch.cat(column) for column in columns))
+
+
+@torch.no_grad()
+def infer_batch(
+    walk: LayerWalk,
+    policy: ObservationPolicy,
+    images: Tensor,
+    penalty: Tensor,
+    first: int = 0,
+) -> Inference:
+    """Walk one batch to its answers; a row that has stopped runs nothing any more.
+
+    Args:
+        walk: A fresh walk of n rows.
+        policy: Chooses the layers.
+        images: Images [n, C, H, W].
+        penalty: Their penalties [n].
+        first: Number of the first image.
+
+    Returns:
+        Inference of tensors.
+
+    Raises:
+        InvalidActionError: for a policy's action that there is not.
+    """
+    rows = torch.arange(walk.num_rows, device=walk.session.device)
+    walk.start(rows, images, rows + first, penalty)
+    macs, steps = walk.macs.clone(), walk.solver_steps.clone()
+    converged = torch.ones_like(rows, dtype=torch.bool)
+    while rows.numel() > 0:
+        chosen = policy.act(walk.observe_rows(rows), _infos(walk, rows))
+        actions = check_actions(chosen, len(rows), walk.num_actions)
+        stop = walk.advance(rows, actions)
+        macs[rows] += walk.macs[rows]
+        steps[rows] += walk.solver_steps[rows]
+        converged[rows] &= walk.status[rows] == SolverStatus.CONVERGED
+        rows = rows[~stop]
+    assert walk.state is not None, "started above"
+    return Inference(
+        probabilities=walk.state.logits.softmax(1),
+        labels=walk.prediction(),
+        macs=macs,
+        policy_macs=walk.episode.decisions * policy.macs_per_decision,
+        decisions=walk.episode.decisions,
+        solver_steps=steps,
+        converged=converged,
+        actions=walk.history,
+    )
+
+
+def _infos(walk: LayerWalk, rows: Tensor) -> dict[str, Tensor]:
+    episode = walk.episode
+    return {
+        "index": episode.index[rows],
+        "penalty": episode.penalty[rows],
+        "decisions": episode.decisions[rows],
+        "action_mask": walk.action_mask()[rows].to(torch.int8),
+    }
+
+
+def read_images(
+    images: Any, shape: tuple[int, ...], device: torch.device | str
+) -> Tensor:
+    """Check images and bring them to the device.
+
+    Args:
+        images: Floats [n, *shape] or flat, an array or a tensor.
+        shape: Channels, height and width.
+        device: Where they go.
+
+    Returns:
+        float32 [n, *shape].
+
+    Raises:
+        ConfigError: for another type or shape.
+        DataError: for NaN or infinite pixels.
+    """
+    sides = ", ".join(map(str, shape))
+    try:
+        given = images if isinstance(images, Tensor) else _own_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"images must be an array of floats [n, {sides}], not "
+            f"{type(images).__name__}"
+        ) from None
+    if not given.is_floating_point():
+        raise ConfigError(
+            f"images must be floats, normalised as in training, not {given.dtype}"
+        )
+    if tuple(given.shape[1:]) not in (shape, (math.prod(shape),)):
+        raise ConfigError(
+            f"images must have shape [n, {sides}] or be flat, not {list(given.shape)}"
+        )
+    inputs = given.detach().to(device, torch.float32)
+    if not bool(inputs.isfinite().all()):
+        raise DataError("the images hold NaN or infinite pixels; mend them")
+    return inputs.reshape(-1, *shape)
+
+
+def _own_tensor(values: Any) -> Tensor:
+    """Array as a tensor; copied where torch could not share or write its memory."""
+    return torch.from_numpy(np.require(np.asarray(values), requirements=["C", "W"]))
+
+
+def read_penalty(penalty: Any, num: int) -> Tensor:
+    """Check a penalty, a number or one per image; float32 [num] on the CPU."""
+    try:
+        values = np.asarray(host(penalty), dtype=np.float32)
+        spread = np.broadcast_to(values, (num,)).copy()
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"penalty must be a number, or one per image [{num}], not {penalty!r}"
+        ) from None
+    if not bool(np.all(np.isfinite(values) & (values >= 0))):
+        raise ConfigError(f"penalty must be finite and at least 0: {penalty!r}")
+    return torch.from_numpy(spread)
+
+
+def host(values: Any) -> Any:
+    """Tensors as numpy arrays; anything else as it is."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
