@@ -21,7 +21,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train_agent
+from agents.environments import build_environments, make_envs
 from agents.evaluation import EvaluationResult, bootstrap_interval
+from agents.options import Options
 from dynalay_gym.metrics import environment_facts, write_json
 
 REFERENCE = "max-prob"
@@ -85,7 +87,7 @@ def compare(args: Args, scale: float) -> dict[str, Any]:
 
 def options(args: Args, algo: str, seed: int, penalty: float | None) -> Any:
     """Options of ``train_agent.py`` for one run."""
-    return train_agent.Options(
+    return Options(
         algo=algo,
         dataset=args.dataset,
         seed=seed,
@@ -98,7 +100,7 @@ def options(args: Args, algo: str, seed: int, penalty: float | None) -> Any:
 
 def break_even(args: Args) -> float:
     """Penalty stored with the main network."""
-    envs = train_agent.make_envs(options(args, "ppo", 0, None), "test", None, 1)
+    envs = make_envs(options(args, "ppo", 0, None), "test", None, 1)
     low: float = envs.unwrapped.penalty_range[0]  # type: ignore[attr-defined]
     return low
 
@@ -118,7 +120,7 @@ def train_and_walk(
     """Train one agent; its walk over the test split, then the references'."""
     chosen = options(args, algo, seed, penalty)
     config = train_agent.choose_config(chosen)
-    envs = train_agent.build_environments(chosen, config)
+    envs = build_environments(chosen, config)
     agent = train_agent.build_agent(chosen, config, envs)
     agent.learn(agent.config.total_timesteps)
     return train_agent.evaluate(chosen, agent, envs)

@@ -1,0 +1,94 @@
+"""Options of ``train_agent.py``: a dataclass without torch, so that help is instant."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agents.config import (
+    CONFIGS,
+    A2CConfig,
+    AgentConfig,
+    DQNConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+)
+from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train an agent that decides, input by input, where a network spends compute."""
+
+    algo: str | None = None
+    """policy-gradient, ppo, a2c or dqn. Default: ppo, or that of --load."""
+    dataset: str = "digits"
+    """digits, fashion-mnist, cifar10 or cifar100."""
+    penalty: str | None = None
+    """Weight of compute in the reward: a number, or a range low:high of which every
+    episode draws one and shows it to the agent. Default: the break-even that is
+    stored with the main network."""
+    total_timesteps: int | None = None
+    """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
+    num_envs: int = 64
+    """Inputs that are decided on side by side during training."""
+    seed: int = 0
+    """Seeds weights, exploration and the order of inputs."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    checkpoint: Path | None = None
+    """Folder of the main network. Default: the one that ships with the package."""
+    load: Path | None = None
+    """Folder of a saved agent: go on training it, or only evaluate it."""
+    num_threads: int = 1
+    """Threads of torch: networks this small are slower with more."""
+    log_dir: Path = Path("runs")
+    """Where the run's folder is made."""
+    data_dir: Path | None = None
+    """Folder with the data sets' files."""
+    download: bool = True
+    """Download a data set that is missing."""
+    rtol: float | None = None
+    """Relative tolerance of the fixed-point solver. Default: the main network's."""
+    max_steps: int | None = None
+    """Most iterations of a solve. Default: the main network's."""
+    alpha: float = 0.5
+    """Weight of a right answer in the reward."""
+    reward: str = "paper"
+    """paper, three-term, log-score or blockdrop."""
+    transitions: str = "live"
+    """live runs the network; table computes all its states once and looks them up:
+    the same numbers, much faster. The test split is always walked live, timed."""
+    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
+    dqn: DQNConfig = field(default_factory=DQNConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError for what is wrong without a look at any file."""
+        dataset_spec(self.dataset)
+        if self.algo is not None and self.algo not in CONFIGS:
+            raise ConfigError(
+                f"unknown --algo {self.algo!r}; choose from {', '.join(CONFIGS)}"
+            )
+        for name, least in (("num_envs", 1), ("num_threads", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} must be at least {least}")
+        if self.total_timesteps is not None and self.total_timesteps < 0:
+            raise ConfigError("--total-timesteps must be at least 0")
+
+    def config(self, algo: str) -> AgentConfig:
+        """Return the hyper-parameters of an algorithm as given on the command line."""
+        config: AgentConfig = getattr(self, algo.replace("-", "_"))
+        return config
+
+
+def facts(options: Options) -> dict[str, Any]:
+    """Return the options as JSON-able values, the algorithms' own left out."""
+    nested = {name.replace("-", "_") for name in CONFIGS}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+        if name not in nested
+    }
