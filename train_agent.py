@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from agents.config import (
-    CONFIGS,
-    AgentConfig,
-)
+from agents.config import CONFIGS, AgentConfig
 from agents.options import Options, facts
 from dynalay_gym.errors import ConfigError, DynaLayError
 

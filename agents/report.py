@@ -14,7 +14,6 @@ from agents.evaluation import EvaluationResult, bootstrap_interval
 from dynalay_gym.metrics import MetricWriter, write_json
 
 HEADER = "policy           accuracy  compute"
-WIDTH = 80
 
 
 def make_rows(
