@@ -88,6 +88,11 @@ class LayerWalk:
         fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
         self._fresh = self._counts.new_tensor(fresh)[:, None]
         self._numbers = torch.arange(num_rows, device=self.device)
+        paths = torch.arange(1 << session.num_layers, device=self.device)[:, None]
+        bits = 1 << torch.arange(session.num_layers, device=self.device)
+        iterated = (paths & bits) != 0
+        self._useful = useful_actions(iterated)  # of every state, looked up per row
+        self._share = iterated.float().mean(1)
         self.history = self._counts.new_full((num_rows, max_decisions), -1)
         self.begun = False
         self._name_counts()
@@ -119,11 +124,10 @@ class LayerWalk:
             index: Their numbers, int64 [m].
             penalty: Their penalties, float32 [m].
         """
-        begun = self.session.begin(inputs)
         if self.state is None:
-            self.state = begun
+            self.state = self.session.begin(inputs)
         else:
-            self.state.put(rows, begun)
+            self.session.restart(self.state, rows, inputs)
         self.history[rows] = -1
         self._counts[:, rows] = self._fresh
         self.episode.index[rows] = index
@@ -162,7 +166,7 @@ class LayerWalk:
         choosing it can only cost. NOP never is.
         """
         assert self.state is not None, "begin comes before action_mask"
-        return useful_actions(self.state.iterated)
+        return self._useful.index_select(0, self.state.path)
 
     def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
         """Carry the actions out; whether the layer already sat there, bool [m]."""
@@ -186,9 +190,8 @@ class LayerWalk:
     def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
         """Whether the chosen layer already sits on its fixed point, bool [m]."""
         assert self.state is not None, "begin comes before step"
-        layer = (actions - 1).clamp(min=0)
-        sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
-        return sits & (actions != NOP)
+        bit = 1 << actions >> 1  # none for NOP
+        return (self.state.path[rows] & bit) != 0
 
 
 class LayerDynamics(LayerWalk):
@@ -234,9 +237,13 @@ class LayerDynamics(LayerWalk):
         """
         assert self.begun, "begin comes before step"
         episode = self.episode
-        before = self._log_score(rows)
+        reward = self.problem.reward
+        before = self._log_score(rows) if reward.uses_log_score else None
         again = self._apply(rows, actions)
         stop = self._stops(rows, actions)
+        gain = torch.zeros_like(episode.penalty[rows])
+        if before is not None:
+            gain = self._log_score(rows) - before
         decision = Decision(
             stop=stop,
             correct=self.correct()[rows],
@@ -244,10 +251,10 @@ class LayerDynamics(LayerWalk):
             consecutive=episode.consecutive[rows],
             again=again,
             iterated=self._iterated_share(rows),
-            log_score_gain=self._log_score(rows) - before,
+            log_score_gain=gain,
             penalty=episode.penalty[rows],
         )
-        return self.problem.reward(decision).float(), stop
+        return reward(decision).float(), stop
 
     def observe(self) -> Array:
         """Observations of all rows, float32 [n, D]."""
@@ -285,7 +292,7 @@ class LayerDynamics(LayerWalk):
     def _iterated_share(self, rows: Rows) -> Tensor:
         """Share of layers that sit on their fixed point, float32 [m]."""
         assert self.state is not None, "begin comes before step"
-        return self.state.iterated[rows].float().mean(1)
+        return self._share.index_select(0, self.state.path[rows])
 
 
 def useful_actions(iterated: Tensor) -> Tensor:

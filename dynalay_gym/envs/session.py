@@ -7,21 +7,28 @@ brings it there, and everything above is applied plainly, from zero, on its new 
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.activations import ActivationStore
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
-from dynalay_gym.models.main_model import MainModel, pool
+from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.models.rowwise import put_rows
 
 ALL = slice(None)
 Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
+# Rows that pass through the network together: few enough that what a layer works on
+# stays in a core's cache, enough to keep the kernels busy (both measured).
+_TILE = 64
 
 
 @dataclass
@@ -30,36 +37,42 @@ class SessionState:
 
     Attributes:
         layers: Activations below layer 1 (the stem's), then of layers 1..L.
-        features: Pooled activations per layer, [n, F_l].
+        features: Pooled activations of the layers side by side, [n, F].
         logits: Current answer [n, K].
-        iterated: Whether a layer sits on its fixed point, bool [n, L].
+        path: Which layers sit on their fixed point, bit pattern int64 [n].
         residual: Relative residual of its last solve, float [n, L]; 1 if only plain.
     """
 
-    layers: list[LayerState]
-    features: list[Tensor]
+    layers: list[ActivationStore]
+    features: Tensor
     logits: Tensor
-    iterated: Tensor
+    path: Tensor
     residual: Tensor
 
-    def put(self, rows: Tensor, other: "SessionState") -> None:
-        """Overwrite rows (int64 [m]) by the m rows of another state."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            put_rows(mine, rows, theirs)
-        for mine_f, theirs_f in zip(self.features, other.features, strict=True):
-            mine_f[rows] = theirs_f
-        self.logits[rows] = other.logits
-        self.iterated[rows] = other.iterated
-        self.residual[rows] = other.residual
+    @property
+    def iterated(self) -> Tensor:
+        """Whether a layer sits on its fixed point, bool [n, L]."""
+        bits = 1 << torch.arange(self.residual.shape[1], device=self.path.device)
+        return (self.path[:, None] & bits) != 0
 
     def summary(self, rows: Tensor) -> "SessionState":
         """What an observer reads of some rows (int64 [m]): all but the maps."""
         return SessionState(
             layers=[],
-            features=[features[rows] for features in self.features],
+            features=self.features[rows],
             logits=self.logits[rows],
-            iterated=self.iterated[rows],
+            path=self.path[rows],
             residual=self.residual[rows],
+        )
+
+    def clone(self) -> "SessionState":
+        """Independent copy."""
+        return SessionState(
+            layers=[layer.clone() for layer in self.layers],
+            features=self.features.clone(),
+            logits=self.logits.clone(),
+            path=self.path.clone(),
+            residual=self.residual.clone(),
         )
 
 
@@ -91,6 +104,9 @@ class LayerSession(Protocol):
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass over new inputs."""
 
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state."""
+
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
 
@@ -99,6 +115,25 @@ class LayerSession(Protocol):
 
     def digest(self) -> str:
         """Hash of the network and its solver: equal ones do the same."""
+
+
+@dataclass
+class _Evidence:
+    """What the solves of one step took, in the order in which they ran."""
+
+    places: list[NDArray[np.int64]] = field(default_factory=list)
+    results: list[SolveResult] = field(default_factory=list)
+
+    def add(self, places: NDArray[np.int64], result: SolveResult) -> None:
+        """Note a group of choices (their places among the m) and its solve."""
+        self.places.append(places)
+        self.results.append(result)
+
+    def columns(self) -> tuple[NDArray[np.int64], Tensor, Tensor, Tensor]:
+        """Places, residuals, steps and status of all choices."""
+        parts = ((r.residual, r.num_steps, r.status) for r in self.results)
+        residual, steps, status = map(torch.cat, zip(*parts, strict=True))
+        return np.concatenate(self.places), residual, steps, status
 
 
 class MainModelSession:
@@ -127,11 +162,11 @@ class MainModelSession:
         self.num_classes = config.num_classes
         hidden = config.hidden or (0,) * model.num_layers
         self.feature_sizes = tuple(map(sum, zip(config.channels, hidden, strict=True)))
+        ends = np.cumsum(self.feature_sizes).tolist()
+        self._columns = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.costs = CostTable.of(model)
         self.device = model.head.device
-        self._bits = 2 ** torch.arange(model.num_layers, device=self.device)
 
-    @torch.no_grad()
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass: every layer applied once, from zero.
 
@@ -142,20 +177,37 @@ class MainModelSession:
             State of n rows.
         """
         n = len(inputs)
-        state = self.model.stem(inputs)
-        layers, nothing = [own_memory(state)], inputs.new_zeros(n, dtype=torch.int64)
-        for layer in self.layers:
-            state = layer.plain(state, nothing)
-            layers.append(own_memory(state))
-        return SessionState(
-            layers=layers,
-            features=[pool(state) for state in layers[1:]],
-            logits=self.model.classify(state, nothing),
-            iterated=torch.zeros(
-                n, self.num_layers, dtype=torch.bool, device=self.device
-            ),
-            residual=torch.ones(n, self.num_layers, device=self.device),
+        num_features = sum(self.feature_sizes)
+        state = SessionState(
+            layers=[ActivationStore(n) for _ in range(self.num_layers + 1)],
+            features=inputs.new_empty(n, num_features),
+            logits=inputs.new_empty(n, self.num_classes),
+            path=torch.zeros(n, dtype=torch.int64, device=self.device),
+            residual=inputs.new_ones(n, self.num_layers),
         )
+        self.restart(state, torch.arange(n, device=self.device), inputs)
+        return state
+
+    @torch.no_grad()
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            inputs: Images [m, C, H, W].
+        """
+        for part, images in zip(_tiles(rows), _tiles(inputs), strict=True):
+            here = self.model.stem(images.contiguous(memory_format=torch.channels_last))
+            state.layers[0].put(part, hidden=here.h)
+            for i, layer in enumerate(self.layers):
+                here = layer.plain(here, 0)
+                state.layers[i + 1].put(part, visible=here.u)
+                features = layer.pool(here)
+                put_rows(state.features[:, self._columns[i]], part, features)
+            put_rows(state.logits, part, self.model.answer(features, 0))
+        state.path[rows] = 0
+        state.residual[rows] = 1.0
 
     @torch.no_grad()
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
@@ -164,6 +216,7 @@ class MainModelSession:
         One sweep from the bottom up: at each layer the rows that chose it are solved
         and the rows that chose a lower one get one plain application. A layer that
         already sits on its fixed point is checked by one iteration and left as it is.
+        Who does what is decided on the host, from one copy of rows and choices.
 
         Args:
             state: Changed in place.
@@ -173,28 +226,33 @@ class MainModelSession:
         Returns:
             StepCost of the m rows.
         """
-        macs = torch.zeros_like(layers)
-        steps, status = torch.zeros_like(layers), torch.zeros_like(layers)
+        chosen, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
+        bit = 1 << (chosen - 1)
+        after = before & (bit - 1) | bit
+        again = (before & bit) != 0
+        path, evidence = torch.from_numpy(after).to(self.device), _Evidence()
         for layer in range(1, self.num_layers + 1):
-            chosen = (layers == layer).nonzero().flatten()
-            if chosen.numel() > 0:
-                here = rows[chosen]
-                again = state.iterated[here, layer - 1]
-                taken, status[chosen] = self._choose(state, here, layer, again)
-                below = self._below_iterated(state, here, layer)
-                macs[chosen] = self.costs.choice(layer, below, again, taken)
-                steps[chosen] = taken
-            self._refresh(state, rows[layers < layer], layer)
-        self._answer(state, rows)
-        return StepCost(macs, steps, status)
+            here = chosen == layer
+            for some in _tiles(np.flatnonzero(here & ~again)):
+                evidence.add(some, self._solve(state, rows, some, layer, path))
+            for some in _tiles(np.flatnonzero(here & again)):
+                evidence.add(some, self._check(state, rows, some, layer))
+            for some in _tiles(np.flatnonzero(chosen < layer)):
+                self._refresh(state, rows, some, layer, path)
+        state.path[rows] = path
+        self._answer(state, rows, path)
+        return self._account(state, rows, chosen, before, evidence)
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
         curves: list[list[float]] = []
+        here, path = torch.tensor([row], device=self.device), int(state.path[row])
         for i, layer in enumerate(self.layers):
-            here = take_rows(state.layers[i + 1], torch.tensor([row]))
-            iterated = bool(state.iterated[row, i])
-            curves.append(layer.residual_curve(here, self.solver) if iterated else [])
+            activations = state.layers[i + 1].at(here)
+            iterated = bool(path >> i & 1)
+            curves.append(
+                layer.residual_curve(activations, self.solver) if iterated else []
+            )
         return curves
 
     def digest(self) -> str:
@@ -204,60 +262,94 @@ class MainModelSession:
         text = json.dumps([weights, about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _choose(
-        self, state: SessionState, rows: Tensor, layer: int, again: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Solve the rows that sit elsewhere, check the others: steps and status."""
-        num_steps, status = torch.zeros_like(rows), torch.zeros_like(rows)
-        for checking, part in ((False, ~again), (True, again)):
-            some = rows[part]
-            if some.numel() == 0:
-                continue
-            here = take_rows(state.layers[layer], some)
-            if checking:
-                result = self.layers[layer - 1].check(here, self.solver)
-            else:
-                result = self._solve(state, some, layer, here)
-            num_steps[part], status[part] = result.num_steps, result.status
-        return num_steps, status
-
     def _solve(
-        self, state: SessionState, rows: Tensor, layer: int, here: LayerState
+        self,
+        state: SessionState,
+        rows: Tensor,
+        some: NDArray[np.int64],
+        layer: int,
+        path: Tensor,
     ) -> SolveResult:
-        below = take_rows(state.layers[layer - 1], rows)
-        pattern = self._pattern(state, rows, layer - 1)
-        module = self.layers[layer - 1]
-        new, result = module.iterate(below, here, pattern, self.solver)
-        put_rows(state.layers[layer], rows, new)
-        state.features[layer - 1][rows] = pool(new)
-        state.iterated[rows, layer - 1] = True
-        state.residual[rows, layer - 1] = result.residual
+        where, pattern = self._group(rows, some, path, layer)
+        below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
+        new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
+        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=new.x)
+        self._pool(state, where, layer, new)
         return result
 
-    def _refresh(self, state: SessionState, rows: Tensor, layer: int) -> None:
-        if rows.numel() == 0:
-            return
-        below = take_rows(state.layers[layer - 1], rows)
-        new = self.layers[layer - 1].plain(below, self._pattern(state, rows, layer - 1))
-        put_rows(state.layers[layer], rows, new)
-        state.features[layer - 1][rows] = pool(new)
-        state.iterated[rows, layer - 1] = False
-        state.residual[rows, layer - 1] = 1.0
+    def _check(
+        self, state: SessionState, rows: Tensor, some: NDArray[np.int64], layer: int
+    ) -> SolveResult:
+        here = state.layers[layer].at(rows[self._index(some)])
+        result = self.layers[layer - 1].check(here, self.solver)
+        # The state stays as it is, and so does the residual that is shown of it.
+        shown = state.residual[here.rows, layer - 1]
+        return SolveResult(result.value, shown, result.num_steps, result.status)
 
-    def _answer(self, state: SessionState, rows: Tensor) -> None:
-        top = take_rows(state.layers[-1], rows)
-        path = self._pattern(state, rows, self.num_layers)
-        state.logits[rows] = self.model.classify(top, path)
+    def _refresh(
+        self,
+        state: SessionState,
+        rows: Tensor,
+        some: NDArray[np.int64],
+        layer: int,
+        path: Tensor,
+    ) -> None:
+        where, pattern = self._group(rows, some, path, layer)
+        new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
+        state.layers[layer].put(where, visible=new.u)
+        self._pool(state, where, layer, new)
 
-    def _pattern(self, state: SessionState, rows: Tensor, count: int) -> Tensor:
-        """Bit pattern int64 [m] of the lowest ``count`` layers."""
-        return (state.iterated[rows, :count] * self._bits[:count]).sum(1)
+    def _group(
+        self, rows: Tensor, some: NDArray[np.int64], path: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a group and the pattern of iterated layers below, int64 [g] each."""
+        index = self._index(some)
+        return rows[index], path[index] & (2 ** (layer - 1) - 1)
 
-    @staticmethod
-    def _below_iterated(state: SessionState, rows: Tensor, layer: int) -> Tensor:
-        if layer == 1:
-            return torch.zeros_like(rows, dtype=torch.bool)
-        return state.iterated[rows, layer - 2]
+    def _pool(
+        self, state: SessionState, where: Tensor, layer: int, new: LayerState
+    ) -> None:
+        pooled = self.layers[layer - 1].pool(new)
+        put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
+
+    def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
+        features = state.features[:, self._columns[-1]].index_select(0, rows)
+        put_rows(state.logits, rows, self.model.answer(features, path))
+
+    def _account(
+        self,
+        state: SessionState,
+        rows: Tensor,
+        chosen: NDArray[np.int64],
+        before: NDArray[np.int64],
+        evidence: _Evidence,
+    ) -> StepCost:
+        """Residuals into the state, costs to the caller."""
+        if len(chosen) == 0:
+            return StepCost(*torch.zeros(3, 0, dtype=torch.int64, device=self.device))
+        order, residual, steps, status = evidence.columns()
+        chosen, before = chosen[order], before[order]
+        fixed, each = self.costs.choice_parts(chosen, before)
+        levels = np.arange(1, self.num_layers + 1)
+        where = rows[self._index(order)]
+        kept = state.residual[where].masked_fill_(
+            self._index(levels > chosen[:, None]), 1.0
+        )
+        kept[self._index(levels == chosen[:, None])] = residual
+        put_rows(state.residual, where, kept)
+        macs = self._index(fixed) + self._index(each) * steps
+        cost = torch.empty(3, len(order), dtype=torch.int64, device=self.device)
+        cost[:, self._index(order)] = torch.stack([macs, steps, status])
+        return StepCost(*cost)
+
+    def _index(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _tiles(rows: Any) -> Iterator[Any]:
+    """Rows (an array or a tensor) in runs of at most ``_TILE``."""
+    for start in range(0, len(rows), _TILE):
+        yield rows[start : start + _TILE]
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -268,21 +360,3 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().view(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def own_memory(state: LayerState) -> LayerState:
-    """Give every part memory of its own, so that rows can be written."""
-    return LayerState(
-        *(part.clone(memory_format=torch.contiguous_format) for part in state)
-    )
-
-
-def take_rows(state: LayerState, rows: Tensor) -> LayerState:
-    """Gather rows (int64 [m]) of a layer's state."""
-    return LayerState(*(part.index_select(0, rows) for part in state))
-
-
-def put_rows(state: LayerState, rows: Tensor, new: LayerState) -> None:
-    """Scatter m new rows into a layer's state."""
-    for part, new_part in zip(state, new, strict=True):
-        part.index_copy_(0, rows, new_part)

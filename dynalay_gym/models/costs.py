@@ -6,8 +6,8 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.main_layers import LayerMacs
@@ -49,21 +49,23 @@ class CostTable:
         """MACs after layer (1..L) changed: plain layers above it, and the head."""
         return sum(above.plain for above in self.layers[layer:]) + self.head
 
-    def choice(
-        self, layer: int, below_iterated: Tensor, again: Tensor, steps: Tensor
-    ) -> Tensor:
-        """MACs of choosing a layer, per sample.
+    def choice_parts(
+        self, layers: NDArray[np.int64], before: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """MACs of choosing a layer: what is certain, and what an iteration adds.
 
         Args:
-            layer: Layer 1..L.
-            below_iterated: Whether the layer below sits on its fixed point, bool [n].
-            again: Whether the layer itself already did (only a check runs), bool [n].
-            steps: Iterations taken, int64 [n].
+            layers: Chosen layer of each sample, 1..L, int64 [n].
+            before: Its state before (bit l - 1 = layer l sits on its fixed point),
+                int64 [n]. A layer that already sits there is only checked.
 
         Returns:
-            int64 [n].
+            Two arrays, int64 [n].
         """
-        macs = self.layers[layer - 1]
-        setup = torch.where(below_iterated, macs.setup[1], macs.setup[0])
-        setup = torch.where(again, 0, setup)
-        return setup + macs.iteration * steps + self.refresh(layer)
+        at = layers - 1
+        below = (before << 1 >> at) & 1  # 0 below layer 1
+        setups = np.array([layer.setup for layer in self.layers])[at, below]
+        refreshes = np.array([self.refresh(i + 1) for i in range(len(self.layers))])
+        iterations = np.array([layer.iteration for layer in self.layers])
+        again = before >> at & 1
+        return setups * (1 - again) + refreshes[at], iterations[at]
