@@ -242,3 +242,41 @@ def test_states_of_one_image_differ(cases: dict[tuple[str, float], Case]) -> Non
     case = get_case(cases, "shipped")
     logits = torch.stack([case.states[path].logits for path in range(8)])
     assert len(logits[:, 0].unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reach_brings_any_state_to_any_other(
+    name: str, cases: dict[tuple[str, float], Case]
+) -> None:
+    case = get_case(cases, name)
+    start, target = torch.cartesian_prod(torch.arange(8), torch.arange(8)).T
+    sample = torch.arange(64) % NUM_IMAGES
+    state = case.session.begin(case.images[sample])
+    rows = torch.arange(64)
+    case.session.reach(state, rows, start)
+    assert torch.equal(state.path, start)
+    before = state.clone()
+    cost = case.session.reach(state, rows, target)
+    for row in range(64):
+        assert_row_is(before, row, case.states[int(start[row])], int(sample[row]))
+        assert_row_is(state, row, case.states[int(target[row])], int(sample[row]))
+    assert ((cost.macs == 0) == (start == target)).all()
+
+
+def test_reach_runs_no_refresh_in_between(
+    cases: dict[tuple[str, float], Case],
+) -> None:
+    case, costs = get_case(cases, "wide"), get_case(cases, "wide").session.costs
+    rows = torch.arange(NUM_IMAGES)
+    walked = torch.zeros_like(rows)
+    state = case.session.begin(case.images)
+    for layer in (1, 2, 3):
+        walked += case.session.apply(state, rows, torch.full_like(rows, layer)).macs
+    state = case.session.begin(case.images)
+    with FlopCounterMode(display=False) as counter:
+        swept = case.session.reach(state, rows, torch.full_like(rows, 7))
+    assert counter.get_total_flops() == 2 * int(swept.macs.sum())
+    spared = (
+        2 * costs.head + costs.layers[2].plain
+    )  # after 1 and 2; 3 applied once less
+    assert (walked - swept.macs).tolist() == [spared] * NUM_IMAGES

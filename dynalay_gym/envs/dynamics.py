@@ -147,6 +147,28 @@ class LayerWalk:
         self._apply(rows, actions)
         return self._stops(rows, actions)
 
+    def follow(self, rows: Tensor, plans: Tensor) -> None:
+        """Carry whole plans out in one sweep, and with that end the rows' episodes.
+
+        Args:
+            rows: Distinct rows that have just started, int64 [m].
+            plans: Their actions in order, int64 [m, P]; what comes after a NOP, or
+                after ``max_decisions``, is not taken.
+        """
+        assert self.state is not None, "start comes before follow"
+        plans = plans[:, : self.observer.max_decisions]
+        stops = (plans == NOP).long()
+        taken = stops.cumsum(1) == stops  # no NOP before it
+        path = torch.zeros_like(rows)
+        for actions in torch.where(taken, plans, NOP).unbind(1):
+            bit = 1 << actions >> 1  # none for NOP
+            path = torch.where(bit > 0, path & (bit - 1) | bit, path)
+        cost = self.session.reach(self.state, rows, path)
+        self.macs[rows], self.status[rows] = cost.macs, cost.status
+        self.solver_steps[rows] = cost.solver_steps
+        self.history[rows, : plans.shape[1]] = torch.where(taken, plans, -1)
+        self.episode.decisions[rows] = taken.sum(1)
+
     def observe_rows(self, rows: Tensor) -> Tensor:
         """Observations of m distinct ascending rows, float32 [m, D]."""
         assert self.state is not None, "start comes before observe_rows"

@@ -7,8 +7,8 @@ brings it there, and everything above is applied plainly, from zero, on its new 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.envs.activations import ActivationStore
+from dynalay_gym.envs.sweep import Host, Work, tiles
 from dynalay_gym.models.costs import CostTable
-from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
 from dynalay_gym.models.main_model import MainModel
@@ -26,9 +26,6 @@ from dynalay_gym.models.rowwise import put_rows
 
 ALL = slice(None)
 Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
-# Rows that pass through the network together: few enough that what a layer works on
-# stays in a core's cache, enough to keep the kernels busy (both measured).
-_TILE = 64
 
 
 @dataclass
@@ -110,30 +107,14 @@ class LayerSession(Protocol):
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
 
+    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+        """Bring row ``rows[i]`` to state ``paths[i]`` at once."""
+
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
 
     def digest(self) -> str:
         """Hash of the network and its solver: equal ones do the same."""
-
-
-@dataclass
-class _Evidence:
-    """What the solves of one step took, in the order in which they ran."""
-
-    places: list[NDArray[np.int64]] = field(default_factory=list)
-    results: list[SolveResult] = field(default_factory=list)
-
-    def add(self, places: NDArray[np.int64], result: SolveResult) -> None:
-        """Note a group of choices (their places among the m) and its solve."""
-        self.places.append(places)
-        self.results.append(result)
-
-    def columns(self) -> tuple[NDArray[np.int64], Tensor, Tensor, Tensor]:
-        """Places, residuals, steps and status of all choices."""
-        parts = ((r.residual, r.num_steps, r.status) for r in self.results)
-        residual, steps, status = map(torch.cat, zip(*parts, strict=True))
-        return np.concatenate(self.places), residual, steps, status
 
 
 class MainModelSession:
@@ -197,7 +178,7 @@ class MainModelSession:
             rows: Distinct rows, int64 [m].
             inputs: Images [m, C, H, W].
         """
-        for part, images in zip(_tiles(rows), _tiles(inputs), strict=True):
+        for part, images in zip(tiles(rows), tiles(inputs), strict=True):
             here = self.model.stem(images.contiguous(memory_format=torch.channels_last))
             state.layers[0].put(part, hidden=here.h)
             for i, layer in enumerate(self.layers):
@@ -209,14 +190,11 @@ class MainModelSession:
         state.path[rows] = 0
         state.residual[rows] = 1.0
 
-    @torch.no_grad()
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point and refresh what is above.
 
-        One sweep from the bottom up: at each layer the rows that chose it are solved
-        and the rows that chose a lower one get one plain application. A layer that
-        already sits on its fixed point is checked by one iteration and left as it is.
-        Who does what is decided on the host, from one copy of rows and choices.
+        A layer that already sits on its fixed point is checked by one iteration and
+        left as it is.
 
         Args:
             state: Changed in place.
@@ -226,22 +204,53 @@ class MainModelSession:
         Returns:
             StepCost of the m rows.
         """
-        chosen, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
-        bit = 1 << (chosen - 1)
-        after = before & (bit - 1) | bit
+        start, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
+        bit = 1 << (start - 1)
         again = (before & bit) != 0
-        path, evidence = torch.from_numpy(after).to(self.device), _Evidence()
+        return self._sweep(state, rows, Work(start, before & (bit - 1) | bit, again))
+
+    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+        """Bring rows to given states at once; refreshes in between are not run.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
+
+        Returns:
+            StepCost of the m rows; nothing for a row that is there already.
+        """
+        target, before = paths.cpu().numpy(), state.path[rows].cpu().numpy()
+        moving = np.flatnonzero(target != before)
+        changed = (target ^ before)[moving]
+        start = np.log2(changed & -changed).astype(np.int64) + 1
+        some = self._index(moving)
+        taken = self._sweep(state, rows[some], Work(start, target[moving]))
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
+        return StepCost(*cost)
+
+    @torch.no_grad()
+    def _sweep(self, state: SessionState, rows: Tensor, work: Work) -> StepCost:
+        """From the bottom up: per layer, check, refresh and solve the rows that ask.
+
+        Who does what is decided on the host; rows pass in tiles.
+        """
+        path = self._index(work.target)
         for layer in range(1, self.num_layers + 1):
-            here = chosen == layer
-            for some in _tiles(np.flatnonzero(here & ~again)):
-                evidence.add(some, self._solve(state, rows, some, layer, path))
-            for some in _tiles(np.flatnonzero(here & again)):
-                evidence.add(some, self._check(state, rows, some, layer))
-            for some in _tiles(np.flatnonzero(chosen < layer)):
+            check, refresh, solve = work.groups(layer)
+            for some in tiles(check):
+                self._check(state, rows, some, layer, work)
+            for some in tiles(refresh):
                 self._refresh(state, rows, some, layer, path)
+            work.macs[refresh] += self.costs.layers[layer - 1].plain
+            for some in tiles(solve):
+                self._solve(state, rows, some, layer, path, work)
         state.path[rows] = path
         self._answer(state, rows, path)
-        return self._account(state, rows, chosen, before, evidence)
+        work.macs += self.costs.head
+        taken = self._index(np.stack([work.macs, work.steps, work.status]))
+        return StepCost(*taken)
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
@@ -266,41 +275,39 @@ class MainModelSession:
         self,
         state: SessionState,
         rows: Tensor,
-        some: NDArray[np.int64],
+        some: Host,
         layer: int,
         path: Tensor,
-    ) -> SolveResult:
+        work: Work,
+    ) -> None:
         where, pattern = self._group(rows, some, path, layer)
         below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
         new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
         state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=new.x)
         self._pool(state, where, layer, new)
-        return result
+        put_rows(state.residual[:, layer - 1], where, result.residual)
+        macs = self.costs.layers[layer - 1]
+        below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
+        work.add(some, np.array(macs.setup)[below_iterated], macs.iteration, result)
 
     def _check(
-        self, state: SessionState, rows: Tensor, some: NDArray[np.int64], layer: int
-    ) -> SolveResult:
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, work: Work
+    ) -> None:
         here = state.layers[layer].at(rows[self._index(some)])
         result = self.layers[layer - 1].check(here, self.solver)
-        # The state stays as it is, and so does the residual that is shown of it.
-        shown = state.residual[here.rows, layer - 1]
-        return SolveResult(result.value, shown, result.num_steps, result.status)
+        work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
 
     def _refresh(
-        self,
-        state: SessionState,
-        rows: Tensor,
-        some: NDArray[np.int64],
-        layer: int,
-        path: Tensor,
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, path: Tensor
     ) -> None:
         where, pattern = self._group(rows, some, path, layer)
         new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
         state.layers[layer].put(where, visible=new.u)
         self._pool(state, where, layer, new)
+        state.residual[where, layer - 1] = 1.0
 
     def _group(
-        self, rows: Tensor, some: NDArray[np.int64], path: Tensor, layer: int
+        self, rows: Tensor, some: Host, path: Tensor, layer: int
     ) -> tuple[Tensor, Tensor]:
         """Rows of a group and the pattern of iterated layers below, int64 [g] each."""
         index = self._index(some)
@@ -316,40 +323,8 @@ class MainModelSession:
         features = state.features[:, self._columns[-1]].index_select(0, rows)
         put_rows(state.logits, rows, self.model.answer(features, path))
 
-    def _account(
-        self,
-        state: SessionState,
-        rows: Tensor,
-        chosen: NDArray[np.int64],
-        before: NDArray[np.int64],
-        evidence: _Evidence,
-    ) -> StepCost:
-        """Residuals into the state, costs to the caller."""
-        if len(chosen) == 0:
-            return StepCost(*torch.zeros(3, 0, dtype=torch.int64, device=self.device))
-        order, residual, steps, status = evidence.columns()
-        chosen, before = chosen[order], before[order]
-        fixed, each = self.costs.choice_parts(chosen, before)
-        levels = np.arange(1, self.num_layers + 1)
-        where = rows[self._index(order)]
-        kept = state.residual[where].masked_fill_(
-            self._index(levels > chosen[:, None]), 1.0
-        )
-        kept[self._index(levels == chosen[:, None])] = residual
-        put_rows(state.residual, where, kept)
-        macs = self._index(fixed) + self._index(each) * steps
-        cost = torch.empty(3, len(order), dtype=torch.int64, device=self.device)
-        cost[:, self._index(order)] = torch.stack([macs, steps, status])
-        return StepCost(*cost)
-
     def _index(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _tiles(rows: Any) -> Iterator[Any]:
-    """Rows (an array or a tensor) in runs of at most ``_TILE``."""
-    for start in range(0, len(rows), _TILE):
-        yield rows[start : start + _TILE]
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -6,9 +6,6 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.main_layers import LayerMacs
 from dynalay_gym.models.main_model import MainModel
@@ -48,24 +45,3 @@ class CostTable:
     def refresh(self, layer: int) -> int:
         """MACs after layer (1..L) changed: plain layers above it, and the head."""
         return sum(above.plain for above in self.layers[layer:]) + self.head
-
-    def choice_parts(
-        self, layers: NDArray[np.int64], before: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """MACs of choosing a layer: what is certain, and what an iteration adds.
-
-        Args:
-            layers: Chosen layer of each sample, 1..L, int64 [n].
-            before: Its state before (bit l - 1 = layer l sits on its fixed point),
-                int64 [n]. A layer that already sits there is only checked.
-
-        Returns:
-            Two arrays, int64 [n].
-        """
-        at = layers - 1
-        below = (before << 1 >> at) & 1  # 0 below layer 1
-        setups = np.array([layer.setup for layer in self.layers])[at, below]
-        refreshes = np.array([self.refresh(i + 1) for i in range(len(self.layers))])
-        iterations = np.array([layer.iteration for layer in self.layers])
-        again = before >> at & 1
-        return setups * (1 - again) + refreshes[at], iterations[at]
