@@ -108,7 +108,7 @@ class LayerSession(Protocol):
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
 
     def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
-        """Bring row ``rows[i]`` to state ``paths[i]`` at once."""
+        """Bring row ``rows[i]`` from its plain pass to state ``paths[i]``."""
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
@@ -210,22 +210,24 @@ class MainModelSession:
         return self._sweep(state, rows, Work(start, before & (bit - 1) | bit, again))
 
     def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
-        """Bring rows to given states at once; refreshes in between are not run.
+        """Bring rows from their plain pass to given states, in one sweep.
+
+        What a choice in between would refresh is not run.
 
         Args:
             state: Changed in place.
-            rows: Distinct rows, int64 [m].
+            rows: Distinct rows in which nothing is iterated yet, int64 [m].
             paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
 
         Returns:
-            StepCost of the m rows; nothing for a row that is there already.
+            StepCost of the m rows; zeros where the plain pass is what is asked for.
         """
-        target, before = paths.cpu().numpy(), state.path[rows].cpu().numpy()
-        moving = np.flatnonzero(target != before)
-        changed = (target ^ before)[moving]
-        start = np.log2(changed & -changed).astype(np.int64) + 1
-        some = self._index(moving)
-        taken = self._sweep(state, rows[some], Work(start, target[moving]))
+        assert not bool(state.path[rows].any()), "rows in their plain state"
+        target = paths.cpu().numpy()
+        moving = np.flatnonzero(target)
+        target, some = target[moving], self._index(moving)
+        start = np.log2(target & -target).astype(np.int64) + 1
+        taken = self._sweep(state, rows[some], Work(start, target))
         cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
         cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
         return StepCost(*cost)

@@ -43,9 +43,8 @@ class Work:
         wanted = (self.target >> (layer - 1) & 1).astype(bool)
         here, above = self.start == layer, self.start < layer
         check = here & self.again
-        refresh = above | (here & ~wanted)
         solve = wanted & (above | here) & ~check
-        return np.flatnonzero(check), np.flatnonzero(refresh), np.flatnonzero(solve)
+        return np.flatnonzero(check), np.flatnonzero(above), np.flatnonzero(solve)
 
     def add(self, some: Host, fixed: Any, each: int, result: SolveResult) -> None:
         """Count a solve of some rows: fixed MACs, and MACs per iteration."""
