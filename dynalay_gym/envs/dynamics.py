@@ -4,6 +4,7 @@ Axes: n rows, m of them acted on, L layers, A = L + 1 actions.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,8 @@ class LayerWalk:
         fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
         self._fresh = self._counts.new_tensor(fresh)[:, None]
         self._numbers = torch.arange(num_rows, device=self.device)
-        paths = torch.arange(1 << session.num_layers, device=self.device)[:, None]
-        bits = 1 << torch.arange(session.num_layers, device=self.device)
-        iterated = (paths & bits) != 0
-        self._useful = useful_actions(iterated)  # of every state, looked up per row
-        self._share = iterated.float().mean(1)
+        facts = facts_of_states(session.num_layers)
+        self._useful, self._share = (fact.to(self.device) for fact in facts)
         self.history = self._counts.new_full((num_rows, max_decisions), -1)
         self.begun = False
         self._name_counts()
@@ -317,9 +315,16 @@ class LayerDynamics(LayerWalk):
         return self._share.index_select(0, self.state.path[rows])
 
 
-def useful_actions(iterated: Tensor) -> Tensor:
-    """Actions that can change something, bool [n, A], given bool [n, L]."""
-    above = iterated.flip(1).cumsum(1).flip(1) - iterated.long()
-    pointless = iterated & (above == 0)
+@cache
+def facts_of_states(num_layers: int) -> tuple[Tensor, Tensor]:
+    """What depends on a row's state alone, for all 2^L states, to be looked up.
+
+    Returns:
+        Actions that can change something, bool [2^L, A]; share of layers that sit on
+        their fixed point, float32 [2^L].
+    """
+    iterated = (torch.arange(2**num_layers)[:, None] >> torch.arange(num_layers)) & 1
+    above = iterated.flip(1).cumsum(1).flip(1) - iterated
+    pointless = (iterated == 1) & (above == 0)
     nop = torch.ones_like(pointless[:, :1])
-    return torch.cat([nop, ~pointless], 1)
+    return torch.cat([nop, ~pointless], 1), iterated.float().mean(1)

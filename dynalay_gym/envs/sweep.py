@@ -14,7 +14,7 @@ from dynalay_gym.models.fixed_point import SolveResult
 
 # Rows that pass through the network together: few enough that what a layer works on
 # stays in a core's cache, enough to keep the kernels busy (both measured).
-TILE = 64
+TILE = 128
 
 Host = NDArray[np.int64]  # numbers that decide who does what, in main memory
 
