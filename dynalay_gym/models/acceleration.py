@@ -25,8 +25,10 @@ from dynalay_gym.models.fixed_point import (
     outcome_of,
     put_rows,
     row_sums,
+    select_rows,
     squared_norm,
     take_rows,
+    without_nonfinite,
 )
 
 # Measured on trained layers: extrapolating more often saves few applications of the
@@ -73,8 +75,10 @@ def anderson_iteration(
             z = new
             continue
         change = new - z
-        residual = checked_residual(new, change)
-        outcome = outcome_of(new, finite, residual, rtol, step)
+        residual, is_finite = checked_residual(new, change)
+        outcome = outcome_of(new, residual, rtol, step)
+        if not is_finite:
+            outcome = without_nonfinite(outcome, finite)
         leaving = outcome.status != SolverStatus.MAX_STEPS
         if step == max_steps or bool(leaving.all()):
             if len(rows) == len(z0):
@@ -84,9 +88,9 @@ def anderson_iteration(
         if bool(leaving.any()):
             left, stay = leaving.nonzero().flatten(), (~leaving).nonzero().flatten()
             put_rows(result, rows[left], take_rows(outcome, left))
-            args = tuple(part.index_select(0, stay) for part in args)
+            args = tuple(select_rows(part, stay) for part in args)
             rows, new, change, old, residual, best = (
-                part.index_select(0, stay)
+                select_rows(part, stay)
                 for part in (rows, new, change, old, residual, best)
             )
         z = finite = new

@@ -83,7 +83,21 @@ def relu_solve(
     Returns:
         SolveResult; its value can be differentiated once.
     """
-    return SolveResult(*_ReluSolve.apply(x, weight, z0, linear, config))
+    if torch.is_grad_enabled():
+        return SolveResult(*_ReluSolve.apply(x, weight, z0, linear, config))
+    return _solve(linear, weight, z0, x, config)
+
+
+def _solve(
+    linear: LinearMap, weight: Tensor, z0: Tensor, x: Tensor, config: SolverConfig
+) -> SolveResult:
+    return iterate(
+        relu_map(linear, weight),
+        z0,
+        x,
+        config=config,
+        in_precision=lambda dtype: relu_map(linear, weight.to(dtype)),
+    )
 
 
 class _ReluSolve(torch.autograd.Function):
@@ -96,13 +110,7 @@ class _ReluSolve(torch.autograd.Function):
         linear: LinearMap,
         config: SolverConfig,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result = iterate(
-            relu_map(linear, weight),
-            z0,
-            x,
-            config=config,
-            in_precision=lambda dtype: relu_map(linear, weight.to(dtype)),
-        )
+        result = _solve(linear, weight, z0, x, config)
         evidence = result.residual, result.num_steps, result.status
         ctx.save_for_backward(result.value, weight)
         ctx.mark_non_differentiable(*evidence)

@@ -5,7 +5,7 @@ Axes: n samples; the rest of a state's axes are flattened for norms.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -16,6 +16,9 @@ Map = Callable[..., Tensor]
 
 # Squares of smaller norms would be lost to underflow, and with them a residual.
 _TINY = 1e-24
+
+# Elements from which PyTorch divides a sum among threads.
+_GRAIN = 2**15
 
 
 class SolverStatus(IntEnum):
@@ -76,12 +79,25 @@ def squared_norm(states: Tensor) -> Tensor:
 
 def row_sums(numbers: Tensor) -> Tensor:
     """Sum of each row of [n, D]; a lone row is not divided among threads."""
-    if not torch.compiler.is_exporting() and len(numbers) == 1:
+    is_divided = numbers.shape[1] >= _GRAIN and not torch.compiler.is_exporting()
+    if is_divided and len(numbers) == 1:
         return numbers.expand(2, -1).sum(1)[:1]
     return numbers.sum(1)
 
 
-def checked_residual(new: Tensor, change: Tensor) -> Tensor:
+def select_rows(states: Tensor, rows: Tensor) -> Tensor:
+    """Rows (int64 [m]) of states [n, ...], in the same layout.
+
+    ``index_select`` forgets that channels lie side by side, and convolutions of
+    another layout round otherwise: a row would depend on who left the batch.
+    """
+    if states.dim() == 4 and not states.is_contiguous():
+        pixels = states.permute(0, 2, 3, 1)
+        return pixels.index_select(0, rows).permute(0, 3, 1, 2)
+    return states.index_select(0, rows)
+
+
+def checked_residual(new: Tensor, change: Tensor) -> tuple[Tensor, bool]:
     """``relative_residual`` that holds for states of any size.
 
     Args:
@@ -89,17 +105,16 @@ def checked_residual(new: Tensor, change: Tensor) -> Tensor:
         change: Its difference from the earlier one [n, ...].
 
     Returns:
-        Float [n]; NaN where a norm is not finite.
+        Float [n], NaN where a norm is not finite; whether it is known to have no NaN.
     """
     norm, step = squared_norm(new), squared_norm(change)
     if bool(((norm > _TINY) & (norm + step < math.inf)).all()):
-        return (step / norm).sqrt()
+        return (step / norm).sqrt(), True
     size = torch.maximum(_largest(new), _largest(change))
     small = (size < math.sqrt(_TINY)) & (size > 0)
     scale = torch.where(small, size, 1.0).view(-1, *[1] * (new.dim() - 1))
     new, change = new / scale, change / scale
-    norm, step = squared_norm(new), squared_norm(change)
-    return _relative(norm, step)
+    return _relative(squared_norm(new), squared_norm(change)), False
 
 
 def _largest(states: Tensor) -> Tensor:
@@ -134,7 +149,10 @@ def fixed_point_iteration(
     result, z = not_begun(z0), z0
     for step in range(1, max_steps + 1 if len(z0) > 0 else 1):
         new = f(z, *args)
-        outcome = outcome_of(new, z, checked_residual(new, new - z), rtol, step)
+        residual, is_finite = checked_residual(new, new - z)
+        outcome = outcome_of(new, residual, rtol, step)
+        if not is_finite:
+            outcome = without_nonfinite(outcome, z)
         leaving = outcome.status != SolverStatus.MAX_STEPS
         if step == max_steps or bool(leaving.all()):
             if len(rows) == len(z0):
@@ -146,8 +164,8 @@ def fixed_point_iteration(
             continue
         left, stay = leaving.nonzero().flatten(), (~leaving).nonzero().flatten()
         put_rows(result, rows[left], take_rows(outcome, left))
-        rows, z = rows[stay], new.index_select(0, stay)
-        args = tuple(part.index_select(0, stay) for part in args)
+        rows, z = rows[stay], select_rows(new, stay)
+        args = tuple(select_rows(part, stay) for part in args)
     return result
 
 
@@ -162,34 +180,37 @@ def not_begun(z0: Tensor) -> SolveResult:
     )
 
 
-def outcome_of(
-    new: Tensor, last_finite: Tensor, residual: Tensor, rtol: float, step: int
-) -> SolveResult:
+def outcome_of(new: Tensor, residual: Tensor, rtol: float, step: int) -> SolveResult:
     """What the samples of a batch would have if all of them stopped here.
 
     Args:
         new: Iterate [n, ...].
-        last_finite: What a sample keeps whose new iterate is not finite [n, ...].
-        residual: Relative residual of the step, float [n]; NaN if not finite.
+        residual: Relative residual of the step, float [n].
         rtol: Relative tolerance.
         step: Number of the step.
     """
-    converged = residual < rtol
     status = torch.full(
         residual.shape, SolverStatus.MAX_STEPS, dtype=torch.int64, device=new.device
     )
-    status.masked_fill_(converged, SolverStatus.CONVERGED)
-    broken = residual.isnan()
-    if bool(broken.any()):
-        status.masked_fill_(broken, SolverStatus.NONFINITE)
-        new = torch.where(broken.view(-1, *[1] * (new.dim() - 1)), last_finite, new)
+    status.masked_fill_(residual < rtol, SolverStatus.CONVERGED)
     return SolveResult(new, residual, torch.full_like(status, step), status)
+
+
+def without_nonfinite(outcome: SolveResult, last_finite: Tensor) -> SolveResult:
+    """Flag rows whose residual is NaN; their value is that of ``last_finite``."""
+    broken = outcome.residual.isnan()
+    states = broken.view(-1, *[1] * (last_finite.dim() - 1))
+    return replace(
+        outcome,
+        value=torch.where(states, last_finite, outcome.value),
+        status=outcome.status.masked_fill(broken, SolverStatus.NONFINITE),
+    )
 
 
 def take_rows(result: SolveResult, rows: Tensor) -> SolveResult:
     """Rows (int64 [m]) of a result."""
     return SolveResult(
-        result.value.index_select(0, rows),
+        select_rows(result.value, rows),
         result.residual[rows],
         result.num_steps[rows],
         result.status[rows],

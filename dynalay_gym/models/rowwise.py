@@ -31,7 +31,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
     n = x.shape[0]
     # An exported graph has no batch size yet; it promises values, not bits.
     if not torch.compiler.is_exporting() and 0 < n < MIN_ROWS:
-        x = x.expand(MIN_ROWS, -1, -1, -1)
+        x = torch.cat([x] * MIN_ROWS)  # expand() would lose the memory layout
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1

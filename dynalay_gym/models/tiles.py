@@ -12,7 +12,7 @@ from torch import Tensor
 from dynalay_gym.models.fixed_point import SolveResult
 
 # Of one state tensor; an iteration works on four to six of them.
-_TILE_BYTES = 2**19
+_TILE_BYTES = 2**20
 _MIN_ROWS = 8
 
 
