@@ -69,14 +69,18 @@ def _plus(own: Tensor, other: Tensor) -> Tensor:
 
 
 def relu_solve(
-    linear: LinearMap, weight: Tensor, z0: Tensor, x: Tensor, config: SolverConfig
+    linear: LinearMap,
+    weight: Tensor,
+    z0: Tensor | None,
+    x: Tensor,
+    config: SolverConfig,
 ) -> SolveResult:
     """Solve ``z = relu(x + W z)``; differentiable in x and the weight.
 
     Args:
         linear: What ``W`` is.
         weight: Its weight.
-        z0: Initial iterate [n, ...]; receives no gradient.
+        z0: Initial iterate [n, ...], relu(x) if None; receives no gradient.
         x: Injected input [n, ...].
         config: Tolerances and gradient rule, ``implicit`` or ``one-step``.
 
@@ -89,11 +93,15 @@ def relu_solve(
 
 
 def _solve(
-    linear: LinearMap, weight: Tensor, z0: Tensor, x: Tensor, config: SolverConfig
+    linear: LinearMap,
+    weight: Tensor,
+    z0: Tensor | None,
+    x: Tensor,
+    config: SolverConfig,
 ) -> SolveResult:
     return iterate(
         relu_map(linear, weight),
-        z0,
+        torch.relu(x) if z0 is None else z0,
         x,
         config=config,
         in_precision=lambda dtype: relu_map(linear, weight.to(dtype)),
@@ -106,7 +114,7 @@ class _ReluSolve(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
-        z0: Tensor,
+        z0: Tensor | None,
         linear: LinearMap,
         config: SolverConfig,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

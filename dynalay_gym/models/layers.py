@@ -105,14 +105,14 @@ class FixedPointLayer(nn.Module, ABC):
             SolveResult; ``num_steps`` counts applications of ``W``.
         """
         weight, config = self.weight(), solver or self.solver
-        start = torch.relu(x) if z0 is None else z0
         unrolled = config.rule is GradientRule.UNROLL and torch.is_grad_enabled()
         if not unrolled and config.max_steps > 0:
-            return relu_solve(self, weight, start, x, config)
+            return relu_solve(self, weight, z0, x, config)
 
         def f(z: Tensor, x: Tensor) -> Tensor:
             return torch.relu(x + self.recur(z, weight))
 
+        start = torch.relu(x) if z0 is None else z0
         return solve(f, start, x, replace(config, warm_precision=None))
 
     def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
