@@ -124,10 +124,8 @@ def test_a_row_does_not_depend_on_the_others(
         layer.free_weight.add_(0.02)
     layer.eval()
     layer.freeze()
-    x = (
-        inputs(40, channels, 8, 8).float()
-        * torch.linspace(-2, 2, 40)[:, None, None, None]
-    )
+    offsets = torch.linspace(-2, 2, 40).view(-1, 1, 1, 1)
+    x = inputs(40, channels, 8, 8).float() + offsets
     form = torch.channels_last if channels_last else torch.contiguous_format
     x = x.contiguous(memory_format=form)
     with torch.no_grad():
