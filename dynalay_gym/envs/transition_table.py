@@ -111,10 +111,11 @@ def table_layout(session: LayerSession, num_samples: int) -> Layout:
 
 def _choice_type(session: LayerSession, places: int) -> torch.dtype:
     """Smallest type of a choice's columns."""
-    most = torch.tensor([session.solver.max_steps])
-    yes, no = torch.tensor([True]), torch.tensor([False])
-    layers = range(1, session.num_layers + 1)
-    macs = max(int(session.costs.choice(layer, yes, no, most)) for layer in layers)
+    costs, most = session.costs, session.solver.max_steps
+    macs = max(
+        max(part.setup) + most * part.iteration + costs.refresh(layer)
+        for layer, part in enumerate(costs.layers, start=1)
+    )
     fits = max(macs, places) < 2**31
     return torch.int32 if fits else torch.int64
 
