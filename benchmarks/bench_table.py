@@ -8,7 +8,6 @@ is measured too where that package is installed.
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +107,10 @@ def envpool_cartpole(num_rows: int) -> dict[str, Any]:
         import envpool
     except ImportError:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its spaces' precision
-        env = envpool.make_gymnasium("CartPole-v1", num_envs=num_rows, num_threads=1)
+    level = gym.logger.min_level
+    gym.logger.set_level(gym.logger.ERROR)  # it warns of its spaces' precision
+    env = envpool.make_gymnasium("CartPole-v1", num_envs=num_rows, num_threads=1)
+    gym.logger.set_level(level)
     return {ENVPOOL: env}
 
 

@@ -41,10 +41,22 @@ def main(options: Options) -> None:
     about = {"args": asdict(options), "environment": facts()}
     for name in options.parts or PARTS:
         found = PARTS[name](options)
-        text = found.pop("markdown")
+        text = f"{heading(name, about['environment'])}\n{found.pop('markdown')}"
         print(text, flush=True)
         (options.out / f"{name}.md").write_text(text, encoding="utf-8")
         write_json(options.out / f"{name}.json", about | found)
+
+
+def heading(name: str, where: dict[str, Any]) -> str:
+    """Command, commit and machine."""
+    command = " ".join(["python benchmarks/run.py", *sys.argv[1:]])
+    versions = where["packages"] | where["compared_with"]
+    known = ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None)
+    machine = where["gpu"] or where["cpu"]
+    return (
+        f"## Speed: {name}\n\n`{command}`, commit `{where['commit']}`, {machine}, "
+        f"Python {where['python']}, {known}. Medians and quartiles of rounds.\n"
+    )
 
 
 def facts() -> dict[str, Any]:
