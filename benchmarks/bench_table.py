@@ -108,9 +108,9 @@ def envpool_cartpole(num_rows: int) -> dict[str, Any]:
     except ImportError:
         return {}
     level = gym.logger.min_level
-    gym.logger.set_level(gym.logger.ERROR)  # it warns of its spaces' precision
+    gym.logger.min_level = gym.logger.ERROR  # it warns of its spaces' precision
     env = envpool.make_gymnasium("CartPole-v1", num_envs=num_rows, num_threads=1)
-    gym.logger.set_level(level)
+    gym.logger.min_level = level
     return {ENVPOOL: env}
 
 
