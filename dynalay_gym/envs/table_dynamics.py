@@ -57,7 +57,7 @@ class TableDynamics(LayerDynamics):
         self._fresh_array = self._fresh.numpy()
         self._penalty_seen = np.zeros(num_rows, dtype=np.float32)
         self._seen = np.zeros((num_rows, self.observer.size), dtype=np.float32)
-        self._after_penalty = self._look_ahead()
+        self._recent, self._remaining = self._look_ahead()
 
     def _name_counts(self) -> None:
         self._counts = self._block[:_NUM_COUNTS]
@@ -85,9 +85,7 @@ class TableDynamics(LayerDynamics):
         if (self._rows.penalty[rows] != penalty).any():
             self._rows.penalty[rows] = penalty
             self._penalty_seen[rows] = squash(torch.from_numpy(penalty)).numpy()
-        seen = np.empty((len(rows), self.observer.size), dtype=np.float32)
-        self._look(seen, place, self._penalty_seen[rows], self._after_penalty[:1])
-        _as_records(self._seen)[rows] = _as_records(seen)
+        self._look(rows)
         self.begun = True
 
     def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,10 +96,11 @@ class TableDynamics(LayerDynamics):
         found = self._table["choices"].take(choices, 0, mode="clip").T
         self._integers[_TAKEN:, here] = found[:_NUM_WRITTEN]
         self._rows.advance(here, chosen)
-        self._look_again(here)
+        self._look(here)
         stop = self._rows.decisions[here] >= self.observer.max_decisions
         stop |= chosen == NOP
-        rewards = self.problem.reward(self._decision(here, stop, found))
+        with np.errstate(over="ignore", invalid="ignore"):  # as tensors do
+            rewards = self.problem.reward(self._decision(here, stop, found))
         return torch.from_numpy(rewards), torch.from_numpy(stop)
 
     def observe(self) -> NDArray[np.float32]:
@@ -146,60 +145,52 @@ class TableDynamics(LayerDynamics):
     ) -> Decision:
         """What the rows did, given the columns of their choices."""
         taken = found.astype(np.float32)
-        state = self._place[here] & (len(self._shares) - 1)
         return Decision(
             stop=stop.astype(np.float32),
             correct=taken[_CORRECT],
             cost=taken[_MACS] / np.float32(self.problem.cost_unit),
             consecutive=self._rows.consecutive[here].astype(np.float32),
             again=taken[_AGAIN],
-            iterated=self._shares.take(state),
+            iterated=self._shares.take(self._place[here] & self._last_state),
             log_score_gain=found[_GAIN].astype(np.int32).view(np.float32),
             penalty=self._rows.penalty[here],
         )
 
-    def _look_again(self, here: Where) -> None:
+    def _look(self, here: Where) -> None:
         """Observe rows that have moved; the others' observations stay."""
-        rows, counts = self._rows, self.observer.max_decisions + 1
-        code = (rows.last_action[here] + 1) * counts + rows.consecutive[here]
-        code = code * counts + rows.decisions[here]
-        after = self._after_penalty.take(code, 0)
         if isinstance(here, slice):
-            self._look(self._seen, self._place, self._penalty_seen, after)
+            self._put_together(self._seen, here)
             return
         seen = np.empty((len(here), self.observer.size), dtype=np.float32)
-        self._look(seen, self._place[here], self._penalty_seen[here], after)
+        self._put_together(seen, here)
         _as_records(self._seen)[here] = _as_records(seen)
 
-    def _look(
-        self,
-        seen: NDArray[np.float32],
-        place: NDArray[np.int64],
-        penalty: NDArray[np.float32],
-        after_penalty: NDArray[np.float32],
-    ) -> None:
-        """Put observations together in ``seen``, contiguous float32 [m, D]."""
+    def _put_together(self, seen: NDArray[np.float32], here: Where) -> None:
+        """Write the rows' observations to ``seen``, contiguous float32 [m, D]."""
+        rows, first = self._rows, self.observer.layout["penalty"].start
         # The mode "raise" would go by way of another buffer.
-        self._table["observations"].take(place, 0, out=seen, mode="clip")
-        first = self.observer.layout["penalty"].start
-        seen[:, first] = penalty
-        seen[:, first + 1 :] = after_penalty
+        self._table["observations"].take(self._place[here], 0, out=seen, mode="clip")
+        recent = (rows.last_action[here] + 1) * len(self._remaining)
+        recent += rows.consecutive[here]
+        seen[:, first] = self._penalty_seen[here]
+        seen[:, first + 1 : -1] = self._recent.take(recent, 0)
+        seen[:, -1] = self._remaining.take(rows.decisions[here])
 
-    def _look_ahead(self) -> NDArray[np.float32]:
-        """What is seen of all last actions, counts and decisions, in that order."""
+    def _look_ahead(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What is seen of an episode: of all last actions and counts; of decisions."""
         counts = torch.arange(self.observer.max_decisions + 1)
-        actions = torch.arange(-1, self.num_actions)
-        last_action, consecutive, decisions = torch.cartesian_prod(
-            actions, counts, counts
-        ).unbind(1)
+        actions = torch.arange(-1, self.num_actions).repeat_interleave(len(counts))
+        each = counts.repeat(self.num_actions + 1)
         every = EpisodeState(
-            index=decisions,
-            penalty=torch.zeros(len(decisions)),
-            last_action=last_action,
-            consecutive=consecutive,
-            decisions=decisions,
+            index=each,
+            penalty=torch.zeros(len(each)),
+            last_action=actions,
+            consecutive=each,
+            decisions=each,
         )
-        return torch.cat(self.observer.episode_parts(every)[1:], 1).numpy()
+        _, last_action, consecutive, remaining = self.observer.episode_parts(every)
+        recent = torch.cat([last_action, consecutive], 1)
+        return recent.numpy(), remaining[: len(counts), 0].numpy()
 
 
 def _numpy_rows(rows: Rows) -> Where:

@@ -266,7 +266,8 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
 
     def _copy(self, value: Tensor) -> Any:
         """The value in the chosen output, in memory of its own."""
-        return value.clone() if self.output == "torch" else self._out(value).copy()
+        copied = self._out(value)
+        return copied.clone() if isinstance(copied, Tensor) else copied.copy()
 
     def _out(self, value: Array) -> Any:
         if self.output == "torch":
