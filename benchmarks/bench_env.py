@@ -35,7 +35,6 @@ from benchmarks.subjects import Subject, load_subject
 from dynalay_gym.envs.layer_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 
-ROWS = (64, 256, 1024)
 NAIVE_ROWS = 64
 NAIVE, BOUND = f"by hand, SB3 DummyVecEnv, {NAIVE_ROWS} rows", "dense bound"
 
@@ -79,8 +78,8 @@ def measure(name: str, options: Options) -> dict[str, Any]:
 
 def make_variants(subject: Subject, options: Options, clock: Clock) -> dict[str, Turn]:
     """A turn of each variant: sample-steps per second."""
-    batched = {n: DynaLayVectorEnv(n, **subject.env) for n in ROWS}
-    task = fastest_task(batched[NAIVE_ROWS].problem, clock)
+    batched = {n: DynaLayVectorEnv(n, **subject.env) for n in options.rows}
+    task = fastest_task(batched[options.rows[0]].problem, clock)
     naive = [partial(NaiveEnv, task)] * NAIVE_ROWS
     envs: dict[str, Any] = {
         NAIVE: DummyVecEnv(naive),
@@ -95,7 +94,7 @@ def make_variants(subject: Subject, options: Options, clock: Clock) -> dict[str,
     variants: dict[str, Turn] = {
         name: stepper(env, clock, options.seconds) for name, env in envs.items()
     }
-    variants[BOUND] = DenseBound(batched[max(ROWS)], clock, options.seconds)
+    variants[BOUND] = DenseBound(batched[max(options.rows)], clock, options.seconds)
     return variants
 
 

@@ -40,10 +40,7 @@ from dynalay_gym.net_policies import AgentNetPolicy
 from dynalay_gym.policies import PlanPolicy
 from dynalay_gym.predictor import DynaLayPredictor
 
-BATCHES = (1, 32, 256)
 SKIPPED = (0.3, 0.5, 0.7)
-IMAGES = {1: 128, 32: 1024, 256: 2048}
-QUICK_IMAGES = {1: 32, 32: 256, 256: 512}
 
 
 class PlannedAgent:
@@ -162,7 +159,7 @@ def run(options: Options) -> dict[str, Any]:
 def measure(name: str, options: Options) -> dict[str, Any]:
     """One network at all batch sizes and shares."""
     subject, clock = load_subject(name, options), Clock(options.device)
-    sizes = QUICK_IMAGES if options.quick else IMAGES
+    sizes = {batch: num_images(batch, options.quick) for batch in options.batches}
     bench = Bench(subject, max(sizes.values()), options.device)
     rounds = 3 if options.quick else 5
     cells = [
@@ -179,6 +176,11 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     )
     text = section(f"Inference, {name}", notes, format_cells(cells))
     return {"markdown": text, "network": subject.about, "cells": cells}
+
+
+def num_images(batch: int, quick: bool) -> int:
+    """Images of a turn: a few batches, and not too few images."""
+    return max(32, 2 * batch) if quick else max(128, 8 * batch)
 
 
 def measure_batch(

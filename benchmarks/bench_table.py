@@ -28,7 +28,6 @@ from benchmarks.common import (
 )
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 
-ROWS = (64, 256, 1024)
 TABLE, LIVE, CARTPOLE, ENVPOOL = (
     "table",
     "live",
@@ -46,12 +45,12 @@ def run(options: Options) -> dict[str, Any]:
         os.environ["DYNALAY_CACHE_DIR"] = folder
         try:
             makes = {name: seconds_to_make() for name in ("built", "found again")}
-            sizes = {n: measure(n, options, clock) for n in ROWS}
+            sizes = {n: measure(n, options, clock) for n in options.rows}
         finally:
             os.environ.pop("DYNALAY_CACHE_DIR")
             if before is not None:
                 os.environ["DYNALAY_CACHE_DIR"] = before
-    names = list(sizes[ROWS[0]])
+    names = list(sizes[options.rows[0]])
     lines = [
         [str(n), *(show(row[name]["steps_per_second"]) for name in names)]
         + [f"{row[name]['table_over']:.2f}" for name in names[1:]]

@@ -32,6 +32,10 @@ class Options:
     """Data set of the checkpoint."""
     data_dir: Path | None = None
     """Folder of its files."""
+    rows: tuple[int, ...] = (64, 256, 1024)
+    """Rows of the batched environments and of the table."""
+    batches: tuple[int, ...] = (1, 32, 256)
+    """Batch sizes of the predictor."""
     device: str = "cpu"
     """Device of the networks; a CUDA device is synchronised around every turn."""
     quick: bool = False
