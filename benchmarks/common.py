@@ -104,7 +104,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"low": low, "median": median, "high": high}
 
 
-def ratio(values: np.ndarray, base: np.ndarray) -> float:
+def ratio(values: np.ndarray, base: np.ndarray | float) -> float:
     """Median of the ratios of the rounds."""
     return float(np.median(values / base))
 

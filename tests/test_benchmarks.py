@@ -6,14 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import make_vec, random_images, shared_model, tiny_config
+from networks import (
+    make_vec,
+    random_images,
+    random_model,
+    shared_model,
+    shared_split,
+    tiny_config,
+)
 
-from benchmarks.bench_inference import apportion, boltzmann
 from benchmarks.common import table
 from benchmarks.dense import BATCHES, make_jobs, tally
 from benchmarks.naive_env import NaiveEnv, Task
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.run import PARTS
+from benchmarks.skipping import KINDS, Skipping, StepByStep, apportion, boltzmann, walk
+from benchmarks.subjects import Subject
 from dynalay_gym.envs.layer_env import DynaLayEnv
 from dynalay_gym.models.costs import CostTable
 
@@ -115,6 +123,25 @@ def test_mixtures_reach_the_asked_cost() -> None:
     assert boltzmann(costs, 0.0).argmax() == 0
     chosen = apportion(np.array([0.5, 0.25, 0.25]), 8)
     assert sorted(chosen.tolist()) == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_policies_follow_their_plans() -> None:
+    subject = Subject("tiny", "random", random_model(tiny_config()), {}, shared_split())
+    bench = Skipping(subject, 24, "cpu")
+    chosen = torch.arange(24) % 8
+    for kind in KINDS:
+        predictor = bench.predictor(kind, chosen)
+        taken = predictor.infer(bench.images).actions.clamp(min=0)
+        assert taken.tolist() == bench.plans[chosen].tolist()
+    macs, agent = walk(bench.predictor(StepByStep, chosen), list(bench.images.split(5)))
+    # Plans of 0, 1, 1, 1, 2, 2, 2 and 3 layers, and the stop.
+    assert agent == 2.5 * bench.agent.macs_per_decision
+    assert macs[chosen.numpy() == 0].tolist() == [bench.plain_macs] * 3
+    assert (bench.always_macs < walk(always_of(bench), [bench.images])[0]).all()
+
+
+def always_of(bench: Skipping) -> Any:
+    return bench.predictor(StepByStep, torch.full((24,), 7))
 
 
 def test_make_bench_runs_the_driver() -> None:
