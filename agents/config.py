@@ -53,12 +53,12 @@ class PolicyGradientConfig:
 class ExactConfig:
     """Options of exact learning from the transition table."""
 
-    total_timesteps: int = 600_000
+    total_timesteps: int = 1_200_000
     """Nodes (one input after some decisions) to train on unless --total-timesteps says
     otherwise."""
     learning_rate: float = 3e-3
     """Adam's step size; falls linearly to a tenth."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Inputs per gradient step, each with all its nodes."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the torso."""
