@@ -10,6 +10,7 @@ Axes: m inputs of a minibatch, K nodes, A actions.
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,9 +95,10 @@ class ExactAgent:
             if on_progress is not None:
                 on_progress(taken)
 
-    def _minibatches(self) -> tuple[Tensor, ...]:
+    def _minibatches(self) -> Sequence[Tensor]:
         order = torch.randperm(self.tree.num_samples, generator=self._generator)
-        return order.split(self.config.batch_size)
+        parts: Sequence[Tensor] = order.split(self.config.batch_size)
+        return parts
 
     def _update(
         self, samples: Tensor, optimizer: torch.optim.Optimizer, share: float

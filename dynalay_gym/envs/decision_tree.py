@@ -66,12 +66,12 @@ def enumerate_nodes(num_layers: int, max_decisions: int) -> Nodes:
                 number[child] = len(found)
                 found.append(child)
             children[-1][layer] = number[child]
-    state, last_action, decisions = torch.tensor(found).unbind(1)
+    states_of, last_actions, decisions = torch.tensor(found).unbind(1)
     return Nodes(
-        state=state,
-        last_action=last_action,
+        state=states_of,
+        last_action=last_actions,
         decisions=decisions,
-        allowed=mask[state],
+        allowed=mask[states_of],
         children=torch.tensor(children),
     )
 
