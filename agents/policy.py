@@ -125,6 +125,7 @@ class NetPolicy:
         name: str = "policy-gradient",
     ) -> None:
         self.net = net
+        self._weight = next(net.parameters())  # to look for it takes time
         self.name = name
         self.greedy = greedy
         self.generator = generator
@@ -150,7 +151,7 @@ class NetPolicy:
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose actions [N]; see `Policy.act`."""
-        device = next(self.net.parameters()).device
+        device = self._weight.device
         inputs = as_tensor(observations, device)
         mask = as_tensor(infos["action_mask"], device).bool()
         with torch.no_grad():
