@@ -60,10 +60,8 @@ def _regret(regrets: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 def format_regret(row: dict[str, Any]) -> str:
     """Return one line: how far a policy is from the exact optimum."""
     low, high = row["regret_interval"]
-    return (
-        f"{row['policy']} is {row['regret']:.4f} [{low:.4f}, {high:.4f}] below the "
-        "oracle, which knows the label"
-    )
+    name, regret = row["policy"], row["regret"]
+    return f"regret of {name} to the oracle: {regret:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

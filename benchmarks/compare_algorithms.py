@@ -184,7 +184,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['policy']} | {100 * row['accuracy']:.1f} % | {row['compute']:.1f} "
             f"| {row['return']:.4f} [{low:.4f}, {high:.4f}] "
             f"| {row['over_max_prob']:+.4f} [{low_d:+.4f}, {high_d:+.4f}] "
-            f"| {-row['over_oracle']:.4f} |"
+            f"| {abs(row['over_oracle']):.4f} |"
         )
     return "\n".join(lines)
 

@@ -246,7 +246,7 @@ class TestReport:
         assert nop["regret"] == pytest.approx((0.42 + 0.38) / 3, abs=1e-6)
         low, high = nop["regret_interval"]
         assert low < nop["regret"] < high
-        assert format_regret(nop).startswith("nop is 0.2667 [")
+        assert format_regret(nop).startswith("regret of nop to the oracle: 0.2667 [")
 
     def test_files(self, rows, tmp_path):
         write_results(tmp_path, rows, 100, {"seed": 0})
