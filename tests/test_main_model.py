@@ -206,7 +206,7 @@ def test_no_iterations_in_the_wide_form_are_one_application_from_zero() -> None:
         plain = layer.plain(below, 0)
         state, _ = layer.iterate(below, plain, 0, SolverConfig(max_steps=0))
     assert torch.equal(state.h, torch.relu(state.x))
-    assert plain.h.count_nonzero() == 0 and state.h.count_nonzero() > 0
+    assert plain.h is None and state.h.count_nonzero() > 0
     assert torch.equal(state.u, plain.u)
 
 
@@ -363,8 +363,7 @@ def test_a_plain_pass_does_not_depend_on_the_batch(name: str, threads: int) -> N
     for rows in ([4], [7, 1], [0, 16, 5], list(range(16, -1, -1))):
         part = session.begin(images[rows])
         assert torch.equal(part.logits, whole.logits[rows])
-        for mine, theirs in zip(part.features, whole.features, strict=True):
-            assert torch.equal(mine, theirs[rows])
+        assert torch.equal(part.features, whole.features[rows])
 
 
 # --- architectures --------------------------------------------------------------------

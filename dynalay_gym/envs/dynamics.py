@@ -4,6 +4,7 @@ Axes: n rows, m of them acted on, L layers, A = L + 1 actions.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ class LayerWalk:
         fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
         self._fresh = self._counts.new_tensor(fresh)[:, None]
         self._numbers = torch.arange(num_rows, device=self.device)
+        facts = facts_of_states(session.num_layers)
+        self._useful, self._share = (fact.to(self.device) for fact in facts)
         self.history = self._counts.new_full((num_rows, max_decisions), -1)
         self.begun = False
         self._name_counts()
@@ -119,11 +122,10 @@ class LayerWalk:
             index: Their numbers, int64 [m].
             penalty: Their penalties, float32 [m].
         """
-        begun = self.session.begin(inputs)
         if self.state is None:
-            self.state = begun
+            self.state = self.session.begin(inputs)
         else:
-            self.state.put(rows, begun)
+            self.session.restart(self.state, rows, inputs)
         self.history[rows] = -1
         self._counts[:, rows] = self._fresh
         self.episode.index[rows] = index
@@ -142,6 +144,28 @@ class LayerWalk:
         """
         self._apply(rows, actions)
         return self._stops(rows, actions)
+
+    def follow(self, rows: Tensor, plans: Tensor) -> None:
+        """Carry whole plans out in one sweep, and with that end the rows' episodes.
+
+        Args:
+            rows: Distinct rows that have just started, int64 [m].
+            plans: Their actions in order, int64 [m, P]; what comes after a NOP, or
+                after ``max_decisions``, is not taken.
+        """
+        assert self.state is not None, "start comes before follow"
+        plans = plans[:, : self.observer.max_decisions]
+        stops = (plans == NOP).long()
+        taken = stops.cumsum(1) == stops  # no NOP before it
+        path = torch.zeros_like(rows)
+        for actions in torch.where(taken, plans, NOP).unbind(1):
+            bit = 1 << actions >> 1  # none for NOP
+            path = torch.where(bit > 0, path & (bit - 1) | bit, path)
+        cost = self.session.reach(self.state, rows, path)
+        self.macs[rows], self.status[rows] = cost.macs, cost.status
+        self.solver_steps[rows] = cost.solver_steps
+        self.history[rows, : plans.shape[1]] = torch.where(taken, plans, -1)
+        self.episode.decisions[rows] = taken.sum(1)
 
     def observe_rows(self, rows: Tensor) -> Tensor:
         """Observations of m distinct ascending rows, float32 [m, D]."""
@@ -162,7 +186,7 @@ class LayerWalk:
         choosing it can only cost. NOP never is.
         """
         assert self.state is not None, "begin comes before action_mask"
-        return useful_actions(self.state.iterated)
+        return self._useful.index_select(0, self.state.path)
 
     def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
         """Carry the actions out; whether the layer already sat there, bool [m]."""
@@ -186,9 +210,8 @@ class LayerWalk:
     def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
         """Whether the chosen layer already sits on its fixed point, bool [m]."""
         assert self.state is not None, "begin comes before step"
-        layer = (actions - 1).clamp(min=0)
-        sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
-        return sits & (actions != NOP)
+        bit = 1 << actions >> 1  # none for NOP
+        return (self.state.path[rows] & bit) != 0
 
 
 class LayerDynamics(LayerWalk):
@@ -234,9 +257,13 @@ class LayerDynamics(LayerWalk):
         """
         assert self.begun, "begin comes before step"
         episode = self.episode
-        before = self._log_score(rows)
+        reward = self.problem.reward
+        before = self._log_score(rows) if reward.uses_log_score else None
         again = self._apply(rows, actions)
         stop = self._stops(rows, actions)
+        gain = torch.zeros_like(episode.penalty[rows])
+        if before is not None:
+            gain = self._log_score(rows) - before
         decision = Decision(
             stop=stop,
             correct=self.correct()[rows],
@@ -244,10 +271,10 @@ class LayerDynamics(LayerWalk):
             consecutive=episode.consecutive[rows],
             again=again,
             iterated=self._iterated_share(rows),
-            log_score_gain=self._log_score(rows) - before,
+            log_score_gain=gain,
             penalty=episode.penalty[rows],
         )
-        return self.problem.reward(decision).float(), stop
+        return reward(decision).float(), stop
 
     def observe(self) -> Array:
         """Observations of all rows, float32 [n, D]."""
@@ -285,12 +312,19 @@ class LayerDynamics(LayerWalk):
     def _iterated_share(self, rows: Rows) -> Tensor:
         """Share of layers that sit on their fixed point, float32 [m]."""
         assert self.state is not None, "begin comes before step"
-        return self.state.iterated[rows].float().mean(1)
+        return self._share.index_select(0, self.state.path[rows])
 
 
-def useful_actions(iterated: Tensor) -> Tensor:
-    """Actions that can change something, bool [n, A], given bool [n, L]."""
-    above = iterated.flip(1).cumsum(1).flip(1) - iterated.long()
-    pointless = iterated & (above == 0)
+@cache
+def facts_of_states(num_layers: int) -> tuple[Tensor, Tensor]:
+    """What depends on a row's state alone, for all 2^L states, to be looked up.
+
+    Returns:
+        Actions that can change something, bool [2^L, A]; share of layers that sit on
+        their fixed point, float32 [2^L].
+    """
+    iterated = (torch.arange(2**num_layers)[:, None] >> torch.arange(num_layers)) & 1
+    above = iterated.flip(1).cumsum(1).flip(1) - iterated
+    pointless = (iterated == 1) & (above == 0)
     nop = torch.ones_like(pointless[:, :1])
-    return torch.cat([nop, ~pointless], 1)
+    return torch.cat([nop, ~pointless], 1), iterated.float().mean(1)

@@ -63,7 +63,10 @@ class FixedPointLayer(nn.Module, ABC):
     def freeze(self) -> None:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""
         self._frozen = None
-        self._frozen = self.weight().detach()
+        weight = self.weight().detach()
+        if weight.dim() == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self._frozen = weight
 
     def train(self, mode: bool = True) -> "FixedPointLayer":
         """Set the training mode; training forgets the frozen weight."""
@@ -138,7 +141,9 @@ class ConvFixedPointLayer(FixedPointLayer):
 
     def norm_bound(self) -> Tensor:
         """Bound by Gram iteration on the kernel's symbol on the padded torus."""
-        return gram_bound(conv_symbol(self.free_weight, self.height, self.width))
+        # One memory format, so that the bound's last bit does not depend on it.
+        weight = self.free_weight.contiguous()
+        return gram_bound(conv_symbol(weight, self.height, self.width))
 
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
         """Convolve [n, C, H, W]; H and W at most those certified."""

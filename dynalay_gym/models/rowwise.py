@@ -16,12 +16,20 @@ from torch.nn import functional as F
 MIN_ROWS = 2
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Convolve without bias; each row's bits are independent of the other rows.
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+) -> Tensor:
+    """Convolve; each row's bits are independent of the other rows.
 
     Args:
         x: Input [n, C_in, H, W].
         weight: Kernel [C_out, C_in, k, k].
+        bias: Added to each channel [C_out], if given.
         stride: Stride in both directions.
         padding: Zero padding on every side.
 
@@ -31,11 +39,12 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
     n = x.shape[0]
     # An exported graph has no batch size yet; it promises values, not bits.
     if not torch.compiler.is_exporting() and 0 < n < MIN_ROWS:
-        x = x.expand(MIN_ROWS, -1, -1, -1)
+        x = torch.cat([x] * MIN_ROWS)  # keeps the memory format, which expand does not
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1
-    return F.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation)[:n]
+    out = F.conv2d(x, weight, bias, stride, padding, dilation)
+    return out if out.shape[0] == n else out[:n]
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -67,6 +76,22 @@ def as_rowwise(module: nn.Module) -> nn.Module:
         if type(part) is nn.Linear:
             part.__class__ = Linear  # the same parameters under the same names
     return module.eval().requires_grad_(False)
+
+
+def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
+    """Overwrite rows (int64 [m]) of a tensor without gradient by m new ones."""
+    if target.is_cpu:  # numpy copies runs of memory, torch one element after another
+        target.numpy()[rows.numpy()] = new.numpy()
+    else:
+        target.index_copy_(0, rows, new)
+
+
+def add_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
+    """Add m new rows to some (distinct, int64 [m]) of a tensor without gradient."""
+    if target.is_cpu:
+        target.numpy()[rows.numpy()] += new.numpy()
+    else:
+        target.index_add_(0, rows, new)
 
 
 def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
