@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP, Problem, useful_actions
+from dynalay_gym.envs.dynamics import NOP, Problem, facts_of_states
 from dynalay_gym.envs.observation import ActivationObserver, EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.transition_table import TransitionTable
@@ -51,8 +51,7 @@ class Nodes:
 
 def enumerate_nodes(num_layers: int, max_decisions: int) -> Nodes:
     """Walk through all allowed choices, level by level; equal nodes are one."""
-    states = torch.arange(1 << num_layers)[:, None]
-    mask = useful_actions((states >> torch.arange(num_layers) & 1).bool())
+    mask, _ = facts_of_states(num_layers)
     found: list[tuple[int, int, int]] = [(0, -1, 0)]  # state, last action, decisions
     number = {found[0]: 0}
     children: list[list[int]] = []
@@ -101,10 +100,7 @@ class DecisionTree:
         self.penalty_range = problem.penalty_range
         self._problem, self._table = problem, table
         self._seen_of_episode = self._episode_parts()
-        layers = torch.arange(table.num_states)[:, None] >> torch.arange(
-            table.num_actions - 1
-        )
-        self._shares = (layers & 1).float().mean(1)
+        _, self._shares = facts_of_states(table.num_actions - 1)
 
     def observations(self, samples: Tensor, penalty: Tensor) -> Tensor:
         """What an agent sees, float32 [m, K, D].
