@@ -22,6 +22,7 @@ from agents.store import load_agent, load_config, make_agent, save_agent
 from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
 from dynalay_gym.envs.oracle import decision_tree, plan_table
 from dynalay_gym.envs.reward import REWARDS
+from dynalay_gym.envs.transition_table import CHOICE
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.metrics import MetricWriter
@@ -152,8 +153,12 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
         return envs.problem.table.correct.view(-1, 4)[:, state] * 0.5
 
     def cost(state: int, action: int) -> Tensor:
-        choices = envs.problem.table.choices.view(-1, 4, 3, 5)
-        return 0.3 * choices[:, state, action, 1] / envs.always_extra_macs
+        choices = envs.problem.table.choices.view(-1, 4, 3, len(CHOICE))
+        return (
+            0.3
+            * choices[:, state, action, CHOICE.index("macs")]
+            / envs.always_extra_macs
+        )
 
     # The budget of three decisions ends every way with the answer it has reached.
     after_12 = policy[:, 3, 0] * right(3)
