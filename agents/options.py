@@ -9,6 +9,7 @@ from agents.config import (
     A2CConfig,
     AgentConfig,
     DQNConfig,
+    ExactConfig,
     PolicyGradientConfig,
     PPOConfig,
 )
@@ -21,7 +22,7 @@ class Options:
     """Train an agent that decides, input by input, where a network spends compute."""
 
     algo: str | None = None
-    """policy-gradient, ppo, a2c or dqn. Default: ppo, or that of --load."""
+    """policy-gradient, exact, ppo, a2c or dqn. Default: ppo, or that of --load."""
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
@@ -58,8 +59,10 @@ class Options:
     """paper, three-term, log-score or blockdrop."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
-    the same numbers, much faster. The test split is always walked live, timed."""
+    the same numbers, much faster. The test split is always walked live, timed.
+    --algo exact always learns from the table."""
     policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+    exact: ExactConfig = field(default_factory=ExactConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)

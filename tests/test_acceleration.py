@@ -12,17 +12,14 @@ from torch import Tensor
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import tiles
 from dynalay_gym.models.acceleration import anderson_iteration
-from dynalay_gym.models.fixed_point import (
-    SolveResult,
-    SolverStatus,
-    fixed_point_iteration,
-)
+from dynalay_gym.models.fixed_point import fixed_point_iteration
 from dynalay_gym.models.implicit import SolverConfig, SolverMethod, solve
 from dynalay_gym.models.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
     FixedPointLayer,
 )
+from dynalay_gym.models.progress import SolveResult, SolverStatus
 
 ANDERSON = SolverConfig(rtol=1e-4, max_steps=200, method=SolverMethod.ANDERSON)
 WARM = replace(ANDERSON, warm_precision="bf16")

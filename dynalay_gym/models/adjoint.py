@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dynalay_gym.models.fixed_point import Map, SolveResult
+from dynalay_gym.models.fixed_point import Map
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, iterate
+from dynalay_gym.models.progress import SolveResult
 from dynalay_gym.models.tiles import in_tiles, pixels_first
 
 

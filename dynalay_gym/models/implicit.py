@@ -9,13 +9,8 @@ from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models.acceleration import anderson_iteration
-from dynalay_gym.models.fixed_point import (
-    Map,
-    SolveResult,
-    SolverStatus,
-    fixed_point_iteration,
-    relative_residual,
-)
+from dynalay_gym.models.fixed_point import Map, fixed_point_iteration
+from dynalay_gym.models.progress import SolveResult, SolverStatus, checked_residual
 from dynalay_gym.models.tiles import in_tiles, joined
 
 
@@ -217,7 +212,8 @@ def unrolled(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult
         if not bool(active.any()):
             break
         new = f(z, x)
-        change = relative_residual(new.detach(), z.detach())
+        step = checked_residual(new.detach(), (new - z).detach())
+        change = torch.from_numpy(step).to(z.device)
         residual = torch.where(active, change, residual)
         num_steps += active
         finite = ~change.isnan()
