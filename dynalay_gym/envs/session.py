@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
@@ -96,6 +97,9 @@ class LayerSession(Protocol):
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights; states begun before are void."""
 
     def digest(self) -> str:
         """Hash of the network and its solver: equal ones do the same."""
@@ -196,6 +200,24 @@ class MainModelSession:
             iterated = bool(state.iterated[row, i])
             curves.append(layer.residual_curve(here, self.solver) if iterated else [])
         return curves
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights of the same architecture; states begun before are void.
+
+        Args:
+            weights: A ``state_dict`` of a main network, on any device.
+
+        Raises:
+            CheckpointError: it belongs to another architecture.
+        """
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError:
+            raise CheckpointError(
+                "the weights are of another architecture than this environment's "
+                "network; give those of a network made from the same checkpoint"
+            ) from None
+        self.model.freeze()
 
     def digest(self) -> str:
         """Hash of weights, architecture and solver settings."""

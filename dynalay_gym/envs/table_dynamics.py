@@ -5,7 +5,8 @@ the lightest: the rows live in main memory, seen by both libraries.
 Axes: n rows, m of them acted on, A actions, D observation features.
 """
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem, useful_actions
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.session import Rows
-from dynalay_gym.envs.transition_table import TransitionTable
+from dynalay_gym.envs.transition_table import TransitionTable, build_table
 
 
 def make_dynamics(problem: Problem, num_rows: int) -> LayerDynamics:
@@ -37,7 +38,7 @@ class TableDynamics(LayerDynamics):
 
     def __init__(self, problem: Problem, table: TransitionTable, num_rows: int) -> None:
         super().__init__(problem, num_rows, torch.device("cpu"))
-        self._table = {name: part.numpy() for name, part in table.tensors().items()}
+        self._read(table)
         self._place = np.zeros(num_rows, dtype=np.int64)
         self._last_state = table.num_states - 1  # S is a power of two
         states = torch.arange(table.num_states)[:, None]
@@ -92,6 +93,32 @@ class TableDynamics(LayerDynamics):
             self._rows.penalty[rows] = penalty
             self._penalty_seen[rows] = squash(torch.from_numpy(penalty)).numpy()
         self.begun = True
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights and compute its table, if they differ.
+
+        Every part of a network lies below all states, so nothing of the old table can
+        be kept. The new one is not stored: training goes through many.
+        """
+        session, before = self.session, self.session.digest()
+        session.set_weights(weights)
+        if session.digest() != before:
+            table = build_table(session, self.problem.images, self.problem.labels)
+            self.problem = replace(self.problem, table=table)
+            self._read(table)
+
+    def states(self) -> Tensor:
+        """Bit pattern of each row's iterated layers, int64 [n]."""
+        return torch.from_numpy(self._place & self._last_state)
+
+    def stand_in(self, states: Tensor) -> None:
+        """Bring every row's sample to a state; see ``LayerDynamics``."""
+        self._place = self._rows.index * len(self._shares) + states.numpy()
+        self._penalty_seen = squash(self.episode.penalty.clone()).numpy()
+        self.begun = True
+
+    def _read(self, table: TransitionTable) -> None:
+        self._table = {name: part.numpy() for name, part in table.tensors().items()}
 
     def infos(self) -> dict[str, Array]:
         """Facts of all rows; see ``LayerDynamics``."""
