@@ -19,6 +19,7 @@ from agents.environments import build_environments
 from agents.options import Options, facts
 from agents.store import load_config
 from dynalay_gym.co_network import Data, check_environment, warm_up
+from dynalay_gym.co_training import check_batch
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.metrics import make_run_dir, write_json
 from dynalay_gym.models.checkpoint import load_tensors, save_tensors
@@ -30,20 +31,15 @@ _HEAD = ("format", "weights", "sha256")  # of a checkpoint's JSON: its own, not 
 
 
 def prepare(
-    options: Options,
-    config: AgentConfig,
-    data: Data,
-    on_step: OnStep,
-    num_processes: int = 1,
+    options: Options, settings: dict[str, Any], data: Data, on_step: OnStep
 ) -> Path:
-    """Make the folder of a new run, or check that of an old one.
+    """Make the folder of a new run, or take that of an old one.
 
     Args:
         options: The command line.
-        config: The agent's hyper-parameters.
+        settings: From ``check_settings``.
         data: The data set.
         on_step: Called in the main network's warm-up: step, all steps, loss.
-        num_processes: Processes that learn together.
 
     Returns:
         Folder with ``config.json`` and ``warm-up/main``.
@@ -51,12 +47,10 @@ def prepare(
     Raises:
         DynaLayError: For anything that cannot be used; nothing has been written then.
     """
-    settings = _settings(options, config, num_processes)
-    if options.resume is not None:
-        folder = options.resume
-        _check_settings(folder, settings)
-    else:
-        agent = _check_new(options, config, settings)
+    folder = options.resume
+    if folder is None:
+        config = options.config(options.algo or "ppo")
+        agent = _check_new(options, config, data)
         algo = options.algo or "ppo"
         kind = "co" if options.co_train else "frozen"
         folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{algo}")
@@ -69,11 +63,15 @@ def prepare(
     return folder
 
 
-def _settings(
+def check_settings(
     options: Options, config: AgentConfig, num_processes: int
 ) -> dict[str, Any]:
-    """Everything that a run's numbers depend on, as JSON gives it back."""
-    every = facts(options)
+    """Return everything that a run's numbers depend on, as JSON gives it back.
+
+    Raises:
+        DynaLayError: A run that is to be resumed had other settings.
+    """
+    every = facts(options) | {"algo": options.algo or "ppo"}
     settings = {
         "options": {key: every[key] for key in every if key not in _PLACES},
         "config": asdict(config),
@@ -81,6 +79,8 @@ def _settings(
         "processes": num_processes,
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))
+    if options.resume is not None:
+        _compare(options.resume, plain)
     return plain
 
 
@@ -103,7 +103,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+def _compare(folder: Path, settings: dict[str, Any]) -> None:
     """Raise unless the folder's run had the same settings."""
     theirs = read_settings(folder)
     if settings["processes"] != theirs["processes"]:
@@ -111,8 +111,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} was begun with {theirs['processes']} processes, not with "
             f"{settings['processes']}; start as many"
         )
-    parts = {"options": "", "co": "co.", "config": settings["options"]["algo"] or "ppo"}
-    parts["config"] += "."
+    parts = {"options": "", "co": "co.", "config": f"{settings['options']['algo']}."}
     different = [
         f"--{prefix}{key.replace('_', '-')}"
         for part, prefix in parts.items()
@@ -126,9 +125,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _check_new(
-    options: Options, config: AgentConfig, settings: dict[str, Any]
-) -> Path | None:
+def _check_new(options: Options, config: AgentConfig, data: Data) -> Path | None:
     """Raise for what would stop a new run; the agent to start from, if there is one."""
     check_environment(
         dataset=options.dataset,
@@ -138,6 +135,8 @@ def _check_new(
         rtol=options.rtol,
         max_steps=options.max_steps,
     )
+    if options.co_train:
+        check_batch(options.co, data.splits["main"])
     source = options.warm_up_from
     if source is None:
         if options.co.main_epochs is None:

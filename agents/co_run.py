@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from agents.co_folder import OnStep, prepare, read_settings
+from agents.co_folder import OnStep, check_settings, prepare, read_settings
 from agents.config import AgentConfig, DQNConfig, PolicyGradientConfig
 from agents.environments import Environments, build_environments
 from agents.evaluation import walk
@@ -60,11 +60,12 @@ class CoRun:
 
     def __init__(self, options: Options, config: AgentConfig, on_step: OnStep) -> None:
         self.options = options
+        self.workers = Workers.join(options.device)
+        settings = check_settings(options, config, self.workers.size)
         self.data = Data.load(
             options.dataset, options.device, options.data_dir, options.download
         )
-        self.workers = Workers.join(self.data.device)
-        self.folder = self._meet(config, on_step)
+        self.folder = self._meet(settings, on_step)
         self.start = int(read_settings(self.folder)["start"])
         joint = options.total_timesteps
         self.total = self.start + (config.total_timesteps if joint is None else joint)
@@ -146,12 +147,11 @@ class CoRun:
             place / "main", self.data, self._about() | {"step": self.best_step}
         )
 
-    def _meet(self, config: AgentConfig, on_step: OnStep) -> Path:
+    def _meet(self, settings: dict[str, Any], on_step: OnStep) -> Path:
         """The folder, prepared by the leading process while the others wait."""
         folder = ""
         if self.leads:
-            size = self.workers.size
-            folder = str(prepare(self.options, config, self.data, on_step, size))
+            folder = str(prepare(self.options, settings, self.data, on_step))
         return Path(self.workers.tell(folder))
 
     def _trainer(self) -> CoTrainer:

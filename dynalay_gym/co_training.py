@@ -48,6 +48,14 @@ class DivergedError(DynaLayError):
         )
 
 
+def check_batch(config: CoTrainingConfig, data: Split) -> None:
+    """Raise ConfigError if a batch is larger than the split."""
+    if config.batch_size > len(data):
+        raise ConfigError(
+            f"--co.batch-size is larger than the {len(data)} samples of the main split"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TurnReport:
     """What one turn of the main network came to.
@@ -107,11 +115,7 @@ class CoTrainer:
         augmented: bool = False,
         workers: Workers | None = None,
     ) -> None:
-        if config.batch_size > len(data):
-            raise ConfigError(
-                f"--co.batch-size is larger than the {len(data)} samples of the main "
-                "split"
-            )
+        check_batch(config, data)
         self.model = model.requires_grad_(True)
         self.data, self.config, self.seed, self.augmented = (
             data,

@@ -28,8 +28,11 @@ class Workers:
     size: int = 1
 
     @classmethod
-    def join(cls, device: torch.device) -> "Workers":
+    def join(cls, device: str) -> "Workers":
         """Join the processes that torchrun started, if it did.
+
+        Args:
+            device: ``auto``, ``cpu`` or ``cuda``; every process gets a GPU of its own.
 
         Raises:
             ConfigError: its variables are there but the others cannot be met.
@@ -37,7 +40,10 @@ class Workers:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not distributed.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
+            on_gpu = device != "cpu" and torch.cuda.is_available()
+            if on_gpu:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "nccl" if on_gpu else "gloo"
             try:
                 distributed.init_process_group(backend)
             except (RuntimeError, ValueError) as error:

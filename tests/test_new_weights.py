@@ -82,11 +82,13 @@ def test_equal_weights_keep_the_table(tmp_path: Any, monkeypatch: Any) -> None:
 
 
 def test_other_architectures_are_refused() -> None:
-    one = envs(network(0))
-    before, _ = play(one, 1)
-    with pytest.raises(CheckpointError, match="another architecture"):
-        one.set_weights(network(0, "state").state_dict())
-    assert np.array_equal(one.step([0] * 8)[2], [True] * 8)
+    one, same = envs(network(0)), envs(network(0))
+    play(one, 1), play(same, 1)
+    wider = random_model(tiny_config(channels=(2, 3, 5)), 1)
+    for other in (network(1, "state"), wider):
+        with pytest.raises(CheckpointError, match="another architecture"):
+            one.set_weights(other.state_dict())
+    assert np.array_equal(one.step([1] * 8)[0], same.step([1] * 8)[0])
 
 
 def test_the_single_form_takes_weights_too() -> None:

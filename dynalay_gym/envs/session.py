@@ -210,13 +210,15 @@ class MainModelSession:
         Raises:
             CheckpointError: it belongs to another architecture.
         """
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError:
+        own = self.model.state_dict()
+        if {k: v.shape for k, v in own.items()} != {
+            k: v.shape for k, v in weights.items()
+        }:  # before anything is copied
             raise CheckpointError(
                 "the weights are of another architecture than this environment's "
                 "network; give those of a network made from the same checkpoint"
-            ) from None
+            )
+        self.model.load_state_dict(weights)
         self.model.freeze()
 
     def digest(self) -> str:
