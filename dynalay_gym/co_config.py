@@ -15,7 +15,7 @@ class CoTrainingConfig:
     leaves it untrained. Default: none, start from --checkpoint (or the shipped one)."""
     agent_steps: int = 50_000
     """Warm-up of the agent: decisions on the frozen network before both learn."""
-    update_ratio: float = 0.25
+    update_ratio: float = 1.0
     """Samples that the main network learns from per decision of the agent."""
     every: int | None = None
     """Decisions of each row between two turns of the main network. Default: the
