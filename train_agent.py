@@ -82,7 +82,8 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         except KeyboardInterrupt:
             print(f"go on with the same options and --resume {folder}", file=sys.stderr)
             raise
-        measured = joint.finish()
+        joint.take_best()
+        measured = joint.measure_best()
         save_predictor(folder / "predictor", joint.agent, envs)
         compare(options, joint.agent, envs, writer, folder, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")

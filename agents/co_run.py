@@ -129,13 +129,10 @@ class CoRun:
         if self.leads:
             self._keep_agent(self.folder / "agent")
 
-    def finish(self) -> dict[str, Any]:
-        """Take the best pair up, also in the environments, and measure its network.
+    def take_best(self) -> None:
+        """Give agent and environments the weights of the best pair.
 
         Cost unit and penalty of ``envs`` stay those of the run.
-
-        Returns:
-            What was measured: calibrations, break-even, accuracies of all states.
         """
         place = self.folder / "best"
         self.agent.module.load_state_dict(load_tensors(place / "agent")[0])
@@ -143,9 +140,15 @@ class CoRun:
         for envs in (self.envs.validation, self.envs.test):
             base: Any = envs.unwrapped
             base.set_weights(weights)
-        return measure_again(
-            place / "main", self.data, self._about() | {"step": self.best_step}
-        )
+
+    def measure_best(self) -> dict[str, Any]:
+        """Measure the best pair's network anew, beside it.
+
+        Returns:
+            Its calibrations, break-even penalty and the accuracies of all states.
+        """
+        about = self._about() | {"step": self.best_step}
+        return measure_again(self.folder / "best" / "main", self.data, about)
 
     def _meet(self, settings: dict[str, Any], on_step: OnStep) -> Path:
         """The folder, prepared by the leading process while the others wait."""

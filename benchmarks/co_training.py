@@ -12,12 +12,14 @@ Arms, each with the same agent, the same decisions, cost unit and penalty:
     cold         no warm-up: joint from the first step, as many as co-trained takes
 
 Multiply-adds of walks, forward and backward passes are counted by torch's counter on
-every ``COUNT_EVERY``-th turn and scaled up. The test split is walked with the pair of
+every ``COUNT_EVERY``-th step and scaled up. The test split is walked with the pair of
 the best validation return. Axes: n samples, S seeds.
 """
 
+import copy
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +35,7 @@ from agents.options import Options
 from dynalay_gym.co_config import CoTrainingConfig
 from dynalay_gym.metrics import environment_facts, write_json
 
-COUNT_EVERY = 20
+COUNT_EVERY = 60
 ARMS = ("co-trained", "co-path", "frozen", "warm-up", "cold")
 
 
@@ -49,11 +51,11 @@ class Args:
     """Seeds of network and agent."""
     arms: tuple[str, ...] = ARMS
     """Arms to run; co-trained comes first, the others' budgets follow from it."""
-    main_epochs: int = 4
+    main_epochs: int = 3
     """Warm-up of the main network in co-trained."""
-    agent_steps: int = 16_384
+    agent_steps: int = 4_096
     """Warm-up of the agent."""
-    total_timesteps: int = 65_536
+    total_timesteps: int = 24_576
     """Decisions of the joint phase."""
     penalty: float = 0.093
     """Penalty of compute."""
@@ -61,7 +63,9 @@ class Args:
     """Multiply-adds that count as cost 1: *always* with the shipped network."""
     num_threads: int = 1
     """CPU threads."""
-    co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
+    co: CoTrainingConfig = field(
+        default_factory=lambda: CoTrainingConfig(validations=7)
+    )
     """Options of the co-training."""
 
 
@@ -123,7 +127,6 @@ def warm_network(
 ) -> tuple[Path, float]:
     """Train a network as train_main.py does; its folder, and its multiply-adds."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from dynalay_gym.data import load_split
     from dynalay_gym.models.checkpoint import save_model
@@ -136,15 +139,17 @@ def warm_network(
     macs = 0.0
     if epochs:
         data = load_split("digits", "main")
-        trainer = MainTrainer(model, data, TrainingConfig(epochs=epochs, seed=seed))
-        for number in range(epochs):
-            # An epoch's cost hardly changes (solves get a little longer): count one.
-            if number == epochs // 2:
-                with FlopCounterMode(display=False) as counter:
-                    trainer.train_epoch(lambda step, loss: None)
-                macs = epochs * counter.get_total_flops() / 2
-            else:
-                trainer.train_epoch(lambda step, loss: None)
+        config = TrainingConfig(epochs=epochs, seed=seed)
+        trainer = MainTrainer(model, data, config)
+        while trainer.epoch < epochs:
+            trainer.train_epoch(lambda step, loss: None)
+        # A step's cost hardly depends on the weights: count one on a copy.
+        few = replace(
+            data, images=data.images[:128], labels=data.labels[:128], groups=data.groups
+        )
+        copied = MainTrainer(copy.deepcopy(model), few, config)
+        _, per_step = counted(lambda: copied.train_epoch(lambda step, loss: None))
+        macs = float(per_step * epochs * trainer.steps_per_epoch)
     solver = {"rtol": model.config.rtol, "max_steps": model.config.max_steps}
     unit = {"plain_accuracy": 0.0, "always_accuracy": 0.0}
     unit |= {"always_extra_macs": args.cost_unit}
@@ -162,6 +167,7 @@ def run_arm(
 ) -> dict[str, Any]:
     """Train one arm and walk the test split with its best pair."""
     from agents.co_run import CoRun
+    from dynalay_gym.co_network import accuracy_of_states
 
     asked = Options(
         algo=args.algo,
@@ -179,8 +185,9 @@ def run_arm(
     count = Counter(run.trainer)
     run.learn(None, lambda *_: None)
     seconds = time.process_time() - began
-    measured = run.finish()
+    run.take_best()
     found = walk(run.envs.test, run.agent.policy, penalty=args.penalty)
+    base: Any = run.envs.test.unwrapped
     return {
         "return": found.mean_return,
         "returns": found.returns,
@@ -191,38 +198,51 @@ def run_arm(
         "main_steps": 0 if run.trainer is None else run.trainer.steps,
         "macs": count.total,
         "cpu_seconds": seconds,
-        "states": measured["state_accuracy"]["test"],
+        "states": accuracy_of_states(base.problem.session, run.data.splits["test"]),
     }
 
 
 class Counter:
-    """Counts the multiply-adds of a trainer's turns, some exactly, all by scaling."""
+    """Multiply-adds of a trainer: walks exactly, some of its steps, scaled up to all.
+
+    Counting a step takes many times as long as the step.
+    """
 
     def __init__(self, trainer: Any) -> None:
-        self.counted = self.steps = self.all_steps = self.turns = 0
-        if trainer is not None:
-            self._turn, trainer.turn = trainer.turn, self.turn
+        self.counted = self.counts = self.steps = self.walked = 0
+        if trainer is None:
+            return
+        self._step, trainer._step = trainer._step, self.step
+        self._batches, trainer._batches = trainer._batches, self.batches
 
-    def turn(self, *arguments: Any) -> Any:
-        """One turn of the trainer; every so many under torch's counter."""
-        from torch.utils.flop_counter import FlopCounterMode
+    def step(self, *arguments: Any) -> Any:
+        """One optimiser step; the first and then every so many under the counter."""
+        self.steps += 1
+        if self.steps % COUNT_EVERY != 1:
+            return self._step(*arguments)
+        outcome, macs = counted(lambda: self._step(*arguments))
+        self.counted, self.counts = self.counted + macs, self.counts + 1
+        return outcome
 
-        self.turns += 1
-        if self.turns % COUNT_EVERY:
-            report = self._turn(*arguments)
-        else:
-            with FlopCounterMode(display=False) as counter:
-                report = self._turn(*arguments)
-            if report is not None:
-                self.counted += counter.get_total_flops() // 2
-                self.steps += report.steps
-        self.all_steps += 0 if report is None else report.steps
-        return report
+    def batches(self, *arguments: Any) -> Any:
+        """The walks of a turn, which know their cost."""
+        batches, walked = self._batches(*arguments)
+        self.walked += int(walked.macs.sum())
+        return batches, walked
 
     @property
     def total(self) -> float:
         """Estimated multiply-adds of all turns."""
-        return self.counted / max(self.steps, 1) * self.all_steps
+        return self.walked + self.steps * self.counted / max(self.counts, 1)
+
+
+def counted(work: Callable[[], Any]) -> tuple[Any, int]:
+    """Do some work; what it returns, and its multiply-adds."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        outcome = work()
+    return outcome, counter.get_total_flops() // 2
 
 
 def summarise(arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

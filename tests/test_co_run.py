@@ -140,7 +140,7 @@ def test_a_frozen_run_is_the_plain_run(tmp_path: Path) -> None:
     mine, theirs = frozen.agent.module.state_dict(), agent.module.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert_equal(frozen.folder / "best" / "main", frozen.folder / "warm-up" / "main")
-    assert frozen.finish()["break_even_penalty"] == frozen.envs.penalty == 0.093
+    assert frozen.measure_best()["break_even_penalty"] == frozen.envs.penalty == 0.093
 
 
 def test_warm_up_weights_are_used_again(whole: CoRun, tmp_path: Path) -> None:
@@ -184,7 +184,8 @@ def test_the_saved_network_is_measured_anew(whole: CoRun) -> None:
     kept = load_model(whole.folder / "best" / "main")[1]
     before = find_calibration(kept, solver)
     assert before is not None and before.always_extra_macs == unit
-    measured = whole.finish()
+    whole.take_best()
+    measured = whole.measure_best()
     after = find_calibration(load_model(whole.folder / "best" / "main")[1], solver)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
