@@ -15,26 +15,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dynalay_gym.co_config import CoTrainingConfig
+from dynalay_gym.co_losses import CoLosses
 from dynalay_gym.co_replay import Replay
 from dynalay_gym.co_walk import Chooser, Walk, problem_over, walk
-from dynalay_gym.data import Split, augment
+from dynalay_gym.data import Split
 from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.errors import ConfigError, DynaLayError
-from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.selective import (
-    SelectiveNetwork,
-    hold_unused,
-    pattern_parameters,
-)
+from dynalay_gym.models.selective import hold_unused, pattern_parameters
 from dynalay_gym.optimizer_state import flatten, restore
 from dynalay_gym.workers import Workers
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
-_MIXED_WEIGHT = 0.7  # of the random state beside plain and full, as in the warm-up
 
 
 class DivergedError(DynaLayError):
@@ -96,8 +90,7 @@ class CoTrainer:
         problem: What the agent decides on: reward, cost unit, penalty and solver.
         config: Options.
         seed: Of samples, exploration, kept states and augmentation.
-        augmented: Shift and mirror the samples that keep every state usable. Walked
-            samples stay as they are: the policy decides on real ones.
+        augmented: Shift and mirror the samples that keep every state usable.
         workers: The processes that learn together; ``batch_size`` is of each.
 
     Raises:
@@ -117,30 +110,19 @@ class CoTrainer:
     ) -> None:
         check_batch(config, data)
         self.model = model.requires_grad_(True)
-        self.data, self.config, self.seed, self.augmented = (
-            data,
-            config,
-            seed,
-            augmented,
-        )
+        self.data, self.config, self.seed = data, config, seed
         self.workers = workers or Workers()
         acting = copy.deepcopy(model)
         self.problem = problem_over(problem, acting, data)
         self.steps = self.turns = 0
         self._owed = 0.0
-        self._selective = SelectiveNetwork(model)
+        self._losses = CoLosses(model, data, problem.session.solver, config, augmented)
         self._pattern_rows = pattern_parameters(model)
         self._replay = Replay(config.replay_size, data.labels.device)
         self._optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-        )
-        self._solver = SolverConfig(
-            rtol=problem.session.solver.rtol,
-            max_steps=problem.session.solver.max_steps,
-            adjoint_rtol=config.adjoint_rtol,
-            adjoint_max_steps=config.adjoint_max_steps,
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -256,11 +238,11 @@ class CoTrainer:
         num_kept = max(num_kept, 2) if num_kept else 0  # one alone has no statistics
         part = num_kept / (num_kept + len(index))
         self._optimizer.zero_grad(set_to_none=True)
-        chosen = self._chosen_loss(index, states)
+        chosen = self._losses.chosen(index, states)
         ((1 - part) * chosen).backward()
         kept = torch.zeros_like(chosen)
         if num_kept:
-            kept = self._kept_loss(num_kept, source)
+            kept = self._losses.kept(num_kept, source)
             (part * kept).backward()
         if not bool((chosen + kept).isfinite()):
             raise DivergedError(self.steps + 1)
@@ -274,44 +256,6 @@ class CoTrainer:
             self.workers.average(list(self.model.buffers()))
         self.steps += 1
         return torch.stack([chosen.detach(), kept.detach(), norm.detach()])
-
-    def _chosen_loss(self, index: Tensor, states: Tensor) -> Tensor:
-        """Cross-entropy of walked samples, each in the state it was left in."""
-        with self._autocast():
-            logits = self._selective.logits(
-                self.data.images[index],
-                states,
-                self._solver,
-                chosen_only=self.config.gradients == "chosen",
-            )
-        return F.cross_entropy(logits.float(), self.data.labels[index])
-
-    def _kept_loss(self, num: int, source: torch.Generator) -> Tensor:
-        """Cross-entropy of random samples in the plain, the full and a random state."""
-        device, states = self.data.labels.device, 2**self.model.num_layers
-        index = torch.randint(len(self.data), (num,), generator=source, device=device)
-        images, labels = self.data.images[index], self.data.labels[index]
-        if self.augmented:
-            images = augment(images, source)
-        weights = {0: 1.0, states - 1: 1.0}
-        if states > 2:
-            between = torch.randint(
-                1, states - 1, (), generator=source, device=source.device
-            )
-            weights[int(between)] = _MIXED_WEIGHT
-        self.model.train()
-        with self._autocast():
-            logits = self.model.forward_paths(images, weights, self._solver)
-        losses = [
-            weight * F.cross_entropy(answer.float(), labels)
-            for weight, answer in zip(weights.values(), logits, strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights.values())
-
-    def _autocast(self) -> torch.autocast:
-        device = self.data.images.device.type
-        bf16 = self.config.precision == "bf16"
-        return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
     def _visited(self, states: Tensor) -> list[float]:
         counts = torch.bincount(states, minlength=2**self.model.num_layers)

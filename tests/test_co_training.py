@@ -174,7 +174,7 @@ def test_the_loss_depends_on_no_weight_of_the_agent_and_the_reverse() -> None:
     trainer = make_trainer(envs)
     agent = PolicyGradientAgent(envs, AGENT)
     found = walk(trainer.problem, agent.policy, torch.arange(8), 0.0, torch.Generator())
-    loss = trainer._chosen_loss(found.index, found.states)
+    loss = trainer._losses.chosen(found.index, found.states)
     theirs = list(agent.net.parameters())
     grads = torch.autograd.grad(loss, theirs, allow_unused=True, retain_graph=True)
     assert all(grad is None for grad in grads)

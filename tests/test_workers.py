@@ -78,7 +78,7 @@ def averaged_by_hand(config):  # type: ignore[no-untyped-def]
     main = trainers[0][0]
     for one, (index, states) in trainers:
         del one
-        (main._chosen_loss(index, states) / 2).backward()
+        (main._losses.chosen(index, states) / 2).backward()
     norm = config.max_grad_norm
     nn.utils.clip_grad_norm_(main.model.parameters(), norm)
     from dynalay_gym.models.selective import hold_unused
