@@ -20,7 +20,10 @@ import copy
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +39,7 @@ from dynalay_gym.co_config import CoTrainingConfig
 from dynalay_gym.metrics import environment_facts, write_json
 
 COUNT_EVERY = 60
+COLD_STEP_MACS = 45e6  # of a step of the cold arm with its walk, from a trial
 ARMS = ("co-trained", "co-path", "frozen", "warm-up", "cold")
 
 
@@ -61,8 +65,8 @@ class Args:
     """Penalty of compute."""
     cost_unit: float = 277_515.0
     """Multiply-adds that count as cost 1: *always* with the shipped network."""
-    num_threads: int = 1
-    """CPU threads."""
+    jobs: int = 1
+    """Seeds that run at the same time, each on one CPU thread."""
     co: CoTrainingConfig = field(
         default_factory=lambda: CoTrainingConfig(validations=7)
     )
@@ -73,20 +77,33 @@ def main(args: Args) -> None:
     """Run every seed and arm, print the table and write the JSON."""
     import torch
 
-    torch.set_num_threads(args.num_threads)
+    torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
     facts = {"args": asdict(args), "environment": environment_facts()}
-    for seed in args.seeds:
-        with TemporaryDirectory() as folder:
-            runs += run_seed(args, seed, Path(folder))
+    if args.jobs > 1:
+        pool = ProcessPoolExecutor(args.jobs, get_context("spawn"))
+        found = pool.map(run_seed, repeat(args), args.seeds)
+    else:
+        found = map(run_seed, repeat(args), args.seeds)
+    for seed, more in zip(args.seeds, found, strict=True):
+        runs += more
         summary = [summarise(arm, runs) for arm in args.arms]
         kept = [{k: v for k, v in run.items() if k != "returns"} for run in runs]
         write_json(args.out, facts | {"arms": summary, "runs": kept})
         print(f"seed {seed}\n{format_table(summary)}", flush=True)
 
 
-def run_seed(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
+def run_seed(args: Args, seed: int) -> list[dict[str, Any]]:
     """All arms of one seed; the first settles the budget of the others."""
+    import torch
+
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        return run_arms(args, seed, Path(folder))
+
+
+def run_arms(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Every arm in a run folder of its own."""
     networks: dict[int, tuple[Path, float]] = {}
 
     def network(epochs: int) -> tuple[Path, float]:
@@ -99,7 +116,8 @@ def run_seed(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
     budget = 0.0
     for arm in args.arms:
-        co, options = args.co, {"co_train": True}
+        co = replace(args.co, agent_steps=args.agent_steps)
+        options = {"co_train": True}
         epochs = args.main_epochs
         if arm == "co-path":
             co = replace(co, gradients="path")
@@ -108,8 +126,10 @@ def run_seed(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
         elif arm == "warm-up":
             options = {"freeze_main": True}
         elif arm == "cold":
-            epochs = 0
-            co = replace(co, update_ratio=co.update_ratio * budget / (budget - spent))
+            epochs, steps = 0, budget / COLD_STEP_MACS
+            all_decisions = args.agent_steps + args.total_timesteps
+            ratio = steps * co.batch_size / all_decisions
+            co = replace(co, update_ratio=ratio, agent_steps=0)
         place, before = network(epochs)
         found = run_arm(args, seed, place, co, options, folder / arm)
         found |= {"arm": arm, "seed": seed, "main_epochs": epochs}
@@ -173,11 +193,11 @@ def run_arm(
         algo=args.algo,
         checkpoint=network,
         penalty=str(args.penalty),
-        total_timesteps=args.total_timesteps,
+        total_timesteps=args.agent_steps + args.total_timesteps - co.agent_steps,
         seed=seed,
         device="cpu",
         log_dir=folder,
-        co=replace(co, agent_steps=args.agent_steps),
+        co=co,
         **options,
     )
     began = time.process_time()
