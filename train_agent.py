@@ -70,6 +70,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
     joint = CoRun(options, config, warm_up_bar())
     if not joint.leads:  # a further process of torchrun: it only helps to learn
         joint.learn(None, lambda taken, words: None)
+        joint.workers.leave()
         return
     envs, folder = joint.envs, joint.folder
     print(
@@ -82,6 +83,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         except KeyboardInterrupt:
             print(f"go on with the same options and --resume {folder}", file=sys.stderr)
             raise
+        joint.workers.leave()
         joint.take_best()
         measured = joint.measure_best()
         save_predictor(folder / "predictor", joint.agent, envs)

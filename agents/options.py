@@ -106,6 +106,8 @@ class Options:
             raise ConfigError("give --co-train or --freeze-main, not both")
         if self.load is not None:
             raise ConfigError("--load holds no optimiser; use --warm-up-from instead")
+        if self.total_timesteps == 0:
+            raise ConfigError("--total-timesteps must be above 0 in a co-training")
         if self.resume is not None and self.warm_up_from is not None:
             raise ConfigError("--resume has its warm-up; leave --warm-up-from out")
         if self.transitions == "table":

@@ -26,6 +26,8 @@ def restore(
     for key, value in tensors.items():
         if key.startswith(f"{prefix}/"):
             number, name = key.removeprefix(f"{prefix}/").split("/")
-            state.setdefault(int(number), {})[name] = value.clone()
+            # The optimiser moves all but its step count to the parameters' device,
+            # and wants that one on the CPU.
+            state.setdefault(int(number), {})[name] = value.cpu().clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_to_the_bit(whole: CoRun, tmp_path: Path) -> None:
     assert resumed.trainer.steps == whole.trainer.steps > 5
 
 
-@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_stable_baselines_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
     whole = run(options(tmp_path / "whole", algo))
     cut = run(options(tmp_path / "cut", algo), stop_at=1400)
@@ -114,6 +114,7 @@ def test_stable_baselines_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
         assert_equal(cut.folder / name, whole.folder / name)
 
 
+@pytest.mark.slow
 def test_dqn_goes_on(tmp_path: Path) -> None:
     """Not to the bit: its replay buffer fills anew."""
     cut = run(options(tmp_path, "dqn"), stop_at=1400)
@@ -247,6 +248,7 @@ def test_what_cannot_be_parsed_ends_without_a_run(
         (["--co-train", "--resume", "RUN", "--dataset", "cifar10"], "--dataset"),
         (["--co-train", "--warm-up-from", "OTHER"], "is a run on cifar10"),
         (["--co-train", "--warm-up-from", "RUN", "--algo", "ppo"], "hyper-parameters"),
+        (["--co-train", "--total-timesteps", "0"], "--total-timesteps"),
         (["--co-train", "--load", "RUN"], "--warm-up-from instead"),
         (["--co-train", "--transitions", "table"], "--transitions live"),
         (["--co-train", "--co.main-epochs", "0"], "give --penalty"),

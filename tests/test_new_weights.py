@@ -97,6 +97,17 @@ def test_the_single_form_takes_weights_too() -> None:
     assert np.array_equal(one.reset(seed=3)[0], fresh.reset(seed=3)[0])
 
 
+def test_workers_of_stable_baselines_take_weights() -> None:
+    """By the name that SubprocVecEnv would send to its processes."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    workers = DummyVecEnv([lambda: make_single(checkpoint=network(0))] * 2)
+    workers.env_method("set_weights", network(1).state_dict())
+    workers.seed(3)
+    fresh = make_single(checkpoint=network(1))
+    assert np.array_equal(workers.reset()[0], fresh.reset(seed=3)[0])
+
+
 def steps(one: DynaLayVectorEnv, actions: NDArray[np.int64]) -> list[Any]:
     return [one.step(row)[:3] for row in actions]
 
