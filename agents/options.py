@@ -102,27 +102,39 @@ class Options:
                     flag = name.replace("_", "-")
                     raise ConfigError(f"--{flag} needs --co-train (or --freeze-main)")
             return
-        if self.co_train and self.freeze_main:
-            raise ConfigError("give --co-train or --freeze-main, not both")
-        if self.load is not None:
-            raise ConfigError("--load holds no optimiser; use --warm-up-from instead")
-        if self.total_timesteps == 0:
-            raise ConfigError("--total-timesteps must be above 0 in a co-training")
-        if self.resume is not None and self.warm_up_from is not None:
-            raise ConfigError("--resume has its warm-up; leave --warm-up-from out")
-        if self.transitions == "table":
-            raise ConfigError(
+        for wrong, message in (
+            (
+                self.co_train and self.freeze_main,
+                "give --co-train or --freeze-main, not both",
+            ),
+            (
+                self.load is not None,
+                "--load holds no optimiser; use --warm-up-from instead",
+            ),
+            (
+                self.total_timesteps == 0,
+                "--total-timesteps must be above 0 in a co-training",
+            ),
+            (
+                self.resume is not None and self.warm_up_from is not None,
+                "--resume has its warm-up; leave --warm-up-from out",
+            ),
+            (
+                self.transitions == "table",
                 "a table would be computed anew after every turn of the main network; "
-                "use --transitions live"
-            )
-        if self.co.main_epochs == 0 and self.penalty is None:
-            raise ConfigError(
-                "an untrained network has no break-even penalty; give --penalty"
-            )
-        if self.co.main_epochs is not None and self.checkpoint is not None:
-            raise ConfigError(
-                "--co.main-epochs trains a fresh network; leave --checkpoint out"
-            )
+                "use --transitions live",
+            ),
+            (
+                self.co.main_epochs == 0 and self.penalty is None,
+                "an untrained network has no break-even penalty; give --penalty",
+            ),
+            (
+                self.co.main_epochs is not None and self.checkpoint is not None,
+                "--co.main-epochs trains a fresh network; leave --checkpoint out",
+            ),
+        ):
+            if wrong:
+                raise ConfigError(message)
 
     def config(self, algo: str) -> AgentConfig:
         """Return the hyper-parameters of an algorithm as given on the command line."""
