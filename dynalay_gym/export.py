@@ -19,7 +19,7 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import write_json
 from dynalay_gym.models.fixed_point import relative_residual
 from dynalay_gym.models.layers import FixedPointLayer
-from dynalay_gym.models.main_model import MainModel, pool
+from dynalay_gym.models.main_model import MainModel
 from dynalay_gym.net_policies import NetPolicy
 from dynalay_gym.predictor import DynaLayPredictor
 
@@ -60,11 +60,11 @@ class PlainPass(nn.Module):
         below, features = self.model.stem(images), []
         for layer in self.model.main_layers:
             below = layer.plain(below, 0)
-            features.append(pool(below))
+            features.append(layer.pool(below))
         logits = self.model.classify(below, 0)
         plain = torch.zeros_like(penalty)[:, None].expand(-1, len(features))
-        state = SessionState([], features, logits, plain > 0, 1 - plain)
         nothing = torch.zeros_like(penalty, dtype=torch.int64)
+        state = SessionState([], torch.cat(features, 1), logits, nothing, 1 - plain)
         episode = EpisodeState(nothing, penalty, nothing - 1, nothing, nothing)
         return logits, self.observer(state, episode)
 

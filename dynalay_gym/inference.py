@@ -16,7 +16,7 @@ from dynalay_gym.envs.actions import check_actions
 from dynalay_gym.envs.dynamics import LayerWalk
 from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.models.fixed_point import SolverStatus
-from dynalay_gym.policies import ObservationPolicy
+from dynalay_gym.policies import ObservationPolicy, OpenLoopPolicy
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,19 @@ def infer_batch(
     macs, steps = walk.macs.clone(), walk.solver_steps.clone()
     converged = torch.ones_like(rows, dtype=torch.bool)
     while rows.numel() > 0:
-        chosen = policy.act(walk.observe_rows(rows), _infos(walk, rows))
-        actions = check_actions(chosen, len(rows), walk.num_actions)
-        stop = walk.advance(rows, actions)
+        seen, infos = walk.observe_rows(rows), _infos(walk, rows)
+        if isinstance(policy, OpenLoopPolicy):
+            walk.follow(rows, policy.plans(seen, infos))
+            going = rows[:0]
+        else:
+            actions = check_actions(
+                policy.act(seen, infos), len(rows), walk.num_actions
+            )
+            going = rows[~walk.advance(rows, actions)]
         macs[rows] += walk.macs[rows]
         steps[rows] += walk.solver_steps[rows]
         converged[rows] &= walk.status[rows] == SolverStatus.CONVERGED
-        rows = rows[~stop]
+        rows = going
     assert walk.state is not None, "started above"
     return Inference(
         probabilities=walk.state.logits.softmax(1),

@@ -8,7 +8,7 @@ Axes: m rows that still run, D observation features, A = L + 1 actions.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,18 @@ class ObservationPolicy(Protocol):
             infos: ``index`` [m], ``penalty`` [m], ``decisions`` [m] (taken so far) and
                 ``action_mask`` [m, A].
         """
+
+
+@runtime_checkable
+class OpenLoopPolicy(ObservationPolicy, Protocol):
+    """A policy that knows all its actions from the first observation on.
+
+    A predictor runs such a plan in one sweep: what a decision in between would need to
+    see is not computed.
+    """
+
+    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
+        """All actions of each row, NOP last, int64 [m, P]; see ``act``."""
 
 
 class SavedPolicy(ABC):
@@ -87,6 +99,11 @@ class PlanPolicy(SavedPolicy):
         """Choose the plan's next action."""
         position = infos["decisions"].clamp(max=len(self.plan))
         return self._actions.to(position.device)[position]
+
+    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
+        """Return the plan for every row."""
+        actions = self._actions.to(observations.device)
+        return actions.expand(len(observations), -1)
 
     def options(self) -> dict[str, Any]:
         """The plan."""
@@ -146,12 +163,19 @@ class MaxProbPolicy(SavedPolicy):
 
     def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
         """Stop the sure ones, let the others follow the plan."""
+        stop = self._is_sure(observations, infos) & (infos["decisions"] == 0)
+        return torch.where(stop, NOP, self._plan.act(observations, infos))
+
+    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
+        """NOP for the sure ones, the plan for the others."""
+        stop = self._is_sure(observations, infos)
+        return self._plan.plans(observations, infos).masked_fill(stop[:, None], NOP)
+
+    def _is_sure(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
         penalty = infos["penalty"]
         known = np.interp(penalty.cpu(), self.penalties, self.thresholds)
         threshold = torch.as_tensor(known, device=penalty.device)
-        sure = observations[:, self.column].double() >= threshold
-        stop = sure & (infos["decisions"] == 0)
-        return torch.where(stop, NOP, self._plan.act(observations, infos))
+        return observations[:, self.column].double() >= threshold
 
     def options(self) -> dict[str, Any]:
         """Column, plan and polygon."""

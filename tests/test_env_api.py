@@ -331,7 +331,13 @@ def test_confidence_and_activations_by_hand() -> None:
         shown = observations[:, layout[name]].flatten()
         np.testing.assert_allclose(shown, expected, atol=1e-6)
     for i, layer in enumerate(state.layers[1:]):
-        pooled = torch.cat([layer.y.mean((2, 3)), layer.h.mean((2, 3))], 1)
+        rows = layer.at(torch.arange(6))
+        hidden = rows.h if i == 0 else None  # only layer 1 has been iterated
+        maps = [
+            rows.y,
+            torch.zeros(6, [4, 5, 6][i], 1, 1) if hidden is None else hidden,
+        ]
+        pooled = torch.cat([part.mean((2, 3)) for part in maps], 1)
         expected = (pooled / (1 + pooled)).numpy()
         np.testing.assert_allclose(
             observations[:, layout[f"activations/{i}"]], expected, atol=1e-6

@@ -151,4 +151,4 @@ def test_weights_frozen_before_are_not_used(model: MainModel) -> None:
     fresh = random_model(model.config).double()
     fresh.load_state_dict(model.state_dict())
     expected = SelectiveNetwork(fresh).logits(images(model), STATES, TIGHT)
-    assert torch.equal(thawed, expected)
+    torch.testing.assert_close(thawed, expected)  # memory formats differ, so last bits

@@ -8,7 +8,7 @@ from networks import random_images, random_model, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynalay_gym.data import load_split
-from dynalay_gym.envs.calibration import copy_state, parent_state, visit_states
+from dynalay_gym.envs.calibration import parent_state, visit_states
 from dynalay_gym.envs.factory import SHIPPED
 from dynalay_gym.envs.session import MainModelSession, SessionState
 from dynalay_gym.models.checkpoint import load_model
@@ -50,12 +50,16 @@ def get_case(
 
 
 def assert_row_is(state: SessionState, row: int, other: SessionState, at: int) -> None:
-    for mine, theirs in zip(state.layers, other.layers, strict=True):
-        for part, other_part in zip(mine, theirs, strict=True):
-            assert torch.equal(part[row], other_part[at])
-    for features, other_features in zip(state.features, other.features, strict=True):
-        assert torch.equal(features[row], other_features[at])
-    for field in ("logits", "iterated", "residual"):
+    for i, (mine, theirs) in enumerate(zip(state.layers, other.layers, strict=True)):
+        here, there = mine.at(torch.tensor([row])), theirs.at(torch.tensor([at]))
+        names = ["h"] if i == 0 else ["u"]
+        if i > 0 and state.iterated[row, i - 1]:
+            names += ["h", "x"]
+        for name in names:
+            part, other_part = getattr(here, name), getattr(there, name)
+            assert (part is None) == (other_part is None)
+            assert part is None or torch.equal(part, other_part)
+    for field in ("features", "logits", "iterated", "residual"):
         assert torch.equal(getattr(state, field)[row], getattr(other, field)[at])
 
 
@@ -142,7 +146,7 @@ def test_choosing_clears_the_bits_above(
     case = get_case(cases, name)
     rows = torch.arange(NUM_IMAGES)
     for path, layer in [(7, 1), (7, 2), (6, 1), (5, 2), (4, 3), (3, 1), (0, 2)]:
-        state = copy_state(case.states[path])
+        state = case.states[path].clone()
         case.session.apply(state, rows, torch.full_like(rows, layer))
         bits = [bool(after(path, layer) >> i & 1) for i in range(3)]
         assert state.iterated.tolist() == [bits] * NUM_IMAGES
@@ -158,7 +162,7 @@ def test_a_check_costs_one_iteration_and_moves_nothing(
     costs, rows = case.session.costs, torch.arange(NUM_IMAGES)
     for path in range(1, 8):
         layer = path.bit_length()  # nothing above it is iterated
-        state = copy_state(case.states[path])
+        state = case.states[path].clone()
         cost = case.session.apply(state, rows, torch.full_like(rows, layer))
         by_hand = costs.layers[layer - 1].iteration + costs.head
         by_hand += sum(above.plain for above in costs.layers[layer:])
@@ -172,7 +176,7 @@ def test_a_check_of_a_converged_layer_says_converged(
     cases: dict[tuple[str, float], Case],
 ) -> None:
     case = get_case(cases, "wide", 1e-3)
-    state = copy_state(case.states[1])
+    state = case.states[1].clone()
     cost = case.session.apply(state, torch.arange(4), torch.ones(4, dtype=torch.int64))
     assert cost.status.tolist() == [SolverStatus.CONVERGED] * 4
 
@@ -192,15 +196,15 @@ def test_rows_that_choose_nothing_run_nothing(
     name: str, cases: dict[tuple[str, float], Case]
 ) -> None:
     case = get_case(cases, name)
-    state = copy_state(case.states[2])
+    state = case.states[2].clone()
     with FlopCounterMode(display=False) as counter:
         nobody = torch.empty(0, dtype=torch.int64)
         cost = case.session.apply(state, nobody, nobody)
     assert counter.get_total_flops() == 0
     assert cost.macs.shape == (0,)
     # Rows 1 and 4 start from copies of one image, so neither is ever alone.
-    state.put(torch.tensor([4]), case.session.begin(case.images[1:2]))
-    state.put(torch.tensor([1]), case.session.begin(case.images[1:2]))
+    case.session.restart(state, torch.tensor([4]), case.images[1:2])
+    case.session.restart(state, torch.tensor([1]), case.images[1:2])
     with FlopCounterMode(display=False) as counter:
         cost = case.session.apply(state, torch.tensor([1, 4]), torch.tensor([3, 3]))
     assert counter.get_total_flops() == 2 * int(cost.macs.sum())
@@ -212,8 +216,8 @@ def test_put_overwrites_rows_and_no_others(
     cases: dict[tuple[str, float], Case],
 ) -> None:
     case = get_case(cases, "wide")
-    state = copy_state(case.states[7])
-    state.put(torch.tensor([3, 0]), case.session.begin(case.images[[5, 6]]))
+    state = case.states[7].clone()
+    case.session.restart(state, torch.tensor([3, 0]), case.images[[5, 6]])
     assert_row_is(state, 3, case.states[0], 5)
     assert_row_is(state, 0, case.states[0], 6)
     for row in (1, 2, 4, 9):
@@ -238,3 +242,39 @@ def test_states_of_one_image_differ(cases: dict[tuple[str, float], Case]) -> Non
     case = get_case(cases, "shipped")
     logits = torch.stack([case.states[path].logits for path in range(8)])
     assert len(logits[:, 0].unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reach_brings_rows_to_any_state(
+    name: str, cases: dict[tuple[str, float], Case]
+) -> None:
+    case = get_case(cases, name)
+    target, sample = torch.cartesian_prod(torch.arange(8), torch.arange(NUM_IMAGES)).T
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
+    target, sample = target[order], sample[order]
+    state = case.session.begin(case.images[sample])
+    cost = case.session.reach(state, torch.arange(len(target)), target)
+    for row, path in enumerate(target.tolist()):
+        assert_row_is(state, row, case.states[path], int(sample[row]))
+        assert cost.solver_steps[row] == (case.steps[path][sample[row]] if path else 0)
+    assert ((cost.macs == 0) == (target == 0)).all()
+
+
+def test_reach_runs_no_refresh_in_between(
+    cases: dict[tuple[str, float], Case],
+) -> None:
+    case, costs = get_case(cases, "wide"), get_case(cases, "wide").session.costs
+    images = case.images.repeat_interleave(2, 0)  # no row is ever alone, and padded
+    rows = torch.arange(len(images))
+    walked = torch.zeros_like(rows)
+    state = case.session.begin(images)
+    for layer in (1, 2, 3):
+        walked += case.session.apply(state, rows, torch.full_like(rows, layer)).macs
+    state = case.session.begin(images)
+    with FlopCounterMode(display=False) as counter:
+        swept = case.session.reach(state, rows, torch.full_like(rows, 7))
+    assert counter.get_total_flops() == 2 * int(swept.macs.sum())
+    spared = (
+        2 * costs.head + costs.layers[2].plain
+    )  # after 1 and 2; 3 applied once less
+    assert (walked - swept.macs).tolist() == [spared] * len(rows)

@@ -15,7 +15,6 @@ from dynalay_gym.data import Split
 from dynalay_gym.envs.session import LayerSession, SessionState, StepCost
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.implicit import SolverConfig
-from dynalay_gym.models.main_layers import LayerState
 
 _BATCH = 256
 
@@ -147,7 +146,7 @@ def visit_states(
         path, state, last = pending.pop()
         yield path, state, last
         for layer in range(path.bit_length() + 1, session.num_layers + 1):
-            child = copy_state(state)
+            child = state.clone()
             cost = session.apply(child, rows, torch.full_like(rows, layer))
             pending.append((path | 1 << (layer - 1), child, cost))
 
@@ -168,17 +167,6 @@ def along_plans(last: Tensor) -> Tensor:
 def true_log_prob(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of the true class, float32 [n]."""
     return logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
-
-
-def copy_state(state: SessionState) -> SessionState:
-    """Independent copy of a session's state."""
-    return SessionState(
-        layers=[LayerState(*(p.clone() for p in layer)) for layer in state.layers],
-        features=[features.clone() for features in state.features],
-        logits=state.logits.clone(),
-        iterated=state.iterated.clone(),
-        residual=state.residual.clone(),
-    )
 
 
 def ascending_plan(path: int) -> tuple[int, ...]:

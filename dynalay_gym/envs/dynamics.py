@@ -5,6 +5,7 @@ Axes: n rows, m of them acted on, L layers, A = L + 1 actions.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ class LayerWalk:
         fresh = [0, -1, 0, 0, session.costs.plain_pass, 0, 0]
         self._fresh = self._counts.new_tensor(fresh)[:, None]
         self._numbers = torch.arange(num_rows, device=self.device)
+        facts = facts_of_states(session.num_layers)
+        self._useful, self._share = (fact.to(self.device) for fact in facts)
         self.history = self._counts.new_full((num_rows, max_decisions), -1)
         self.begun = False
         self._name_counts()
@@ -120,11 +123,10 @@ class LayerWalk:
             index: Their numbers, int64 [m].
             penalty: Their penalties, float32 [m].
         """
-        begun = self.session.begin(inputs)
         if self.state is None:
-            self.state = begun
+            self.state = self.session.begin(inputs)
         else:
-            self.state.put(rows, begun)
+            self.session.restart(self.state, rows, inputs)
         self.history[rows] = -1
         self._counts[:, rows] = self._fresh
         self.episode.index[rows] = index
@@ -143,6 +145,28 @@ class LayerWalk:
         """
         self._apply(rows, actions)
         return self._stops(rows, actions)
+
+    def follow(self, rows: Tensor, plans: Tensor) -> None:
+        """Carry whole plans out in one sweep, and with that end the rows' episodes.
+
+        Args:
+            rows: Distinct rows that have just started, int64 [m].
+            plans: Their actions in order, int64 [m, P]; what comes after a NOP, or
+                after ``max_decisions``, is not taken.
+        """
+        assert self.state is not None, "start comes before follow"
+        plans = plans[:, : self.observer.max_decisions]
+        stops = (plans == NOP).long()
+        taken = stops.cumsum(1) == stops  # no NOP before it
+        path = torch.zeros_like(rows)
+        for actions in torch.where(taken, plans, NOP).unbind(1):
+            bit = 1 << actions >> 1  # none for NOP
+            path = torch.where(bit > 0, path & (bit - 1) | bit, path)
+        cost = self.session.reach(self.state, rows, path)
+        self.macs[rows], self.status[rows] = cost.macs, cost.status
+        self.solver_steps[rows] = cost.solver_steps
+        self.history[rows, : plans.shape[1]] = torch.where(taken, plans, -1)
+        self.episode.decisions[rows] = taken.sum(1)
 
     def observe_rows(self, rows: Tensor) -> Tensor:
         """Observations of m distinct ascending rows, float32 [m, D]."""
@@ -163,7 +187,7 @@ class LayerWalk:
         choosing it can only cost. NOP never is.
         """
         assert self.state is not None, "begin comes before action_mask"
-        return useful_actions(self.state.iterated)
+        return self._useful.index_select(0, self.state.path)
 
     def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
         """Carry the actions out; whether the layer already sat there, bool [m]."""
@@ -187,9 +211,8 @@ class LayerWalk:
     def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
         """Whether the chosen layer already sits on its fixed point, bool [m]."""
         assert self.state is not None, "begin comes before step"
-        layer = (actions - 1).clamp(min=0)
-        sits = self.state.iterated[rows].gather(1, layer[:, None])[:, 0]
-        return sits & (actions != NOP)
+        bit = 1 << actions >> 1  # none for NOP
+        return (self.state.path[rows] & bit) != 0
 
 
 class LayerDynamics(LayerWalk):
@@ -235,9 +258,13 @@ class LayerDynamics(LayerWalk):
         """
         assert self.begun, "begin comes before step"
         episode = self.episode
-        before = self._log_score(rows)
+        reward = self.problem.reward
+        before = self._log_score(rows) if reward.uses_log_score else None
         again = self._apply(rows, actions)
         stop = self._stops(rows, actions)
+        gain = torch.zeros_like(episode.penalty[rows])
+        if before is not None:
+            gain = self._log_score(rows) - before
         decision = Decision(
             stop=stop,
             correct=self.correct()[rows],
@@ -245,10 +272,10 @@ class LayerDynamics(LayerWalk):
             consecutive=episode.consecutive[rows],
             again=again,
             iterated=self._iterated_share(rows),
-            log_score_gain=self._log_score(rows) - before,
+            log_score_gain=gain,
             penalty=episode.penalty[rows],
         )
-        return self.problem.reward(decision).float(), stop
+        return reward(decision).float(), stop
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the network other weights; rows stand in the same states as before."""
@@ -260,8 +287,7 @@ class LayerDynamics(LayerWalk):
     def states(self) -> Tensor:
         """Bit pattern of each row's iterated layers, int64 [n]."""
         assert self.state is not None, "begin comes before states"
-        bits = 2 ** torch.arange(self.session.num_layers, device=self.device)
-        return (self.state.iterated * bits).sum(1)
+        return self.state.path.clone()
 
     def stand_in(self, states: Tensor) -> None:
         """Bring every row's sample to a state; the episodes' counts stay as they are.
@@ -273,10 +299,7 @@ class LayerDynamics(LayerWalk):
             states: Bit patterns, int64 [n].
         """
         self.state = self.session.begin(self.problem.images[self.episode.index])
-        for layer in range(1, self.session.num_layers + 1):
-            rows = (states >> (layer - 1) & 1).nonzero().flatten()
-            if rows.numel() > 0:
-                self.session.apply(self.state, rows, torch.full_like(rows, layer))
+        self.session.reach(self.state, self._numbers, states)
         self.begun = True
 
     def observe(self) -> Array:
@@ -315,15 +338,22 @@ class LayerDynamics(LayerWalk):
     def _iterated_share(self, rows: Rows) -> Tensor:
         """Share of layers that sit on their fixed point, float32 [m]."""
         assert self.state is not None, "begin comes before step"
-        return self.state.iterated[rows].float().mean(1)
+        return self._share.index_select(0, self.state.path[rows])
 
 
-def useful_actions(iterated: Tensor) -> Tensor:
-    """Actions that can change something, bool [n, A], given bool [n, L]."""
-    above = iterated.flip(1).cumsum(1).flip(1) - iterated.long()
-    pointless = iterated & (above == 0)
+@cache
+def facts_of_states(num_layers: int) -> tuple[Tensor, Tensor]:
+    """What depends on a row's state alone, for all 2^L states, to be looked up.
+
+    Returns:
+        Actions that can change something, bool [2^L, A]; share of layers that sit on
+        their fixed point, float32 [2^L].
+    """
+    iterated = (torch.arange(2**num_layers)[:, None] >> torch.arange(num_layers)) & 1
+    above = iterated.flip(1).cumsum(1).flip(1) - iterated
+    pointless = (iterated == 1) & (above == 0)
     nop = torch.ones_like(pointless[:, :1])
-    return torch.cat([nop, ~pointless], 1)
+    return torch.cat([nop, ~pointless], 1), iterated.float().mean(1)
 
 
 def row_tensors(walk: LayerWalk) -> dict[str, Tensor]:

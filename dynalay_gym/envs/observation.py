@@ -3,13 +3,13 @@
 Axes: n rows, L layers, A = L + 1 actions, D observation features.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dynalay_gym.envs.session import SessionState
 
@@ -64,6 +64,7 @@ class ActivationObserver:
             self.layout[name] = slice(self.size, self.size + size)
             self.size += size
         self.num_actions = num_layers + 1
+        self._one_hot = torch.eye(self.num_actions + 1)[:, 1:]
         self.max_decisions = max_decisions
 
     def __call__(self, state: SessionState, episode: EpisodeState) -> Tensor:
@@ -73,7 +74,7 @@ class ActivationObserver:
     def network_parts(self, state: SessionState) -> list[Tensor]:
         """What is seen of the network: the slices before ``penalty``."""
         return [
-            *(squash(features) for features in state.features),
+            squash(state.features),
             softmax_summary(state.logits),
             state.residual.nan_to_num(nan=1.0).clamp(max=1.0),
             state.iterated.float(),
@@ -83,14 +84,14 @@ class ActivationObserver:
         """What is seen of the episode: the slices from ``penalty`` on."""
         return [
             squash(episode.penalty)[:, None],
-            self._one_hot(episode.last_action),
+            self._last_action(episode.last_action),
             episode.consecutive[:, None] / self.max_decisions,
             1 - episode.decisions[:, None] / self.max_decisions,
         ]
 
-    def _one_hot(self, action: Tensor) -> Tensor:
+    def _last_action(self, action: Tensor) -> Tensor:
         """One-hot [n, A]; all zero for -1."""
-        return F.one_hot(action + 1, self.num_actions + 1)[:, 1:].float()
+        return self._one_hot.to(action.device).index_select(0, action + 1)
 
 
 def squash(x: Tensor) -> Tensor:
@@ -103,7 +104,6 @@ def softmax_summary(logits: Tensor) -> Tensor:
     log_probs = logits.log_softmax(1)
     probs = log_probs.exp()
     top = probs.topk(2, dim=1).values
-    log_classes = torch.log(torch.tensor(logits.shape[1], dtype=logits.dtype))
-    entropy = -(probs * log_probs).sum(1) / log_classes.to(logits.device)
+    entropy = (probs * log_probs).sum(1) / -math.log(logits.shape[1])
     summary = torch.stack([top[:, 0], entropy, top[:, 0] - top[:, 1]], 1)
     return summary.nan_to_num(nan=1.0).clamp(0.0, 1.0)

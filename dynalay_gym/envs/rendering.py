@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynalay_gym.envs.dynamics import NOP, LayerDynamics
-from dynalay_gym.envs.session import take_rows
 
 _SIZE_INCHES, _DPI = (8.0, 3.2), 80
 
@@ -62,7 +61,7 @@ def _picture(dynamics: LayerDynamics, row: int) -> np.ndarray:
     sample = dynamics.problem.images[dynamics.episode.index[row]]
     _show(axes[0], _displayable(sample), "input")
     for layer in range(1, num_layers + 1):
-        state = take_rows(dynamics.state.layers[layer], _index(row))
+        state = dynamics.state.layers[layer].at(_index(row))
         mark = "*" if bool(dynamics.state.iterated[row, layer - 1]) else ""
         _show(axes[layer], state.y[0].mean(0).cpu().numpy(), f"layer {layer}{mark}")
     _plot_residuals(axes[-2], dynamics, row)

@@ -7,7 +7,7 @@ because compute is counted in MACs, the same on every platform.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class Decision:
         consecutive: How often in a row this action was chosen, 1 at first.
         again: Whether the chosen layer already sat on its fixed point, bool.
         iterated: Share of layers that sit on their fixed point, in [0, 1].
-        log_score_gain: Change of the true class's log-probability, in nats.
+        log_score_gain: Change of the true class's log-probability, in nats; 0 if the
+            reward does not use it.
         penalty: Weight beta of compute.
     """
 
@@ -41,7 +42,13 @@ class Decision:
 
 
 class LayerReward(Protocol):
-    """Pays for one decision."""
+    """Pays for one decision.
+
+    Attributes:
+        uses_log_score: Whether it reads ``log_score_gain``, which is 0 otherwise.
+    """
+
+    uses_log_score: ClassVar[bool]
 
     def __call__(self, decision: Decision) -> Tensor:
         """Rewards, float [m]."""
@@ -55,6 +62,7 @@ class PaperReward:
         Mathur & Plis (2023), DynaLay, eq. 2.
     """
 
+    uses_log_score: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Tensor:
@@ -71,6 +79,7 @@ class ThreeTermReward:
         DynaLay's workshop abstract: accuracy, time, redundant layer selection.
     """
 
+    uses_log_score: ClassVar[bool] = False
     alpha: float
     gamma: float = 0.2
 
@@ -88,6 +97,7 @@ class LogScoreReward:
     The log score telescopes: a decision is paid what it improved.
     """
 
+    uses_log_score: ClassVar[bool] = True
     alpha: float
 
     def __call__(self, decision: Decision) -> Tensor:
@@ -106,6 +116,7 @@ class BlockDropReward:
         Wu et al. (2018), BlockDrop, section 3.2.
     """
 
+    uses_log_score: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Tensor:

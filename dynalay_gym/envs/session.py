@@ -9,17 +9,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.activations import ActivationStore
+from dynalay_gym.envs.sweep import Host, Work, tiles
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.costs import CostTable
-from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
-from dynalay_gym.models.main_model import MainModel, pool
+from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.models.rowwise import put_rows
 
 ALL = slice(None)
 Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
@@ -31,36 +35,42 @@ class SessionState:
 
     Attributes:
         layers: Activations below layer 1 (the stem's), then of layers 1..L.
-        features: Pooled activations per layer, [n, F_l].
+        features: Pooled activations of the layers side by side, [n, F].
         logits: Current answer [n, K].
-        iterated: Whether a layer sits on its fixed point, bool [n, L].
+        path: Which layers sit on their fixed point, bit pattern int64 [n].
         residual: Relative residual of its last solve, float [n, L]; 1 if only plain.
     """
 
-    layers: list[LayerState]
-    features: list[Tensor]
+    layers: list[ActivationStore]
+    features: Tensor
     logits: Tensor
-    iterated: Tensor
+    path: Tensor
     residual: Tensor
 
-    def put(self, rows: Tensor, other: "SessionState") -> None:
-        """Overwrite rows (int64 [m]) by the m rows of another state."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            put_rows(mine, rows, theirs)
-        for mine_f, theirs_f in zip(self.features, other.features, strict=True):
-            mine_f[rows] = theirs_f
-        self.logits[rows] = other.logits
-        self.iterated[rows] = other.iterated
-        self.residual[rows] = other.residual
+    @property
+    def iterated(self) -> Tensor:
+        """Whether a layer sits on its fixed point, bool [n, L]."""
+        bits = 1 << torch.arange(self.residual.shape[1], device=self.path.device)
+        return (self.path[:, None] & bits) != 0
 
     def summary(self, rows: Tensor) -> "SessionState":
         """What an observer reads of some rows (int64 [m]): all but the maps."""
         return SessionState(
             layers=[],
-            features=[features[rows] for features in self.features],
+            features=self.features[rows],
             logits=self.logits[rows],
-            iterated=self.iterated[rows],
+            path=self.path[rows],
             residual=self.residual[rows],
+        )
+
+    def clone(self) -> "SessionState":
+        """Independent copy."""
+        return SessionState(
+            layers=[layer.clone() for layer in self.layers],
+            features=self.features.clone(),
+            logits=self.logits.clone(),
+            path=self.path.clone(),
+            residual=self.residual.clone(),
         )
 
 
@@ -92,8 +102,14 @@ class LayerSession(Protocol):
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass over new inputs."""
 
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state."""
+
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
+
+    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+        """Bring row ``rows[i]`` from its plain pass to state ``paths[i]``."""
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
@@ -131,11 +147,11 @@ class MainModelSession:
         self.num_classes = config.num_classes
         hidden = config.hidden or (0,) * model.num_layers
         self.feature_sizes = tuple(map(sum, zip(config.channels, hidden, strict=True)))
+        ends = np.cumsum(self.feature_sizes).tolist()
+        self._columns = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.costs = CostTable.of(model)
         self.device = model.head.device
-        self._bits = 2 ** torch.arange(model.num_layers, device=self.device)
 
-    @torch.no_grad()
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass: every layer applied once, from zero.
 
@@ -146,28 +162,43 @@ class MainModelSession:
             State of n rows.
         """
         n = len(inputs)
-        state = self.model.stem(inputs)
-        layers, nothing = [own_memory(state)], inputs.new_zeros(n, dtype=torch.int64)
-        for layer in self.layers:
-            state = layer.plain(state, nothing)
-            layers.append(own_memory(state))
-        return SessionState(
-            layers=layers,
-            features=[pool(state) for state in layers[1:]],
-            logits=self.model.classify(state, nothing),
-            iterated=torch.zeros(
-                n, self.num_layers, dtype=torch.bool, device=self.device
-            ),
-            residual=torch.ones(n, self.num_layers, device=self.device),
+        num_features = sum(self.feature_sizes)
+        state = SessionState(
+            layers=[ActivationStore(n) for _ in range(self.num_layers + 1)],
+            features=inputs.new_empty(n, num_features),
+            logits=inputs.new_empty(n, self.num_classes),
+            path=torch.zeros(n, dtype=torch.int64, device=self.device),
+            residual=inputs.new_ones(n, self.num_layers),
         )
+        self.restart(state, torch.arange(n, device=self.device), inputs)
+        return state
 
     @torch.no_grad()
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            inputs: Images [m, C, H, W].
+        """
+        for part, images in zip(tiles(rows), tiles(inputs), strict=True):
+            here = self.model.stem(images.contiguous(memory_format=torch.channels_last))
+            state.layers[0].put(part, hidden=here.h)
+            for i, layer in enumerate(self.layers):
+                here = layer.plain(here, 0)
+                state.layers[i + 1].put(part, visible=here.u)
+                features = layer.pool(here)
+                put_rows(state.features[:, self._columns[i]], part, features)
+            put_rows(state.logits, part, self.model.answer(features, 0))
+        state.path[rows] = 0
+        state.residual[rows] = 1.0
+
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point and refresh what is above.
 
-        One sweep from the bottom up: at each layer the rows that chose it are solved
-        and the rows that chose a lower one get one plain application. A layer that
-        already sits on its fixed point is checked by one iteration and left as it is.
+        A layer that already sits on its fixed point is checked by one iteration and
+        left as it is.
 
         Args:
             state: Changed in place.
@@ -177,28 +208,66 @@ class MainModelSession:
         Returns:
             StepCost of the m rows.
         """
-        macs = torch.zeros_like(layers)
-        steps, status = torch.zeros_like(layers), torch.zeros_like(layers)
+        start, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
+        bit = 1 << (start - 1)
+        again = (before & bit) != 0
+        return self._sweep(state, rows, Work(start, before & (bit - 1) | bit, again))
+
+    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+        """Bring rows from their plain pass to given states, in one sweep.
+
+        What a choice in between would refresh is not run.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows in which nothing is iterated yet, int64 [m].
+            paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
+
+        Returns:
+            StepCost of the m rows; zeros where the plain pass is what is asked for.
+        """
+        assert not bool(state.path[rows].any()), "rows in their plain state"
+        target = paths.cpu().numpy()
+        moving = np.flatnonzero(target)
+        target, some = target[moving], self._index(moving)
+        start = np.log2(target & -target).astype(np.int64) + 1
+        taken = self._sweep(state, rows[some], Work(start, target))
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
+        return StepCost(*cost)
+
+    @torch.no_grad()
+    def _sweep(self, state: SessionState, rows: Tensor, work: Work) -> StepCost:
+        """From the bottom up: per layer, check, refresh and solve the rows that ask.
+
+        Who does what is decided on the host; rows pass in tiles.
+        """
+        path = self._index(work.target)
         for layer in range(1, self.num_layers + 1):
-            chosen = (layers == layer).nonzero().flatten()
-            if chosen.numel() > 0:
-                here = rows[chosen]
-                again = state.iterated[here, layer - 1]
-                taken, status[chosen] = self._choose(state, here, layer, again)
-                below = self._below_iterated(state, here, layer)
-                macs[chosen] = self.costs.choice(layer, below, again, taken)
-                steps[chosen] = taken
-            self._refresh(state, rows[layers < layer], layer)
-        self._answer(state, rows)
-        return StepCost(macs, steps, status)
+            check, refresh, solve = work.groups(layer)
+            for some in tiles(check):
+                self._check(state, rows, some, layer, work)
+            for some in tiles(refresh):
+                self._refresh(state, rows, some, layer, path)
+            work.macs[refresh] += self.costs.layers[layer - 1].plain
+            for some in tiles(solve):
+                self._solve(state, rows, some, layer, path, work)
+        state.path[rows] = path
+        self._answer(state, rows, path)
+        work.macs += self.costs.head
+        taken = self._index(np.stack([work.macs, work.steps, work.status]))
+        return StepCost(*taken)
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
         curves: list[list[float]] = []
+        here, path = torch.tensor([row], device=self.device), int(state.path[row])
         for i, layer in enumerate(self.layers):
-            here = take_rows(state.layers[i + 1], torch.tensor([row]))
-            iterated = bool(state.iterated[row, i])
-            curves.append(layer.residual_curve(here, self.solver) if iterated else [])
+            activations = state.layers[i + 1].at(here)
+            iterated = bool(path >> i & 1)
+            curves.append(
+                layer.residual_curve(activations, self.solver) if iterated else []
+            )
         return curves
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -228,60 +297,60 @@ class MainModelSession:
         text = json.dumps([weights, about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _choose(
-        self, state: SessionState, rows: Tensor, layer: int, again: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Solve the rows that sit elsewhere, check the others: steps and status."""
-        num_steps, status = torch.zeros_like(rows), torch.zeros_like(rows)
-        for checking, part in ((False, ~again), (True, again)):
-            some = rows[part]
-            if some.numel() == 0:
-                continue
-            here = take_rows(state.layers[layer], some)
-            if checking:
-                result = self.layers[layer - 1].check(here, self.solver)
-            else:
-                result = self._solve(state, some, layer, here)
-            num_steps[part], status[part] = result.num_steps, result.status
-        return num_steps, status
-
     def _solve(
-        self, state: SessionState, rows: Tensor, layer: int, here: LayerState
-    ) -> SolveResult:
-        below = take_rows(state.layers[layer - 1], rows)
-        pattern = self._pattern(state, rows, layer - 1)
-        module = self.layers[layer - 1]
-        new, result = module.iterate(below, here, pattern, self.solver)
-        put_rows(state.layers[layer], rows, new)
-        state.features[layer - 1][rows] = pool(new)
-        state.iterated[rows, layer - 1] = True
-        state.residual[rows, layer - 1] = result.residual
-        return result
+        self,
+        state: SessionState,
+        rows: Tensor,
+        some: Host,
+        layer: int,
+        path: Tensor,
+        work: Work,
+    ) -> None:
+        where, pattern = self._group(rows, some, path, layer)
+        below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
+        new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
+        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=new.x)
+        self._pool(state, where, layer, new)
+        put_rows(state.residual[:, layer - 1], where, result.residual)
+        macs = self.costs.layers[layer - 1]
+        below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
+        work.add(some, np.array(macs.setup)[below_iterated], macs.iteration, result)
 
-    def _refresh(self, state: SessionState, rows: Tensor, layer: int) -> None:
-        if rows.numel() == 0:
-            return
-        below = take_rows(state.layers[layer - 1], rows)
-        new = self.layers[layer - 1].plain(below, self._pattern(state, rows, layer - 1))
-        put_rows(state.layers[layer], rows, new)
-        state.features[layer - 1][rows] = pool(new)
-        state.iterated[rows, layer - 1] = False
-        state.residual[rows, layer - 1] = 1.0
+    def _check(
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, work: Work
+    ) -> None:
+        here = state.layers[layer].at(rows[self._index(some)])
+        result = self.layers[layer - 1].check(here, self.solver)
+        work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
 
-    def _answer(self, state: SessionState, rows: Tensor) -> None:
-        top = take_rows(state.layers[-1], rows)
-        path = self._pattern(state, rows, self.num_layers)
-        state.logits[rows] = self.model.classify(top, path)
+    def _refresh(
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, path: Tensor
+    ) -> None:
+        where, pattern = self._group(rows, some, path, layer)
+        new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
+        state.layers[layer].put(where, visible=new.u)
+        self._pool(state, where, layer, new)
+        state.residual[where, layer - 1] = 1.0
 
-    def _pattern(self, state: SessionState, rows: Tensor, count: int) -> Tensor:
-        """Bit pattern int64 [m] of the lowest ``count`` layers."""
-        return (state.iterated[rows, :count] * self._bits[:count]).sum(1)
+    def _group(
+        self, rows: Tensor, some: Host, path: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a group and the pattern of iterated layers below, int64 [g] each."""
+        index = self._index(some)
+        return rows[index], path[index] & (2 ** (layer - 1) - 1)
 
-    @staticmethod
-    def _below_iterated(state: SessionState, rows: Tensor, layer: int) -> Tensor:
-        if layer == 1:
-            return torch.zeros_like(rows, dtype=torch.bool)
-        return state.iterated[rows, layer - 2]
+    def _pool(
+        self, state: SessionState, where: Tensor, layer: int, new: LayerState
+    ) -> None:
+        pooled = self.layers[layer - 1].pool(new)
+        put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
+
+    def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
+        features = state.features[:, self._columns[-1]].index_select(0, rows)
+        put_rows(state.logits, rows, self.model.answer(features, path))
+
+    def _index(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -292,21 +361,3 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().view(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def own_memory(state: LayerState) -> LayerState:
-    """Give every part memory of its own, so that rows can be written."""
-    return LayerState(
-        *(part.clone(memory_format=torch.contiguous_format) for part in state)
-    )
-
-
-def take_rows(state: LayerState, rows: Tensor) -> LayerState:
-    """Gather rows (int64 [m]) of a layer's state."""
-    return LayerState(*(part.index_select(0, rows) for part in state))
-
-
-def put_rows(state: LayerState, rows: Tensor, new: LayerState) -> None:
-    """Scatter m new rows into a layer's state."""
-    for part, new_part in zip(state, new, strict=True):
-        part.index_copy_(0, rows, new_part)

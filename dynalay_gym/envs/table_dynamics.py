@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem, useful_actions
+from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem, facts_of_states
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.session import Rows
 from dynalay_gym.envs.transition_table import TransitionTable, build_table
@@ -41,10 +41,8 @@ class TableDynamics(LayerDynamics):
         self._read(table)
         self._place = np.zeros(num_rows, dtype=np.int64)
         self._last_state = table.num_states - 1  # S is a power of two
-        states = torch.arange(table.num_states)[:, None]
-        iterated = (states >> torch.arange(table.num_actions - 1) & 1).bool()
-        self._masks = useful_actions(iterated).numpy()
-        self._shares = iterated.float().mean(1).numpy()
+        facts = facts_of_states(table.num_actions - 1)
+        self._masks, self._shares = (fact.numpy() for fact in facts)
         self._penalty_seen = np.zeros(num_rows, dtype=np.float32)
         self._recent, self._remaining = self._look_ahead()
 

@@ -6,9 +6,6 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.main_layers import LayerMacs
 from dynalay_gym.models.main_model import MainModel
@@ -48,22 +45,3 @@ class CostTable:
     def refresh(self, layer: int) -> int:
         """MACs after layer (1..L) changed: plain layers above it, and the head."""
         return sum(above.plain for above in self.layers[layer:]) + self.head
-
-    def choice(
-        self, layer: int, below_iterated: Tensor, again: Tensor, steps: Tensor
-    ) -> Tensor:
-        """MACs of choosing a layer, per sample.
-
-        Args:
-            layer: Layer 1..L.
-            below_iterated: Whether the layer below sits on its fixed point, bool [n].
-            again: Whether the layer itself already did (only a check runs), bool [n].
-            steps: Iterations taken, int64 [n].
-
-        Returns:
-            int64 [n].
-        """
-        macs = self.layers[layer - 1]
-        setup = torch.where(below_iterated, macs.setup[1], macs.setup[0])
-        setup = torch.where(again, 0, setup)
-        return setup + macs.iteration * steps + self.refresh(layer)

@@ -4,8 +4,8 @@
 ``WideStreamLayer`` keeps a thin plain pass and iterates a wide hidden stream beside it.
 
 Axes: n samples; y [n, C, H, W] visible activations; h [n, Ch, Hh, Wh] hidden stream.
-A layer takes the state of the layer below and the pattern of iterated layers below
-(bit i = layer i + 1) and gives a new state; it holds no state of its own.
+A layer takes the activations of the layer below and the pattern of iterated layers
+below (bit i = layer i + 1) and gives a new state; it holds no state of its own.
 """
 
 from dataclasses import dataclass, replace
@@ -22,20 +22,41 @@ from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.norm import Pattern, PatternNorm
 
 
-class LayerState(NamedTuple):
-    """One layer's activations for n samples.
+class Activations(Protocol):
+    """One layer's activations for n samples, as the layers read them.
 
     Attributes:
         y: Visible activations; what the next layer's plain application reads.
-        u: Pre-activation of the plain application.
-        h: Hidden stream; zero unless the layer was iterated (no channels without one).
-        x: Input injected into the iteration; kept so that a solve can be checked.
+        u: Pre-activation of the plain application; of a plainly applied layer only.
+        h: Hidden stream; of an iterated layer (and of the stem) only.
+        x: Input injected into the iteration; of an iterated layer only.
     """
+
+    @property
+    def y(self) -> Tensor: ...  # noqa: D102 - see the attributes
+    @property
+    def u(self) -> Tensor: ...  # noqa: D102
+    @property
+    def h(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def x(self) -> Tensor | None: ...  # noqa: D102
+
+    def at(self, rows: Tensor) -> "Activations":
+        """Some of the rows, int64 [m]."""
+
+
+class LayerState(NamedTuple):
+    """Activations as a layer leaves them; see ``Activations``."""
 
     y: Tensor
     u: Tensor
-    h: Tensor
-    x: Tensor
+    h: Tensor | None = None
+    x: Tensor | None = None
+
+    def at(self, rows: Tensor) -> "LayerState":
+        """Some of the rows, int64 [m]."""
+        h, x = (None if part is None else part[rows] for part in (self.h, self.x))
+        return LayerState(self.y[rows], self.u[rows], h, x)
 
 
 @dataclass(frozen=True)
@@ -57,23 +78,26 @@ class LayerMacs:
 class MainLayer(Protocol):
     """What a main network needs of a layer."""
 
-    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+    def plain(self, below: Activations, pattern: Pattern) -> LayerState:
         """Apply the layer once, from zero."""
 
     def iterate(
         self,
-        below: LayerState,
-        state: LayerState,
+        below: Activations,
+        state: Activations,
         pattern: Pattern,
         solver: SolverConfig,
     ) -> tuple[LayerState, SolveResult]:
         """Bring a plainly applied layer to its fixed point."""
 
-    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
+    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the map once at the fixed point; the state stays as it is."""
 
-    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one sample, for pictures."""
+    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one iterated sample, for pictures."""
+
+    def pool(self, state: LayerState) -> Tensor:
+        """Global average of the activations [n, F]; 0 for a stream not iterated."""
 
     def macs(self) -> LayerMacs:
         """Closed-form cost."""
@@ -86,7 +110,47 @@ def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Para
     return nn.Parameter(weight)
 
 
-class StateLayer(nn.Module):
+class _PlainPart(nn.Module):
+    """What both forms share: ``u = Norm(U y_below)``, plainly applied ``relu(u)``.
+
+    Args:
+        below: Channels and side (C, size) of the layer below.
+        channels: Channels C of this layer.
+        stride: Stride of U.
+        num_patterns: Patterns of iterated layers below, 2^(l-1).
+    """
+
+    def __init__(
+        self, below: tuple[int, int], channels: int, stride: int, num_patterns: int
+    ) -> None:
+        super().__init__()
+        self.stride, self.size = stride, rowwise.conv2d_size(below[1], stride)
+        self.weight_in = conv_weight(channels, below[0])
+        self.norm = PatternNorm(channels, num_patterns)
+
+    def plain(self, below: Activations, pattern: Pattern) -> LayerState:
+        """Apply once from zero: ``relu(u)``; a hidden stream is not touched."""
+        if isinstance(pattern, int) and not self.training:
+            # One pattern for all rows: the kernel takes the normalisation over.
+            scale, shift = self.norm.affine()
+            weight = self.weight_in * scale[pattern].view(-1, 1, 1, 1)
+            u = self._convolve(below.y, weight, shift[pattern])
+        else:
+            u = self.norm(self._convolve(below.y, self.weight_in), pattern)
+        return LayerState(torch.relu(u), u)
+
+    def _convolve(
+        self, y: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        return rowwise.conv2d(y, weight, bias, stride=self.stride, padding=1)
+
+    @property
+    def plain_macs(self) -> int:
+        """Multiply-adds of one plain application to one sample."""
+        return rowwise.conv2d_macs(self.weight_in.shape, self.size, self.size)
+
+
+class StateLayer(_PlainPart):
     """The paper's form: ``z = relu(u + W z)`` with ``u = Norm(U y_below)``.
 
     The plain application is one step from zero, ``relu(u)``; with W = 0 the layer is an
@@ -109,47 +173,43 @@ class StateLayer(nn.Module):
         num_patterns: int,
         kappa: float,
     ) -> None:
-        super().__init__()
-        self.stride, self.size = stride, rowwise.conv2d_size(below[1], stride)
-        self.weight_in = conv_weight(channels, below[0])
-        self.norm = PatternNorm(channels, num_patterns)
+        super().__init__(below, channels, stride, num_patterns)
         self.recurrence = ConvFixedPointLayer(
             channels, self.size, self.size, kappa=kappa
         )
 
-    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
-        """Apply once from zero: ``relu(u)``."""
-        u = rowwise.conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
-        u = self.norm(u, pattern)
-        return LayerState(torch.relu(u), u, u[:, :0], u[:, :0])
-
     def iterate(
         self,
-        below: LayerState,
-        state: LayerState,
+        below: Activations,
+        state: Activations,
         pattern: Pattern,
         solver: SolverConfig,
     ) -> tuple[LayerState, SolveResult]:
         """Iterate z from the plain value to the fixed point."""
-        result = self.recurrence.solve(state.u, solver=solver)
-        return state._replace(y=result.value), result
+        u = state.u
+        result = self.recurrence.solve(u, solver=solver)
+        return LayerState(result.value, u, x=u), result
 
-    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
+    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z."""
-        once = replace(solver, max_steps=1)
-        return self.recurrence.solve(state.u, state.y, once)
+        assert state.x is not None, "only an iterated layer is checked"
+        return self.recurrence.solve(state.x, state.y, replace(solver, max_steps=1))
 
-    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one sample, for pictures."""
-        return self.recurrence.residual_curve(state.u, solver)
+    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one iterated sample, for pictures."""
+        assert state.x is not None, "only an iterated layer has a curve"
+        return self.recurrence.residual_curve(state.x, solver)
+
+    def pool(self, state: LayerState) -> Tensor:
+        """Global average of the activations [n, C]."""
+        return state.y.mean((2, 3))
 
     def macs(self) -> LayerMacs:
         """Cost of U once, of W per iteration."""
-        plain = rowwise.conv2d_macs(self.weight_in.shape, self.size, self.size)
-        return LayerMacs(plain, (0, 0), self.recurrence.macs_per_iteration)
+        return LayerMacs(self.plain_macs, (0, 0), self.recurrence.macs_per_iteration)
 
 
-class WideStreamLayer(nn.Module):
+class WideStreamLayer(_PlainPart):
     """Thin plain pass with a wide hidden stream that only iterating touches.
 
     ``u = Norm(U y_below)``; plain: ``y = relu(u)``, h = 0. Iterating:
@@ -180,13 +240,10 @@ class WideStreamLayer(nn.Module):
         num_patterns: int,
         kappa: float,
     ) -> None:
-        super().__init__()
-        self.stride, self.size = stride, rowwise.conv2d_size(below[1], stride)
-        self.pool, self.hidden_size = pool, rowwise.conv2d_size(self.size, pool)
+        super().__init__(below, channels, stride, num_patterns)
+        self.ratio, self.hidden_size = pool, rowwise.conv2d_size(self.size, pool)
         self.hidden_stride = rowwise.conv2d_size(below_hidden[1], self.hidden_size)
         self.is_first = num_patterns == 1
-        self.weight_in = conv_weight(channels, below[0])
-        self.norm = PatternNorm(channels, num_patterns)
         self.visible_to_hidden = conv_weight(hidden, channels)
         self.hidden_to_hidden = conv_weight(hidden, below_hidden[0])
         self.norm_hidden = PatternNorm(hidden, num_patterns)
@@ -196,18 +253,10 @@ class WideStreamLayer(nn.Module):
         self.readout = conv_weight(channels, hidden, kernel=1)
         self.norm_readout = PatternNorm(channels, num_patterns)
 
-    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
-        """Apply the thin part once; the hidden stream is not touched."""
-        u = rowwise.conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
-        u = self.norm(u, pattern)
-        side, channels = self.hidden_size, self.readout.shape[1]
-        zero = u.new_zeros(()).expand(u.shape[0], channels, side, side)
-        return LayerState(torch.relu(u), u, zero, zero)
-
     def iterate(
         self,
-        below: LayerState,
-        state: LayerState,
+        below: Activations,
+        state: Activations,
         pattern: Pattern,
         solver: SolverConfig,
     ) -> tuple[LayerState, SolveResult]:
@@ -215,25 +264,33 @@ class WideStreamLayer(nn.Module):
         x = self._inject(below, state, pattern)
         result = self.recurrence.solve(x, solver=solver)
         read = self.norm_readout(rowwise.conv2d(result.value, self.readout), pattern)
-        if self.pool > 1:
+        if self.ratio > 1:
             read = F.interpolate(read, size=(self.size, self.size))
-        y = torch.relu(state.u + read)
-        return LayerState(y, state.u, result.value, x), result
+        u = state.u
+        return LayerState(torch.relu(u + read), u, result.value, x), result
 
-    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
+    def _inject(
+        self, below: Activations, state: Activations, pattern: Pattern
+    ) -> Tensor:
         visible = state.y
-        if self.pool > 1:
-            visible = F.avg_pool2d(visible, self.pool, ceil_mode=True)
+        if self.ratio > 1:
+            visible = F.avg_pool2d(visible, self.ratio, ceil_mode=True)
         x = rowwise.conv2d(visible, self.visible_to_hidden, padding=1)
         rows = self._rows_with_hidden(pattern)
         if rows is None:
-            x = x + self._from_below(below.h)
+            x = x + self._from_below(below)
         elif rows.numel() > 0:
-            x = x.index_add(0, rows, self._from_below(below.h[rows]).to(x.dtype))
+            new = self._from_below(below.at(rows))
+            if x.requires_grad or new.requires_grad:
+                x = x.index_add(0, rows, new.to(x.dtype))
+            else:
+                rowwise.add_rows(x, rows, new)
         injected: Tensor = self.norm_hidden(x, pattern)
         return injected
 
-    def _from_below(self, h: Tensor) -> Tensor:
+    def _from_below(self, below: Activations) -> Tensor:
+        h = below.h
+        assert h is not None, "the pattern says that the layer below was iterated"
         weight, stride = self.hidden_to_hidden, self.hidden_stride
         return rowwise.conv2d(h, weight, stride=stride, padding=1)
 
@@ -247,22 +304,29 @@ class WideStreamLayer(nn.Module):
             return None if pattern & top_bit else none
         return (pattern & top_bit).nonzero().flatten()
 
-    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
+    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the recurrent map once at h."""
-        once = replace(solver, max_steps=1)
-        return self.recurrence.solve(state.x, state.h, once)
+        assert state.x is not None, "only an iterated layer is checked"
+        return self.recurrence.solve(state.x, state.h, replace(solver, max_steps=1))
 
-    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one sample, for pictures."""
+    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
+        """Residuals along the solve of one iterated sample, for pictures."""
+        assert state.x is not None, "only an iterated layer has a curve"
         return self.recurrence.residual_curve(state.x, solver)
+
+    def pool(self, state: LayerState) -> Tensor:
+        """Global average of both streams [n, C + Ch]; 0 for a hidden one not run."""
+        pooled = state.y.mean((2, 3))
+        if state.h is None:
+            return F.pad(pooled, (0, self.readout.shape[1]))
+        return torch.cat([pooled, state.h.mean((2, 3))], 1)
 
     def macs(self) -> LayerMacs:
         """Cost of U; of B, D and C per solve; of A per iteration."""
         side = self.hidden_size
-        plain = rowwise.conv2d_macs(self.weight_in.shape, self.size, self.size)
         base = rowwise.conv2d_macs(self.visible_to_hidden.shape, side, side)
         base += rowwise.conv2d_macs(self.readout.shape, side, side)
         from_below = rowwise.conv2d_macs(self.hidden_to_hidden.shape, side, side)
         without = base + from_below if self.is_first else base
         setup = (without, base + from_below)
-        return LayerMacs(plain, setup, self.recurrence.macs_per_iteration)
+        return LayerMacs(self.plain_macs, setup, self.recurrence.macs_per_iteration)

@@ -157,14 +157,17 @@ class MainModel(nn.Module):
             stride = self.config.stem_stride
             y = rowwise.conv2d(images, self.stem_weight, stride=stride, padding=1)
             y = torch.relu(self.stem_norm(y, 0))
-        h = images[:, :0]
-        if self.config.form == "wide":
-            h = F.pixel_unshuffle(images, self.config.unshuffle)
-        return LayerState(y, y[:, :0], h, h[:, :0])
+        if self.config.form == "state":
+            return LayerState(y, y)
+        return LayerState(y, y, F.pixel_unshuffle(images, self.config.unshuffle))
 
     def classify(self, top: LayerState, path: Pattern) -> Tensor:
         """Head: logits [n, K] from the last layer's state under a path (of L bits)."""
-        pooled = self.head_norm(pool(top), path)
+        return self.answer(self.main_layers[-1].pool(top), path)
+
+    def answer(self, features: Tensor, path: Pattern) -> Tensor:
+        """Head: logits [n, K] from the last layer's pooled activations [n, F_L]."""
+        pooled = self.head_norm(features, path)
         return rowwise.linear(pooled, self.head) + self.head_bias
 
     def forward(self, images: Tensor) -> Tensor:
@@ -228,14 +231,12 @@ class MainModel(nn.Module):
         )
 
     def freeze(self) -> "MainModel":
-        """Evaluation mode without gradients, contractions computed once."""
+        """Evaluation mode without gradients; what is constant is computed once.
+
+        The kernels move to the channels-last format, the fastest one for running.
+        """
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, FixedPointLayer):
+            if isinstance(module, FixedPointLayer | PatternNorm):
                 module.freeze()
-        return self
-
-
-def pool(state: LayerState) -> Tensor:
-    """Global average of a layer's state: [n, C + Ch]."""
-    return torch.cat([state.y.mean((2, 3)), state.h.mean((2, 3))], 1)
+        return self.to(memory_format=torch.channels_last)

@@ -39,6 +39,26 @@ class PatternNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_patterns, channels))
         self.register_buffer("running_mean", torch.zeros(num_patterns, channels))
         self.register_buffer("running_var", torch.ones(num_patterns, channels))
+        self._frozen: tuple[Tensor, Tensor] | None = None
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift [P, C] that evaluation applies."""
+        if self._frozen is not None:
+            return self._frozen
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def freeze(self) -> None:
+        """Compute scale and shift once for many passes; ``train()`` undoes it."""
+        self._frozen = None
+        scale, shift = self.affine()
+        self._frozen = scale.detach(), shift.detach()
+
+    def train(self, mode: bool = True) -> "PatternNorm":
+        """Set the training mode; training forgets the frozen scale and shift."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
 
     def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
         """Normalise x.
@@ -63,7 +83,6 @@ class PatternNorm(nn.Module):
                 momentum=self.momentum,
                 eps=self.eps,
             )
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.affine()
         shape = (-1, x.shape[1]) + (1,) * (x.dim() - 2)
-        return x * scale[pattern].view(shape) + shift[pattern].view(shape)
+        return (x * scale[pattern].view(shape)).add_(shift[pattern].view(shape))

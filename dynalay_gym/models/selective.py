@@ -64,7 +64,7 @@ class SelectiveNetwork:
         References:
             Mathur and Plis (2023), DynaLay, equations 4 and 5.
         """
-        # Running statistics, which stay as they are; train() forgets frozen weights.
+        # Running statistics, which stay as they are; train() forgets what was frozen.
         self.model.train().eval()
         others = self._twin if chosen_only else self.model
         below = others.stem(images)
@@ -89,20 +89,29 @@ def _run_layer(
     for rows, module in zip(groups, (layer, other), strict=True):
         if rows.numel() == 0:
             continue
-        here = LayerState(*(part[rows] for part in below))
+        here = below.at(rows)
         state = module.plain(here, pattern[rows])
         if rows is groups[0]:
             state = module.iterate(here, state, pattern[rows], solver)[0]
         parts.append(state)
     order = torch.cat(groups).argsort()
     y = torch.cat([part.y for part in parts])[order]
-    h = torch.cat([part.h for part in parts])[order]
-    return LayerState(y, y[:, :0], h, h[:, :0])
+    return LayerState(y, y, _hidden(parts, len(y), order))
+
+
+def _hidden(parts: list[LayerState], num: int, order: Tensor) -> Tensor | None:
+    """Hidden stream of all samples: those that chose the layer come first."""
+    h = parts[0].h
+    if h is None:  # nobody chose it, or there is no such stream
+        return None
+    nothing = h.new_zeros(num - len(h), *h.shape[1:])
+    return torch.cat([h, nothing])[order]
 
 
 def _still_twin(model: MainModel) -> MainModel:
     """Network that shares all numbers and learns nothing."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    # train() forgets what a frozen model had computed from the numbers of then.
+    twin = copy.deepcopy(model).train().eval().requires_grad_(False)
     mine, theirs = (chain(each.parameters(), each.buffers()) for each in (twin, model))
     for copied, own in zip(mine, theirs, strict=True):
         copied.data = own.data

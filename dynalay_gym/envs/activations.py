@@ -1,0 +1,117 @@
+"""Where the maps of n networks in progress are kept, and how rows get in and out.
+
+Axes: n rows, C channels, H x W pixels. Maps are kept with channels last, so that a row
+is one run of memory; outside they look [n, C, H, W], in the channels-last format.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.models.rowwise import put_rows
+
+
+@dataclass
+class ActivationStore:
+    """One layer's activations of n rows; what no row has needed yet takes no memory.
+
+    A plainly applied row keeps ``u`` and an iterated one ``y``; ``y = relu(kept)`` of
+    both. Hidden stream and injected input are those of the last solve, and read of
+    iterated rows only.
+
+    Attributes:
+        num_rows: Number of rows n.
+    """
+
+    num_rows: int
+    _visible: Tensor | None = None
+    _hidden: Tensor | None = None
+    _injected: Tensor | None = None
+
+    def put(
+        self,
+        rows: Tensor,
+        *,
+        visible: Tensor | None = None,
+        hidden: Tensor | None = None,
+        injected: Tensor | None = None,
+    ) -> None:
+        """Overwrite rows (int64 [m]) by maps [m, C, H, W]; None leaves them."""
+        self._visible = self._put(self._visible, rows, visible)
+        self._hidden = self._put(self._hidden, rows, hidden)
+        self._injected = self._put(self._injected, rows, injected)
+
+    def at(self, rows: Tensor) -> "RowsOfActivations":
+        """Some of the rows, int64 [m]; gathered when they are read."""
+        return RowsOfActivations(self, rows)
+
+    @property
+    def y(self) -> Tensor:
+        """Visible activations of all rows [n, C, H, W]."""
+        assert self._visible is not None, "the stem keeps no visible activations"
+        return torch.relu(_outside(self._visible))
+
+    def clone(self) -> "ActivationStore":
+        """Independent copy."""
+        parts = self._visible, self._hidden, self._injected
+        return ActivationStore(
+            self.num_rows, *(None if part is None else part.clone() for part in parts)
+        )
+
+    def _put(
+        self, kept: Tensor | None, rows: Tensor, new: Tensor | None
+    ) -> Tensor | None:
+        if new is None:
+            return kept
+        if kept is None:
+            _, channels, height, width = new.shape
+            kept = new.new_zeros(self.num_rows, height, width, channels)
+        put_rows(kept, rows, new.permute(0, 2, 3, 1))
+        return kept
+
+
+@dataclass(frozen=True)
+class RowsOfActivations:
+    """Some rows of a store, as a layer reads them; see ``Activations``.
+
+    Attributes:
+        store: All rows.
+        rows: The rows, int64 [m].
+    """
+
+    store: ActivationStore
+    rows: Tensor
+
+    @property
+    def y(self) -> Tensor:
+        """Visible activations [m, C, H, W]."""
+        return self.u.relu_()
+
+    @property
+    def u(self) -> Tensor:
+        """Pre-activation [m, C, H, W] of plainly applied rows."""
+        taken = self._take(self.store._visible)
+        assert taken is not None, "the stem keeps no visible activations"
+        return taken
+
+    @property
+    def h(self) -> Tensor | None:
+        """Hidden stream [m, Ch, Hh, Wh] of iterated rows."""
+        return self._take(self.store._hidden)
+
+    @property
+    def x(self) -> Tensor | None:
+        """Injected input [m, Ch, Hh, Wh] of iterated rows."""
+        return self._take(self.store._injected)
+
+    def at(self, rows: Tensor) -> "RowsOfActivations":
+        """Some of these rows, int64 [k]."""
+        return replace(self, rows=self.rows[rows])
+
+    def _take(self, kept: Tensor | None) -> Tensor | None:
+        return None if kept is None else _outside(kept.index_select(0, self.rows))
+
+
+def _outside(kept: Tensor) -> Tensor:
+    return kept.permute(0, 3, 1, 2)
