@@ -16,6 +16,8 @@ from agents.options import Options, facts
 from dynalay_gym.errors import ConfigError, DynaLayError
 
 if TYPE_CHECKING:
+    from agents.co_folder import OnStep
+    from agents.co_run import CoRun
     from agents.environments import Environments
     from agents.evaluation import EvaluationResult
     from agents.policy import Agent, Progress
@@ -48,6 +50,9 @@ def run(options: Options) -> None:
 
     torch.set_num_threads(options.num_threads)
     config = choose_config(options)
+    if options.joint:
+        run_joint(options, config)
+        return
     envs = build_environments(options, config)
     agent = build_agent(options, config, envs)
     folder = make_run_dir(options.log_dir, options.dataset, agent.algo)
@@ -55,6 +60,76 @@ def run(options: Options) -> None:
     with MetricWriter(folder) as writer:
         steps = train(options, agent, envs, writer, folder)
         compare(options, agent, envs, writer, folder, steps)
+
+
+def run_joint(options: Options, config: AgentConfig) -> None:
+    """Train agent and main network together (or with it frozen), and report."""
+    from agents.co_run import CoRun
+    from dynalay_gym.metrics import MetricWriter
+
+    joint = CoRun(options, config, warm_up_bar())
+    if not joint.leads:  # a further process of torchrun: it only helps to learn
+        joint.learn(None, lambda taken, words: None)
+        joint.workers.leave()
+        return
+    envs, folder = joint.envs, joint.folder
+    print(
+        f"{folder}: {joint.agent.algo} and main network on {options.dataset}, ", end=""
+    )
+    print(f"penalty {envs.penalty:.4g}")
+    with MetricWriter(folder) as writer:
+        try:
+            learn_jointly(joint, writer)
+        except KeyboardInterrupt:
+            print(f"go on with the same options and --resume {folder}", file=sys.stderr)
+            raise
+        joint.workers.leave()
+        joint.take_best()
+        measured = joint.measure_best()
+        save_predictor(folder / "predictor", joint.agent, envs)
+        compare(options, joint.agent, envs, writer, folder, joint.total)
+    print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
+    print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
+
+
+def learn_jointly(joint: "CoRun", writer: "MetricWriter") -> None:
+    """Train with one bar over both networks."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=joint.total,
+        initial=joint.taken,
+        unit="step",
+        unit_scale=True,
+        disable=None,
+    ) as bar:
+        seen = joint.taken
+
+        def on_progress(taken: int, words: str) -> None:
+            nonlocal seen
+            bar.update(taken - seen)
+            seen = taken
+            steps = 0 if joint.trainer is None else joint.trainer.steps
+            bar.set_postfix_str(f"main step {steps} {words}")
+
+        joint.learn(writer, on_progress)
+
+
+def warm_up_bar() -> "OnStep":
+    """Return the callback that shows the main network's warm-up."""
+    from tqdm import tqdm
+
+    bar = None
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc="warm-up", total=total, unit="step", disable=None)
+        bar.update(step - bar.n)
+        if step == total:
+            bar.close()
+
+    return on_step
 
 
 def choose_config(options: Options) -> AgentConfig:

@@ -13,6 +13,7 @@ from agents.config import (
     PolicyGradientConfig,
     PPOConfig,
 )
+from dynalay_gym.co_config import CoTrainingConfig
 from dynalay_gym.data_registry import dataset_spec
 from dynalay_gym.errors import ConfigError
 
@@ -61,6 +62,15 @@ class Options:
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always walked live, timed.
     --algo exact always learns from the table."""
+    co_train: bool = False
+    """Train the main network too, between the agent's rollouts."""
+    freeze_main: bool = False
+    """The same run with the main network frozen, to compare with."""
+    warm_up_from: Path | None = None
+    """Run folder of an earlier co-training whose warm-up weights are used again."""
+    resume: Path | None = None
+    """Run folder of a co-training to continue; give the same other options."""
+    co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
     policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
     exact: ExactConfig = field(default_factory=ExactConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -80,6 +90,54 @@ class Options:
                 raise ConfigError(f"--{flag} must be at least {least}")
         if self.total_timesteps is not None and self.total_timesteps < 0:
             raise ConfigError("--total-timesteps must be at least 0")
+        self._check_joint()
+
+    @property
+    def joint(self) -> bool:
+        """Whether this is a co-training (or its frozen counterpart)."""
+        return self.co_train or self.freeze_main
+
+    def _check_joint(self) -> None:
+        """Raise ConfigError for options that make no co-training together."""
+        if not self.joint:
+            for name in ("resume", "warm_up_from"):
+                if getattr(self, name) is not None:
+                    flag = name.replace("_", "-")
+                    raise ConfigError(f"--{flag} needs --co-train (or --freeze-main)")
+            return
+        for wrong, message in (
+            (
+                self.co_train and self.freeze_main,
+                "give --co-train or --freeze-main, not both",
+            ),
+            (
+                self.load is not None,
+                "--load holds no optimiser; use --warm-up-from instead",
+            ),
+            (
+                self.total_timesteps == 0,
+                "--total-timesteps must be above 0 in a co-training",
+            ),
+            (
+                self.resume is not None and self.warm_up_from is not None,
+                "--resume has its warm-up; leave --warm-up-from out",
+            ),
+            (
+                self.transitions == "table",
+                "a table would be computed anew after every turn of the main network; "
+                "use --transitions live",
+            ),
+            (
+                self.co.main_epochs == 0 and self.penalty is None,
+                "an untrained network has no break-even penalty; give --penalty",
+            ),
+            (
+                self.co.main_epochs is not None and self.checkpoint is not None,
+                "--co.main-epochs trains a fresh network; leave --checkpoint out",
+            ),
+        ):
+            if wrong:
+                raise ConfigError(message)
 
     def config(self, algo: str) -> AgentConfig:
         """Return the hyper-parameters of an algorithm as given on the command line."""
@@ -89,7 +147,7 @@ class Options:
 
 def facts(options: Options) -> dict[str, Any]:
     """Return the options as JSON-able values, the algorithms' own left out."""
-    nested = {name.replace("-", "_") for name in CONFIGS}
+    nested = {name.replace("-", "_") for name in CONFIGS} | {"co"}
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()

@@ -3,8 +3,8 @@
 Axes: N sub-environments, D observation features, A actions.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -102,6 +102,32 @@ class Agent(Protocol):
             total_timesteps: Steps to take, counted over all sub-environments.
             writer: Where the training's metrics go; None drops them.
             on_progress: Called after every rollout with the steps taken so far.
+        """
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An agent whose training can be stopped and taken up again."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return all that `learn` goes on from, the environment's rows left out.
+
+        Call it from `on_progress`, where a rollout and its update are complete.
+        """
+        ...
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` go on from what `training_state` returned.
+
+        That call's `total_timesteps` counts from the beginning of the training.
+
+        Args:
+            tensors: From an agent with the same hyper-parameters.
+            observations: What the restored environment shows, [N, D].
+            infos: The infos that belong to them.
         """
         ...
 

@@ -8,6 +8,9 @@ Axes: T rollout steps, B sub-environments, M = T * B decisions, A actions.
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -16,12 +19,20 @@ from torch import Tensor, nn
 from agents.config import PolicyGradientConfig
 from agents.evaluation import walk
 from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.policy import DivergedError, NetPolicy, Progress, as_tensor, sizes
+from agents.policy import (
+    DivergedError,
+    Infos,
+    NetPolicy,
+    Progress,
+    as_tensor,
+    sizes,
+)
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollout
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.optimizer_state import flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
@@ -58,6 +69,8 @@ class PolicyGradientAgent:
         self.baseline_envs = baseline_envs
         self._seed = seed
         self._state: RolloutState | None = None
+        self._training: _Training | None = None
+        self._resumed = False  # whether the next `learn` goes on from `_training`
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = AgentNet(*sizes(envs), config.hidden)
@@ -82,21 +95,20 @@ class PolicyGradientAgent:
     ) -> None:
         """Train for `total_timesteps` steps; see `Agent.learn`."""
         state = self._begin()
-        behaviour = NetPolicy(
-            self.net, greedy=False, generator=self._generator(state.observations)
-        )
-        optimizer = torch.optim.Adam(self.net.parameters(), eps=1e-5, fused=True)
-        taken, began = 0, time.perf_counter()
+        training = self._begin_training(state.observations.device)
+        behaviour = NetPolicy(self.net, greedy=False, generator=training.generator)
+        taken, began = training.taken, time.perf_counter()
+        resumed = taken
         while taken < total_timesteps:
             share = taken / total_timesteps
             behaviour.epsilon = self._epsilon(share)
             rollout = collect_rollout(
                 self.envs, behaviour, self.config.num_steps, state
             )
-            losses = self._update(rollout, state, behaviour, optimizer, share)
-            taken += rollout.rewards.numel()
+            losses = self._update(rollout, state, behaviour, training.optimizer, share)
+            taken = training.taken = taken + rollout.rewards.numel()
             if writer is not None:
-                losses["fps"] = taken / (time.perf_counter() - began)
+                losses["fps"] = (taken - resumed) / (time.perf_counter() - began)
                 writer.scalars(_tagged(rollout, losses), taken)
             if on_progress is not None:
                 on_progress(taken)
@@ -120,8 +132,47 @@ class PolicyGradientAgent:
             self.net.to(self._state.observations.device)
         return self._state
 
-    def _generator(self, like: Tensor) -> torch.Generator:
-        return torch.Generator(device=like.device).manual_seed(self._seed)
+    def training_state(self) -> dict[str, Tensor]:
+        """What the training goes on from; see `Resumable`."""
+        training, state = self._training, self._state
+        assert training is not None and state is not None, "learn comes before"
+        tensors = {f"net/{key}": value for key, value in self.net.state_dict().items()}
+        return (
+            tensors
+            | flatten(training.optimizer, "optimizer")
+            | {
+                "generator": training.generator.get_state(),
+                "earned": state.earned,
+                "taken": torch.tensor(training.taken),
+            }
+        )
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` go on; see `Resumable`."""
+        self._state = RolloutState.of(observations, infos)
+        device = self._state.observations.device
+        self._state.earned = tensors["earned"].to(device)
+        self.net.to(device)
+        self.net.load_state_dict(_below("net/", tensors))
+        self._training = training = self._fresh_training(device)
+        restore(training.optimizer, tensors, "optimizer")
+        training.generator.set_state(tensors["generator"].cpu())
+        training.taken, self._resumed = int(tensors["taken"]), True
+
+    def _begin_training(self, device: torch.device) -> "_Training":
+        """Fresh moments and exploration, or those that were loaded."""
+        if not self._resumed or self._training is None:
+            self._training = self._fresh_training(device)
+        self._resumed = False
+        return self._training
+
+    def _fresh_training(self, device: torch.device) -> "_Training":
+        return _Training(
+            optimizer=torch.optim.Adam(self.net.parameters(), eps=1e-5, fused=True),
+            generator=torch.Generator(device=device).manual_seed(self._seed),
+        )
 
     def _epsilon(self, share: float) -> float:
         start, end = self.config.epsilon_start, self.config.epsilon_end
@@ -202,6 +253,23 @@ class PolicyGradientAgent:
         )
         returns = as_tensor(result.returns, rollout.rewards.device)
         return returns.float()[where].view_as(rollout.rewards)
+
+
+@dataclass
+class _Training:
+    """What one call of `learn` keeps from update to update."""
+
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    taken: int = 0
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
 
 
 def _tagged(rollout: Rollout, numbers: dict[str, float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ episode and `final_info` to the step that ended the old one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -64,9 +65,13 @@ class RolloutState:
     @classmethod
     def begin(cls, envs: VectorEnv, seed: int) -> "RolloutState":
         """Reset all sub-environments with a seed."""
-        observations, infos = envs.reset(seed=seed)
+        return cls.of(*envs.reset(seed=seed))
+
+    @classmethod
+    def of(cls, observations: Any, infos: Infos) -> "RolloutState":
+        """Go on from observations [B, D] of rows that have earned nothing yet."""
         tensor = torch.as_tensor(observations)
-        earned = torch.zeros(envs.num_envs, device=tensor.device)
+        earned = torch.zeros(len(tensor), device=tensor.device)
         numpy = not isinstance(observations, Tensor)
         return cls(observations=tensor, infos=infos, earned=earned, numpy=numpy)
 

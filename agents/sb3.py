@@ -6,10 +6,12 @@ are fastest on the host, whatever the environment's device.
 Axes: N sub-environments, D observation features, A actions.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3 import A2C, DQN, PPO
@@ -20,9 +22,20 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 from agents.config import DQNConfig, PPOConfig, SB3Config
-from agents.policy import Array, DivergedError, Infos, Progress, as_tensor, like, sizes
+from agents.policy import (
+    Array,
+    DivergedError,
+    Infos,
+    Progress,
+    as_numpy,
+    as_tensor,
+    like,
+    sizes,
+)
+from agents.random_states import random_states, set_random_states
 from agents.sb3_vec_env import SB3VecEnv
 from dynalay_gym.metrics import MetricWriter
+from dynalay_gym.optimizer_state import flatten, restore
 
 DEVICE = "cpu"
 LOG_INTERVALS = {"ppo": 1, "a2c": 10, "dqn": 1000}  # rollouts; episodes for DQN
@@ -50,6 +63,7 @@ class SB3Agent:
         observation_size, num_actions = sizes(envs)
         self.config = config
         self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
+        self._resumed: Mapping[str, Tensor] | None = None
         widths = (observation_size, *config.hidden, num_actions)
         self.policy = SB3Policy(self.algo, self.model, widths)
 
@@ -83,17 +97,51 @@ class SB3Agent:
         self.model.set_logger(Logger(folder=None, output_formats=formats))
         if total_timesteps == 0:
             return
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            total_timesteps -= self.model.num_timesteps
+            set_random_states(resumed)
         try:
             self.model.learn(
                 total_timesteps,
                 callback=_Report(self.algo, on_progress),
                 log_interval=LOG_INTERVALS[self.algo],
+                reset_num_timesteps=resumed is None,
             )
         except ValueError as error:
             # torch.distributions' words for logits that are not finite
             if "Expected parameter" in str(error):
                 raise DivergedError(self.algo) from None
             raise
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the training goes on from; see `Resumable`.
+
+        PPO and A2C go on to the bit. DQN does not: its replay buffer (and the stream
+        of its random actions) is not kept, so it fills anew.
+        """
+        model: Any = self.model
+        tensors = {f"net/{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= flatten(model.policy.optimizer, "optimizer") | random_states()
+        counts = [model.num_timesteps, model._n_updates, model._episode_num]
+        return tensors | {"counts": torch.tensor(counts)}
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` go on; see `Resumable`."""
+        model: Any = self.model
+        own = {k: v for k, v in tensors.items() if k.startswith("net/")}
+        self.module.load_state_dict({k.removeprefix("net/"): v for k, v in own.items()})
+        restore(model.policy.optimizer, tensors, "optimizer")
+        counts = [int(count) for count in tensors["counts"]]
+        model.num_timesteps, model._n_updates, model._episode_num = counts
+        model._last_obs = as_numpy(observations)
+        model._last_episode_starts = as_numpy(infos["decisions"]) == 0
+        monitor: Any = model.env  # its sums begin anew: the first mean return is low
+        monitor.episode_returns = np.zeros(monitor.num_envs, dtype=np.float32)
+        monitor.episode_lengths = np.zeros(monitor.num_envs, dtype=np.int32)
+        self._resumed = tensors
 
 
 class SB3Policy:
@@ -176,7 +224,13 @@ class _Report(BaseCallback):
         if not all(weight.isfinite().all() for weight in weights):
             raise DivergedError(self._algo)
 
-    def _on_rollout_end(self) -> None:
+        if self.num_timesteps > 0:  # the last rollout has been learned from
+            self._tell()
+
+    def _on_training_end(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.num_timesteps)
 

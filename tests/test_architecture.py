@@ -97,12 +97,15 @@ def test_the_session_knows_no_gymnasium() -> None:
 
 # The exact methods and reports are of the environment, not of an algorithm.
 PUBLIC_TO_AGENTS = (
+    "dynalay_gym.co_",  # the other side of co-training, a learner's partner
     "dynalay_gym.data",
     "dynalay_gym.errors",
     "dynalay_gym.metrics",
     "dynalay_gym.envs.oracle",
     "dynalay_gym.models.agent_net",
     "dynalay_gym.models.checkpoint",
+    "dynalay_gym.optimizer_state",
+    "dynalay_gym.workers",
 )
 
 

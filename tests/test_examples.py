@@ -59,3 +59,12 @@ def test_fixed_point_layer_trains_and_is_a_contraction(monkeypatch, capsys):
     assert float(accuracy[1]) > 60
     bounds = re.findall(r"certified bound of \|\|W\|\| ([\d.]+)", text)
     assert [float(bound) < 1 for bound in bounds] == [True, True]
+
+
+def test_co_training_runs_under_an_own_loop(monkeypatch, capsys):
+    text = run(
+        "co_training.py", "--updates", "20", monkeypatch=monkeypatch, capsys=capsys
+    )
+    steps = [int(found) for found in re.findall(r"(\d+) steps", text)]
+    assert steps == [10, 20]
+    assert all(float(loss) < 1 for loss in re.findall(r"entropy ([\d.]+)", text))

@@ -3,7 +3,8 @@
 Axes: n rows, m of them acted on, L layers, A = L + 1 actions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -276,6 +277,31 @@ class LayerDynamics(LayerWalk):
         )
         return reward(decision).float(), stop
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights; rows stand in the same states as before."""
+        states = self.states() if self.begun else None
+        self.session.set_weights(weights)
+        if states is not None:
+            self.stand_in(states)
+
+    def states(self) -> Tensor:
+        """Bit pattern of each row's iterated layers, int64 [n]."""
+        assert self.state is not None, "begin comes before states"
+        return self.state.path.clone()
+
+    def stand_in(self, states: Tensor) -> None:
+        """Bring every row's sample to a state; the episodes' counts stay as they are.
+
+        A state depends on the sample and on its bits alone, so it is the one that
+        the row's own decisions would have led to.
+
+        Args:
+            states: Bit patterns, int64 [n].
+        """
+        self.state = self.session.begin(self.problem.images[self.episode.index])
+        self.session.reach(self.state, self._numbers, states)
+        self.begun = True
+
     def observe(self) -> Array:
         """Observations of all rows, float32 [n, D]."""
         assert self.state is not None, "begin comes before observe"
@@ -328,3 +354,10 @@ def facts_of_states(num_layers: int) -> tuple[Tensor, Tensor]:
     pointless = (iterated == 1) & (above == 0)
     nop = torch.ones_like(pointless[:, :1])
     return torch.cat([nop, ~pointless], 1), iterated.float().mean(1)
+
+
+def row_tensors(walk: LayerWalk) -> dict[str, Tensor]:
+    """What a walk keeps of each row beside the network's state, by name; no copies."""
+    episode = {f.name: getattr(walk.episode, f.name) for f in fields(walk.episode)}
+    names = ("macs", "solver_steps", "status", "history")
+    return episode | {name: getattr(walk, name) for name in names}

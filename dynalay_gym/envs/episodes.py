@@ -4,6 +4,8 @@ A counter-based hash of (row seed, episode number): the same in single and vecto
 across autoresets, whatever the number of rows.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,19 @@ class EpisodeStream:
         """Restart one row's stream."""
         self._mixed_seeds[row] = _mix(np.array([seed % 2**64], dtype=np.uint64))[0]
         self._first[row], self._used[row] = -_AHEAD, _AHEAD
+
+    def state(self) -> dict[str, NDArray[np.int64]]:
+        """What the next episodes depend on, by name: [n] each."""
+        return {
+            "seeds": self._mixed_seeds.view(np.int64),
+            "episodes": self._first + self._used,
+        }
+
+    def load(self, state: Mapping[str, NDArray[np.int64]]) -> None:
+        """Go on from what ``state`` returned."""
+        self._mixed_seeds = state["seeds"].copy().view(np.uint64)
+        self._first = state["episodes"] - _AHEAD
+        self._used = np.full(len(self._first), _AHEAD, dtype=np.int64)
 
     def draw(
         self, rows: NDArray[np.int64]

@@ -1,9 +1,11 @@
 """The single Gymnasium environment: one row of the batched one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from torch import Tensor
 
 from dynalay_gym.envs.dynamics import NOP
 from dynalay_gym.envs.factory import EnvConfig
@@ -67,6 +69,15 @@ class DynaLayEnv(gym.Env):
         self._ended = bool(terminations[0])
         outcome = float(rewards[0]), self._ended, False
         return _first(observations), *outcome, _single_info(infos)
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights; see ``DynaLayVectorEnv.set_weights``.
+
+        Call it between episodes: what it changes in the observation shows at the next
+        ``reset`` or ``step``. Stable-Baselines3's workers take it by
+        ``env_method("set_weights", weights)``.
+        """
+        self._row.set_weights(weights)
 
     def action_masks(self) -> np.ndarray:
         """Actions that can change something, bool [A]."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dynalay_gym.envs.activations import ActivationStore
 from dynalay_gym.envs.sweep import Host, Work, tiles
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
@@ -112,6 +113,9 @@ class LayerSession(Protocol):
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights; states begun before are void."""
 
     def digest(self) -> str:
         """Hash of the network and its solver: equal ones do the same."""
@@ -265,6 +269,26 @@ class MainModelSession:
                 layer.residual_curve(activations, self.solver) if iterated else []
             )
         return curves
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights of the same architecture; states begun before are void.
+
+        Args:
+            weights: A ``state_dict`` of a main network, on any device.
+
+        Raises:
+            CheckpointError: it belongs to another architecture.
+        """
+        own = self.model.state_dict()
+        if {k: v.shape for k, v in own.items()} != {
+            k: v.shape for k, v in weights.items()
+        }:  # before anything is copied
+            raise CheckpointError(
+                "the weights are of another architecture than this environment's "
+                "network; give those of a network made from the same checkpoint"
+            )
+        self.model.load_state_dict(weights)
+        self.model.freeze()
 
     def digest(self) -> str:
         """Hash of weights, architecture and solver settings."""

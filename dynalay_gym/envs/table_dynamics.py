@@ -5,7 +5,8 @@ the lightest: the rows live in main memory, seen by both libraries.
 Axes: n rows, m of them acted on, A actions, D observation features.
 """
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import Tensor
 from dynalay_gym.envs.dynamics import NOP, Array, LayerDynamics, Problem
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
-from dynalay_gym.envs.session import Rows
-from dynalay_gym.envs.transition_table import CHOICE, TransitionTable
+from dynalay_gym.envs.session import ALL, Rows
+from dynalay_gym.envs.transition_table import CHOICE, TransitionTable, build_table
 
 Where = NDArray[np.int64] | slice  # distinct rows [m], or ``ALL``
 
@@ -42,7 +43,7 @@ class TableDynamics(LayerDynamics):
         # The base class counts in the upper part of it.
         self._block = torch.zeros(_NUM_INTEGERS, num_rows, dtype=torch.int64)
         super().__init__(problem, num_rows, torch.device("cpu"))
-        self._table = {name: part.numpy() for name, part in table.tensors().items()}
+        self._read(table)
         self._last_state = table.num_states - 1  # S is a power of two
         self._masks = self._useful.numpy().view(np.int8)
         self._shares = self._share.numpy()
@@ -110,6 +111,37 @@ class TableDynamics(LayerDynamics):
     def action_mask(self) -> Tensor:
         """Actions that can change something, bool [n, A]."""
         return torch.from_numpy(self._masks.take(self._state(), 0)).bool()
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights and compute its table, if they differ.
+
+        Every part of a network lies below all states, so nothing of the old table can
+        be kept. The new one is not stored: training goes through many.
+        """
+        session, before = self.session, self.session.digest()
+        session.set_weights(weights)
+        if session.digest() != before:
+            table = build_table(session, self.problem.images, self.problem.labels)
+            self.problem = replace(self.problem, table=table)
+            self._read(table)
+            if self.begun:
+                self.stand_in(self.states())
+
+    def states(self) -> Tensor:
+        """Bit pattern of each row's iterated layers, int64 [n]."""
+        return torch.from_numpy(self._state())
+
+    def stand_in(self, states: Tensor) -> None:
+        """Bring every row's sample to a state; see ``LayerDynamics``."""
+        self._place[:] = self._rows.index * len(self._shares) + states.numpy()
+        self._prediction[:] = self._table["prediction"][self._place]
+        self._correct[:] = self._table["correct"][self._place]
+        self._penalty_seen = squash(self.episode.penalty.clone()).numpy()
+        self._look(ALL)
+        self.begun = True
+
+    def _read(self, table: TransitionTable) -> None:
+        self._table = {name: part.numpy() for name, part in table.tensors().items()}
 
     def infos(self) -> dict[str, Array]:
         """Facts of all rows; see ``LayerDynamics``."""

@@ -3,7 +3,7 @@
 Axes: N rows (sub-environments, one sample each), D features, A = L + 1 actions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.dynamics import Array
+from dynalay_gym.envs.dynamics import Array, row_tensors
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
@@ -166,6 +166,55 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             if self._finished.any():
                 self._begin(ResetOptions(np.flatnonzero(self._finished)))
         return self._infos() | final
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+        """Give the network other weights between two steps.
+
+        Rows in mid-episode stand in the state of the same bits under the new weights;
+        their counts, the cost unit and the penalties stay. A table is computed anew.
+
+        Args:
+            weights: ``state_dict`` of a network of the same architecture.
+
+        Returns:
+            Observations and infos as the next step has to see them.
+
+        Raises:
+            CheckpointError: the weights are of another architecture.
+        """
+        self.dynamics.set_weights(weights)
+        self.problem = self.dynamics.problem
+        if not self.dynamics.begun:
+            return None, {}
+        return self._observations(), self._infos()
+
+    def get_state(self) -> dict[str, Tensor]:
+        """Where every row stands and what its stream draws next, on the CPU.
+
+        The network's weights are not part of it.
+        """
+        self._check_begun("get_state")
+        assert self._stream is not None, "seeded by reset"
+        parts = row_tensors(self.dynamics) | {"states": self.dynamics.states()}
+        stream = {name: torch.from_numpy(a) for name, a in self._stream.state().items()}
+        finished = {"finished": torch.from_numpy(self._finished)}
+        return {k: v.cpu().clone() for k, v in (parts | stream | finished).items()}
+
+    def set_state(self, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+        """Go on from what ``get_state`` returned, in an equal environment.
+
+        Returns:
+            Observations and infos of all rows.
+        """
+        self._stream = EpisodeStream(
+            [0] * self.num_envs, self.num_samples, self.penalty_range
+        )
+        self._stream.load({k: v.cpu().numpy() for k, v in state.items()})
+        for name, part in row_tensors(self.dynamics).items():
+            part.copy_(state[name])
+        self.dynamics.stand_in(state["states"].to(self.dynamics.device))
+        self._finished = state["finished"].cpu().numpy().copy()
+        return self._observations(), self._infos()
 
     def action_masks(self) -> Any:
         """Actions that can change something, bool [N, A]."""

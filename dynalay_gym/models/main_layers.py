@@ -280,7 +280,11 @@ class WideStreamLayer(_PlainPart):
         if rows is None:
             x = x + self._from_below(below)
         elif rows.numel() > 0:
-            rowwise.add_rows(x, rows, self._from_below(below.at(rows)))
+            new = self._from_below(below.at(rows))
+            if x.requires_grad or new.requires_grad:
+                x = x.index_add(0, rows, new.to(x.dtype))
+            else:
+                rowwise.add_rows(x, rows, new)
         injected: Tensor = self.norm_hidden(x, pattern)
         return injected
 

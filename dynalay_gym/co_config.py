@@ -1,0 +1,86 @@
+"""Options of co-training: a dataclass without torch, so that help is instant."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from dynalay_gym.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoTrainingConfig:
+    """How the main network learns beside an agent."""
+
+    main_epochs: int | None = None
+    """Warm-up of a fresh main network: passes over the main split before any agent; 0
+    leaves it untrained. Default: none, start from --checkpoint (or the shipped one)."""
+    agent_steps: int = 50_000
+    """Warm-up of the agent: decisions on the frozen network before both learn."""
+    update_ratio: float = 1.0
+    """Samples that the main network learns from per decision of the agent."""
+    every: int | None = None
+    """Decisions of each row between two turns of the main network. Default: the
+    algorithm's rollout."""
+    batch_size: int = 128
+    """Samples of the main split per optimiser step (and process)."""
+    learning_rate: float = 1e-3
+    """Step size of the main network's AdamW; falls linearly to a tenth."""
+    weight_decay: float = 5e-3
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """The main network's gradients are clipped to this norm."""
+    gradients: Literal["chosen", "path"] = "chosen"
+    """Who learns from a sample: the layers chosen for it (and the head), or every
+    layer on its way."""
+    keep_share: float = 0.25
+    """Extra samples per step, as a share of the batch, that keep every state usable:
+    in the plain, the full and one random state, all layers learning. They also move
+    the normalisation's statistics."""
+    replay_share: float = 0.25
+    """Share of a batch taken from recent walks in place of new ones."""
+    replay_size: int = 2048
+    """Recent samples (with the state that the policy left them in) to take it from."""
+    epsilon_start: float = 0.2
+    """Share of random decisions on the main split when both begin to learn."""
+    epsilon_end: float = 0.02
+    """Share of random decisions there at the end; falls linearly."""
+    loss_lambda: float = 0.2
+    """Weight of the return in the total loss that is logged, CE - lambda R."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the main network's optimiser steps: fp32, or bf16 autocast."""
+    adjoint_rtol: float = 0.1
+    """Relative tolerance of the implicit gradient."""
+    adjoint_max_steps: int = 4
+    """Most iterations of the implicit gradient."""
+    validations: int = 20
+    """Walks over the validation split, each with a saved state to resume from."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the flag."""
+        for name in ("update_ratio", "learning_rate", "max_grad_norm", "adjoint_rtol"):
+            self._check(name, 0 < getattr(self, name) < float("inf"), "be above 0")
+        for name in ("keep_share", "replay_share", "epsilon_start", "epsilon_end"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "lie in [0, 1]")
+        for name in ("loss_lambda", "weight_decay"):
+            self._check(name, 0 <= getattr(self, name) < float("inf"), "be at least 0")
+        for name in ("agent_steps", "adjoint_max_steps"):
+            self._check(name, getattr(self, name) >= 0, "be at least 0")
+        for name in ("replay_size", "validations"):
+            self._check(name, getattr(self, name) >= 1, "be at least 1")
+        self._check("batch_size", self.batch_size >= 2, "be at least 2")
+        for name in ("main_epochs", "every"):
+            value, least = getattr(self, name), int(name == "every")
+            self._check(name, value is None or value >= least, f"be at least {least}")
+        self._check("replay_share", self.replay_share < 1, "be below 1")
+
+    def _check(self, name: str, sound: bool, rule: str) -> None:
+        if not sound:
+            flag = "--co." + name.replace("_", "-")
+            raise ConfigError(f"{flag} must {rule}, got {getattr(self, name)}")
+
+    def differences(self, other: "CoTrainingConfig") -> list[str]:
+        """Flags in which two configs differ."""
+        return [
+            "--co." + field.name.replace("_", "-")
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
