@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
+from dynalay_gym.models.implicit import (
+    GradientRule,
+    SolverConfig,
+    SolverMethod,
+    solve,
+)
 from dynalay_gym.models.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
@@ -182,3 +187,161 @@ def test_gradient_of_a_scalar_map_by_hand() -> None:
     assert x.grad is not None and w.grad is not None
     assert x.grad.item() == pytest.approx(2.0)
     assert w.grad.item() == pytest.approx(12.0)
+
+
+ACCURATE = replace(EXACT, rtol=1e-10)
+
+
+@layers
+@pytest.mark.parametrize("method", list(SolverMethod))
+def test_accelerated_gradients_equal_the_unrolled_ones(
+    make: Maker, method: SolverMethod
+) -> None:
+    layer, x = make(0.9)
+    unroll = replace(EXACT, rule=GradientRule.UNROLL)
+    _, dx_u, dw_u = gradients(layer, x, unroll)
+    config = replace(EXACT, rtol=1e-12, method=method, adjoint_method=method)
+    _, dx, dw = gradients(layer, x, config)
+    assert relative(dx, dx_u) < 1e-6
+    assert relative(dw, dw_u) < 1e-6
+
+
+@layers
+@pytest.mark.parametrize("rtol", [1e-1, 1e-2])
+def test_training_tolerance_keeps_the_direction(make: Maker, rtol: float) -> None:
+    layer, x = make(0.9)
+    _, dx_e, dw_e = gradients(layer, x, EXACT)
+    for method in SolverMethod:
+        loose = replace(EXACT, adjoint_rtol=rtol, adjoint_method=method)
+        _, dx, dw = gradients(layer, x, loose)
+        for one, exact in ((dx, dx_e), (dw, dw_e)):
+            cosine = torch.cosine_similarity(one.flatten(), exact.flatten(), 0)
+            assert cosine > (0.999 if rtol == 1e-2 else 0.99)
+
+
+@layers
+def test_neumann_series_by_hand(make: Maker) -> None:
+    layer, x = make(0.9)
+    weight = layer.weight().detach()
+    with torch.no_grad():
+        z = layer.solve(x, solver=EXACT).value
+    scale = torch.linspace(-1.0, 2.0, z.numel(), dtype=z.dtype).view_as(z)
+    v, mask = scale * z.cos(), (z > 0).to(z.dtype)
+    for steps in range(4):
+        config = replace(
+            ACCURATE, adjoint_max_steps=steps, adjoint_method=SolverMethod.PLAIN
+        )
+        _, dx, _ = gradients(layer, x, config)
+        y = mask * v
+        for _ in range(steps):
+            y = mask * (v + layer.recur_transposed(y, weight))
+        assert relative(dx, y) < 1e-8
+
+
+@layers
+def test_transpose_and_weight_gradient_equal_autograd(make: Maker) -> None:
+    layer, z = make()
+    weight, a = layer.weight().detach(), torch.randn_like(z)
+    own = layer.recur_transposed(a, weight), layer.weight_gradient(z, a, weight)
+    base = layer._vector_jacobian(a, weight, z)
+    for one, other in zip(own, base, strict=True):
+        assert relative(one, other) < 1e-12
+    # <a, W z> = <W^T a, z>
+    left, right = (a * layer.recur(z, weight)).sum(), (own[0] * z).sum()
+    assert float(left) == pytest.approx(float(right))
+
+
+class Diagonal(FixedPointLayer):
+    """A layer of somebody else's: only what is abstract is given."""
+
+    def norm_bound(self) -> Tensor:
+        return self.free_weight.abs().amax()
+
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        return z * weight
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return (len(self.free_weight),)
+
+
+def test_a_layer_needs_nothing_but_its_map() -> None:
+    weight = torch.tensor([0.5, -0.25, 0.5], dtype=torch.float64)
+    layer = Diagonal(weight, 0.9, EXACT)
+    x = torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    value = layer(x)
+    value.sum().backward()
+    assert value[0].tolist() == pytest.approx([2.0, 1.6, 0.0])
+    assert x.grad is not None and layer.free_weight.grad is not None
+    assert x.grad[0].tolist() == pytest.approx([2.0, 0.8, 0.0])
+    assert layer.free_weight.grad.tolist() == pytest.approx([4.0, 1.28, 0.0])
+
+
+def saved_numbers(layer: FixedPointLayer, x: Tensor, config: SolverConfig) -> int:
+    """Elements that a solve saves for its backward pass, each storage once."""
+    sizes: dict[int, int] = {}
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        sizes[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    layer.freeze()  # the norm's bound has a graph of its own
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = layer.solve(x.clone().requires_grad_(), solver=config).value
+    layer.train()
+    assert value.requires_grad
+    return sum(sizes.values())
+
+
+@layers
+def test_memory_is_the_solution_and_the_weight(make: Maker) -> None:
+    layer, x = make(0.9)
+    expected = x.numel() + layer.free_weight.numel()
+    for steps in (1, 5, 200):
+        config = replace(EXACT, max_steps=steps)
+        assert saved_numbers(layer, x, config) == expected
+    unroll = replace(EXACT, rule=GradientRule.UNROLL, max_steps=20)
+    assert saved_numbers(layer, x, unroll) > 10 * x.numel()
+
+
+def test_a_second_derivative_is_refused() -> None:
+    layer, x = dense_layer()
+    x.requires_grad_()
+    (dx,) = torch.autograd.grad(
+        layer.solve(x, solver=EXACT).value.square().sum(), x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize("make", [ConvFixedPointLayer, DenseFixedPointLayer])
+def test_gradients_under_autocast(make: type[FixedPointLayer]) -> None:
+    torch.manual_seed(0)
+    layer = make(6, 5, 5) if make is ConvFixedPointLayer else make(30)
+    x = torch.randn(8, *layer.state_shape)
+    config = SolverConfig(rtol=1e-2, max_steps=50, adjoint_rtol=1e-2)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            given = x.clone().requires_grad_()
+            layer.zero_grad()
+            value = layer.solve(given, solver=config).value
+        value.float().square().sum().backward()
+        assert given.grad is not None and layer.free_weight.grad is not None
+        found.append((given.grad, layer.free_weight.grad.clone()))
+    for exact, rough in zip(*found, strict=True):
+        assert rough.dtype == exact.dtype
+        assert relative(rough, exact) < 0.05
+
+
+def test_nothing_flows_without_a_reason() -> None:
+    layer, x = dense_layer()
+    layer.freeze()
+    assert not layer.solve(x).value.requires_grad
+    layer.train()
+    given = x.clone().requires_grad_()
+    layer.requires_grad_(False)
+    layer.solve(given, solver=EXACT).value.sum().backward()
+    assert given.grad is not None and layer.free_weight.grad is None

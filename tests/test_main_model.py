@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from networks import random_images, random_model, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from dynalay_gym.envs.session import MainModelSession
 from dynalay_gym.errors import ConfigError
@@ -154,10 +155,28 @@ def test_macs_of_rows_that_choose_differently(name: str) -> None:
         assert counter.get_total_flops() == 2 * int(cost.macs.sum())
 
 
-def test_a_lone_row_is_computed_beside_a_copy_of_itself() -> None:
+@every_config
+def test_a_lone_row_costs_no_more_than_one_of_many(name: str) -> None:
+    def count(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    session = MainModelSession(random_model(CONFIGS[name]))
+    by_name = {torch.ops.aten.mkldnn_convolution: count}
+    with FlopCounterMode(display=False, custom_mapping=by_name) as counter:
+        session.begin(random_images(CONFIGS[name], 1))
+    assert counter.get_total_flops() == 2 * session.costs.plain_pass
+
+
+def test_a_lone_row_without_the_named_library_is_padded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     session = MainModelSession(random_model(CONFIGS["digits"]))
+    images = random_images(CONFIGS["digits"], 1)
+    expected = session.begin(images).logits
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with FlopCounterMode(display=False) as counter:
-        session.begin(random_images(CONFIGS["digits"], 1))
+        found = session.begin(images).logits
+    assert torch.equal(found, expected)
     assert counter.get_total_flops() == 2 * 2 * session.costs.plain_pass
 
 

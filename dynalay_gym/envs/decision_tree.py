@@ -15,7 +15,7 @@ from torch import Tensor
 from dynalay_gym.envs.dynamics import NOP, Problem, facts_of_states
 from dynalay_gym.envs.observation import ActivationObserver, EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
-from dynalay_gym.envs.transition_table import TransitionTable
+from dynalay_gym.envs.transition_table import CHOICE, TransitionTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,10 @@ class DecisionTree:
         num_actions = table.num_actions
         places = self._places(samples)[:, :, None]
         choices = places * num_actions + torch.arange(num_actions)
-        reached, macs, _, _, again = table.choices[choices].unbind(-1)
+        found = table.choices[choices]
+        macs, reached, again = (
+            found[..., CHOICE.index(name)].long() for name in ("macs", "place", "again")
+        )
         last = (nodes.decisions + 1 == self._problem.max_decisions)[:, None]
         stop = last | (torch.arange(num_actions) == NOP)
         decision = Decision(
@@ -141,7 +144,7 @@ class DecisionTree:
             log_score_gain=table.log_score[reached] - table.log_score[places],
             penalty=penalty[:, None, None].expand_as(reached),
         )
-        rewards = self._problem.reward(decision).float()
+        rewards: Tensor = self._problem.reward(decision).float()
         return rewards.masked_fill(~nodes.allowed, 0.0)
 
     def _places(self, samples: Tensor) -> Tensor:

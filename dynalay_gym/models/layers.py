@@ -5,15 +5,17 @@ exists, is unique, and plain iteration finds it (DynaLay, Theorem 1).
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
+from dynalay_gym.models.adjoint import relu_solve
 from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
-from dynalay_gym.models.fixed_point import SolveResult
-from dynalay_gym.models.implicit import SolverConfig, solve
+from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
+from dynalay_gym.models.progress import SolveResult
 
 
 class FixedPointLayer(nn.Module, ABC):
@@ -46,7 +48,25 @@ class FixedPointLayer(nn.Module, ABC):
 
     @abstractmethod
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Apply the linear map: ``W z``."""
+        """Apply the linear map: ``W z``, in new memory."""
+
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Apply the transpose: ``W^T a``, in new memory."""
+        return self._vector_jacobian(a, weight, torch.zeros_like(a))[0]
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of ``sum(a * W z)`` with respect to the weight, in its type."""
+        return self._vector_jacobian(a, weight, z)[1]
+
+    def _vector_jacobian(
+        self, a: Tensor, weight: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """For a map of which only ``recur`` is known; its own formulas are faster."""
+        z, weight = z.detach().requires_grad_(), weight.detach().requires_grad_()
+        with torch.enable_grad():
+            image = self.recur(z, weight)
+        dz, dw = torch.autograd.grad(image, (z, weight), a.to(image.dtype))
+        return dz, dw
 
     @property
     @abstractmethod
@@ -87,13 +107,16 @@ class FixedPointLayer(nn.Module, ABC):
         Returns:
             SolveResult; ``num_steps`` counts applications of ``W``.
         """
-        weight = self.weight()
+        weight, config = self.weight(), solver or self.solver
+        unrolled = config.rule is GradientRule.UNROLL and torch.is_grad_enabled()
+        if not unrolled and config.max_steps > 0:
+            return relu_solve(self, weight, z0, x, config)
 
         def f(z: Tensor, x: Tensor) -> Tensor:
             return torch.relu(x + self.recur(z, weight))
 
         start = torch.relu(x) if z0 is None else z0
-        return solve(f, start, x, solver or self.solver)
+        return solve(f, start, x, replace(config, warm_precision=None))
 
     def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
         """Relative residual after each iteration of one sample's solve, x [1, ...]."""
@@ -149,6 +172,31 @@ class ConvFixedPointLayer(FixedPointLayer):
         """Convolve [n, C, H, W]; H and W at most those certified."""
         return rowwise.conv2d(z, weight, padding=weight.shape[-1] // 2)
 
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Correlate [n, C, H, W]: a convolution with the kernel turned round."""
+        turned = weight.flip(2, 3).transpose(0, 1)
+        return rowwise.conv2d(a, turned, padding=weight.shape[-1] // 2)
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of ``sum(a * W z)`` with respect to the kernel."""
+        # The library's kernels take one type for all three.
+        precision = _working_type(weight)
+        _, gradient, _ = torch.ops.aten.convolution_backward(
+            a.to(precision),
+            z.to(precision),
+            weight.to(precision),
+            bias_sizes=None,
+            stride=[1, 1],
+            padding=[weight.shape[-1] // 2] * 2,
+            dilation=[1, 1],
+            transposed=False,
+            output_padding=[0, 0],
+            groups=1,
+            output_mask=[False, True, False],
+        )
+        kernel: Tensor = gradient.to(weight.dtype)
+        return kernel
+
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one sample's state, at the size that it is certified for."""
@@ -188,6 +236,14 @@ class DenseFixedPointLayer(FixedPointLayer):
         """Multiply rows [n, D] by ``W``."""
         return rowwise.linear(z, weight)
 
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Multiply rows [n, D] by the transpose of ``W``."""
+        return rowwise.linear(a, weight.T)
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of ``sum(a * W z)`` with respect to the matrix."""
+        return (a.T @ z.to(a.dtype)).to(weight.dtype)
+
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one sample's state."""
@@ -197,3 +253,11 @@ class DenseFixedPointLayer(FixedPointLayer):
     def macs_per_iteration(self) -> int:
         """Multiply-adds of one application of ``W`` to one sample."""
         return self.free_weight.numel()
+
+
+def _working_type(weight: Tensor) -> torch.dtype:
+    """Type in which autocast, or else the weight, has a product computed."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype

@@ -3,8 +3,9 @@
 Vendor kernels choose their summation order by the batch size, so a sample alone can
 differ in the last bit from the same sample in a batch. An environment must not: a row
 has to behave as it does alone. Three rules make it so at almost no cost (all measured):
-convolutions agree from two rows up, a kernel of one pixel agrees when it is dilated,
-and a matrix product agrees when it is written as a convolution that spans all features.
+convolutions agree from two rows up, and a lone row with them if it is not given to
+another library; a kernel of one pixel agrees when it is dilated; and a matrix product
+agrees when it is written as a convolution that spans all features.
 """
 
 import copy
@@ -12,8 +13,6 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-MIN_ROWS = 2
 
 
 def conv2d(
@@ -34,17 +33,32 @@ def conv2d(
         padding: Zero padding on every side.
 
     Returns:
-        Output [n, C_out, H', W']. A lone row is computed beside a copy of itself.
+        Output [n, C_out, H', W'].
     """
-    n = x.shape[0]
     # An exported graph has no batch size yet; it promises values, not bits.
-    if not torch.compiler.is_exporting() and 0 < n < MIN_ROWS:
-        x = torch.cat([x] * MIN_ROWS)  # keeps the memory format, which expand does not
+    if not torch.compiler.is_exporting() and x.shape[0] == 1:
+        return _convolve_lone_row(x, weight, bias, stride, padding)
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1
-    out = F.conv2d(x, weight, bias, stride, padding, dilation)
-    return out if out.shape[0] == n else out[:n]
+    return F.conv2d(x, weight, bias, stride, padding, dilation)
+
+
+def _convolve_lone_row(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+) -> Tensor:
+    if _names_its_library(x):  # PyTorch would give a lone row to another one
+        return torch.mkldnn_convolution(
+            x, weight, bias, (padding,) * 2, (stride,) * 2, (1, 1), 1
+        )
+    # Beside a copy of itself, in the same memory format.
+    return conv2d(torch.cat([x, x]), weight, bias, stride=stride, padding=padding)[:1]
+
+
+def _names_its_library(x: Tensor) -> bool:
+    """Whether oneDNN is there and may be called by name: not where gradients are."""
+    is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    return is_plain and torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -80,7 +94,8 @@ def as_rowwise(module: nn.Module) -> nn.Module:
 
 def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
     """Overwrite rows (int64 [m]) of a tensor without gradient by m new ones."""
-    if target.is_cpu:  # numpy copies runs of memory, torch one element after another
+    if target.is_cpu and target.dtype != torch.bfloat16:
+        # NumPy, which has no bfloat16, copies runs of memory; PyTorch single elements.
         target.numpy()[rows.numpy()] = new.numpy()
     else:
         target.index_copy_(0, rows, new)
