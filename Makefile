@@ -38,8 +38,8 @@ format: $(STAMP) ## Mend what the linter can, and format
 digits: $(STAMP) ## Retrain the main network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
-bench: $(STAMP) ## Measure the environment's speed on this machine (about two minutes)
-	$(BIN)/python benchmarks/bench_env.py --out benchmarks/results/env-digits.json
+bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look)
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

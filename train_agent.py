@@ -257,7 +257,13 @@ def compare(
     steps: int,
 ) -> None:
     """Print the table over the test split and keep it as JSON and in TensorBoard."""
-    from agents.report import format_table, make_rows, plot_rows, write_results
+    from agents.report import (
+        format_regret,
+        format_table,
+        make_rows,
+        plot_rows,
+        write_results,
+    )
     from dynalay_gym.data import load_split
     from dynalay_gym.metrics import environment_facts
 
@@ -282,6 +288,7 @@ def compare(
     metrics = {f"hparam/{key}": rows[0][key] for key in keys}
     writer.hparams(facts(options) | asdict(agent.config), metrics, steps)
     print(f"\n{title}, {len(split)} samples\n\n{format_table(rows)}")
+    print(f"\n{format_regret(rows[0])}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,30 @@ class PolicyGradientConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactConfig:
+    """Options of exact learning from the transition table."""
+
+    total_timesteps: int = 1_200_000
+    """Nodes (one input after some decisions) to train on unless --total-timesteps says
+    otherwise."""
+    learning_rate: float = 3e-3
+    """Adam's step size; falls linearly to a tenth."""
+    batch_size: int = 128
+    """Inputs per gradient step, each with all its nodes."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the torso."""
+    temperature_start: float = 0.1
+    """Temperature of the soft policy at the start, in units of the return."""
+    temperature_end: float = 0.01
+    """Temperature at the end; falls geometrically."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the flag."""
+        _check_positive(self, "learning_rate", "batch_size")
+        _check_positive(self, "temperature_start", "temperature_end")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PPOConfig:
     """Options of Stable-Baselines3's PPO."""
 
@@ -142,9 +166,10 @@ class DQNConfig:
 
 
 SB3Config = PPOConfig | A2CConfig | DQNConfig
-AgentConfig = PolicyGradientConfig | SB3Config
+AgentConfig = PolicyGradientConfig | ExactConfig | SB3Config
 CONFIGS: dict[str, type[AgentConfig]] = {
     "policy-gradient": PolicyGradientConfig,
+    "exact": ExactConfig,
     "ppo": PPOConfig,
     "a2c": A2CConfig,
     "dqn": DQNConfig,

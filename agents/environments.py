@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from agents.config import AgentConfig, PolicyGradientConfig
+from agents.config import AgentConfig, ExactConfig, PolicyGradientConfig
 from agents.options import Options
 from dynalay_gym.data_registry import dataset_spec
 
@@ -27,6 +27,8 @@ class Environments:
 def build_environments(options: Options, config: AgentConfig) -> Environments:
     """Return the environments; wrong options and missing files show here."""
     own = isinstance(config, PolicyGradientConfig)
+    exact = isinstance(config, ExactConfig)
+    transitions = "table" if exact else options.transitions
     penalty = options.penalty
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
@@ -36,18 +38,16 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
         penalty,
         options.num_envs,
         output="torch" if own else "numpy",
-        transitions=options.transitions,
+        transitions=transitions,
     )
     baseline = None
     if isinstance(config, PolicyGradientConfig) and config.baseline == "greedy":
-        baseline = make_evaluation_envs(options, "agent", fixed, options.transitions)
+        baseline = make_evaluation_envs(options, "agent", fixed, transitions)
     test = make_evaluation_envs(options, "test", fixed, "live")
     return Environments(
         train=train,
         baseline=baseline,
-        validation=make_evaluation_envs(
-            options, "validation", fixed, options.transitions
-        ),
+        validation=make_evaluation_envs(options, "validation", fixed, transitions),
         test=test,
         penalty=test.unwrapped.penalty_range[0],  # type: ignore[attr-defined]
     )

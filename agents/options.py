@@ -9,6 +9,7 @@ from agents.config import (
     A2CConfig,
     AgentConfig,
     DQNConfig,
+    ExactConfig,
     PolicyGradientConfig,
     PPOConfig,
 )
@@ -22,7 +23,7 @@ class Options:
     """Train an agent that decides, input by input, where a network spends compute."""
 
     algo: str | None = None
-    """policy-gradient, ppo, a2c or dqn. Default: ppo, or that of --load."""
+    """policy-gradient, exact, ppo, a2c or dqn. Default: ppo, or that of --load."""
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
@@ -59,7 +60,8 @@ class Options:
     """paper, three-term, log-score or blockdrop."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
-    the same numbers, much faster. The test split is always walked live, timed."""
+    the same numbers, much faster. The test split is always walked live, timed.
+    --algo exact always learns from the table."""
     co_train: bool = False
     """Train the main network too, between the agent's rollouts."""
     freeze_main: bool = False
@@ -70,6 +72,7 @@ class Options:
     """Run folder of a co-training to continue; give the same other options."""
     co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
     policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+    exact: ExactConfig = field(default_factory=ExactConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)

@@ -32,7 +32,7 @@ from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollo
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
@@ -113,17 +113,15 @@ class PolicyGradientAgent:
             if on_progress is not None:
                 on_progress(taken)
 
-    def loss(
-        self, rollout: Rollout, advantages: Tensor, returns: Tensor, policy: NetPolicy
+    def policy_terms(
+        self, rollout: Rollout, advantages: Tensor, policy: NetPolicy
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss; advantages and returns are [T, B]."""
+        """Return the policy's terms of the loss; advantages are [T, B]."""
         observations = rollout.observations.flatten(0, 1)
         log_probs = policy.log_probs(observations, rollout.masks.flatten(0, 1))
         chosen = log_probs.gather(1, rollout.actions.reshape(-1, 1)).squeeze(1)
-        values = self.net.value(observations)
         return {
             "policy_loss": policy_gradient_loss(chosen, advantages.flatten()),
-            "value_loss": value_loss(values, returns.flatten()),
             "entropy": entropy(log_probs).mean(),
         }
 
@@ -157,7 +155,7 @@ class PolicyGradientAgent:
         device = self._state.observations.device
         self._state.earned = tensors["earned"].to(device)
         self.net.to(device)
-        self.net.load_state_dict(_below("net/", tensors))
+        self.net.load_state_dict(below("net/", tensors))
         self._training = training = self._fresh_training(device)
         restore(training.optimizer, tensors, "optimizer")
         training.generator.set_state(tensors["generator"].cpu())
@@ -172,7 +170,7 @@ class PolicyGradientAgent:
 
     def _fresh_training(self, device: torch.device) -> "_Training":
         return _Training(
-            optimizer=torch.optim.Adam(self.net.parameters(), eps=1e-5),
+            optimizer=torch.optim.Adam(self.net.parameters(), eps=1e-5, fused=True),
             generator=torch.Generator(device=device).manual_seed(self._seed),
         )
 
@@ -197,8 +195,12 @@ class PolicyGradientAgent:
     ) -> dict[str, float]:
         """Take one optimiser step and return what it saw."""
         config = self.config
-        returns, advantages = self._targets(rollout, state)
-        terms = self.loss(rollout, advantages, returns, policy)
+        # One pass of the value network serves the targets and its own loss.
+        values = self.net.value(rollout.observations.flatten(0, 1))
+        values = values.view_as(rollout.rewards)
+        returns, advantages = self._targets(rollout, state, values.detach())
+        terms = self.policy_terms(rollout, advantages, policy)
+        terms["value_loss"] = value_loss(values.flatten(), returns.flatten())
         weight = self._entropy_coef(share)
         loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
         rate = config.learning_rate * (1.0 - (1.0 - LEARNING_RATE_END) * share)
@@ -207,10 +209,9 @@ class PolicyGradientAgent:
         optimizer.zero_grad(set_to_none=True)
         (loss - weight * terms["entropy"]).backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.max_grad_norm)
+        if not norm.isfinite():
+            raise DivergedError(self.algo)
         optimizer.step()
-        with torch.no_grad():
-            if not self.net(state.observations).isfinite().all():
-                raise DivergedError(self.algo)
         numbers = {name: term.item() for name, term in terms.items()}
         return numbers | {
             "grad_norm": norm.item(),
@@ -219,12 +220,12 @@ class PolicyGradientAgent:
             "epsilon": policy.epsilon,
         }
 
-    def _targets(self, rollout: Rollout, state: RolloutState) -> tuple[Tensor, Tensor]:
-        """Return returns and standardised advantages, both [T, B]."""
+    def _targets(
+        self, rollout: Rollout, state: RolloutState, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return returns and standardised advantages, both [T, B] like the values."""
         with torch.no_grad():
-            values = self.net.value(rollout.observations.flatten(0, 1))
             bootstrap = self.net.value(state.observations)
-        values = values.view_as(rollout.rewards)
         rewards, ends = rollout.rewards, rollout.terminations
         returns = discounted_returns(rewards, ends, bootstrap)
         if self.config.baseline == "greedy":
@@ -261,14 +262,6 @@ class _Training:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     taken: int = 0
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def _tagged(rollout: Rollout, numbers: dict[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from agents.evaluation import EvaluationResult, bootstrap_interval
 from dynalay_gym.metrics import MetricWriter, write_json
 
+OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"
 
 
@@ -25,11 +26,15 @@ def make_rows(
         results: Walks over the same samples.
         groups: Id of the original image of every sample [n], for the intervals.
     """
-    return [_row(result, groups[result.indices]) for result in results]
+    optimum = next((r.returns for r in results if r.policy == OPTIMUM), None)
+    return [_row(result, groups[result.indices], optimum) for result in results]
 
 
-def _row(result: EvaluationResult, groups: np.ndarray) -> dict[str, Any]:
+def _row(
+    result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None
+) -> dict[str, Any]:
     low, high = bootstrap_interval(result.returns, groups)
+    missed = {} if optimum is None else _regret(optimum - result.returns, groups)
     names = ["nop", *map(str, range(1, result.actions.shape[1]))]
     return {
         "policy": result.policy,
@@ -39,10 +44,24 @@ def _row(result: EvaluationResult, groups: np.ndarray) -> dict[str, Any]:
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
         "return": result.mean_return,
         "return_interval": [low, high],
+        **missed,
         "us_per_sample": 1e6 * result.seconds_per_sample,
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
     }
+
+
+def _regret(regrets: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Return the distance to the exact optimum, with its paired interval."""
+    interval = list(bootstrap_interval(regrets, groups))
+    return {"regret": float(regrets.mean()), "regret_interval": interval}
+
+
+def format_regret(row: dict[str, Any]) -> str:
+    """Return one line: how far a policy is from the exact optimum."""
+    low, high = row["regret_interval"]
+    name, regret = row["policy"], row["regret"]
+    return f"regret of {name} to the oracle: {regret:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -26,12 +26,12 @@ def discounted_returns(
             where the last step did not end an episode.
         discount: Weight of the next step; 1 for DynaLay.
     """
-    returns = torch.empty_like(rewards)
-    following = bootstrap_value
-    for t in reversed(range(len(rewards))):
-        following = rewards[t] + discount * torch.where(terminations[t], 0.0, following)
-        returns[t] = following
-    return returns
+    weights = discount * ~terminations
+    following, returns = bootstrap_value, []
+    for reward, weight in zip(reversed(rewards), reversed(weights), strict=True):
+        following = torch.addcmul(reward, weight, following)
+        returns.append(following)
+    return torch.stack(returns[::-1])
 
 
 def generalized_advantages(

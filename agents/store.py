@@ -11,7 +11,7 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from agents.config import CONFIGS, AgentConfig, PolicyGradientConfig
+from agents.config import CONFIGS, AgentConfig, ExactConfig, PolicyGradientConfig
 from agents.policy import Agent, sizes
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.checkpoint import load_tensors, save_tensors
@@ -36,12 +36,17 @@ def make_agent(
             policy gradient's greedy baseline needs.
 
     Raises:
-        ConfigError: If an environment is missing or in the wrong autoreset mode.
+        ConfigError: If an environment is missing, in the wrong autoreset mode, or
+            without the transition table that exact learning needs.
     """
     if isinstance(config, PolicyGradientConfig):
         from agents.policy_gradient import PolicyGradientAgent
 
         return PolicyGradientAgent(envs, config, seed=seed, baseline_envs=baseline_envs)
+    if isinstance(config, ExactConfig):
+        from agents.exact import ExactAgent
+
+        return ExactAgent(envs, config, seed=seed)
     from agents.sb3 import SB3Agent  # takes a second to import
 
     return SB3Agent(envs, config, seed=seed)

@@ -17,9 +17,9 @@ from dynalay_gym.envs.observation import ActivationObserver, EpisodeState
 from dynalay_gym.envs.session import SessionState
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import write_json
-from dynalay_gym.models.fixed_point import relative_residual
 from dynalay_gym.models.layers import FixedPointLayer
 from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.models.progress import relative_residual
 from dynalay_gym.net_policies import NetPolicy
 from dynalay_gym.predictor import DynaLayPredictor
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dynalay_gym.envs.actions import check_actions
 from dynalay_gym.envs.dynamics import LayerWalk
 from dynalay_gym.errors import ConfigError, DataError
-from dynalay_gym.models.fixed_point import SolverStatus
+from dynalay_gym.models.progress import SolverStatus
 from dynalay_gym.policies import ObservationPolicy, OpenLoopPolicy
 
 

@@ -11,7 +11,6 @@ from problems import NeedEnv, best_return
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.config import (
-    CONFIGS,
     A2CConfig,
     DQNConfig,
     PolicyGradientConfig,
@@ -50,7 +49,7 @@ def weights(agent):
     return torch.nn.utils.parameters_to_vector(agent.module.parameters()).detach()
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_learns_the_best_policy(algo):
     agent = make_need_agent(SMALL[algo])
     assert agent.algo == algo
@@ -87,7 +86,7 @@ def test_policy_gradient_takes_numpy_environments_too():
     assert torch.equal(weights(agents[0]), weights(agents[1]))
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_equal_seeds_give_equal_weights(algo):
     found = []
     for seed in (1, 1, 2):
@@ -104,7 +103,7 @@ def test_making_an_agent_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_saved_agents_act_the_same_and_go_on_learning(algo, tmp_path):
     agent = make_need_agent(SMALL[algo])
     agent.learn(1_024)
@@ -119,7 +118,7 @@ def test_saved_agents_act_the_same_and_go_on_learning(algo, tmp_path):
     assert not torch.equal(weights(loaded), weights(agent))
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_divergence_is_an_error_with_a_remedy(algo):
     agent = make_need_agent(SMALL[algo])
     with torch.no_grad():
@@ -129,7 +128,7 @@ def test_divergence_is_an_error_with_a_remedy(algo):
         agent.learn(2_000)
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_masked_actions_are_never_taken(algo):
     agent = make_need_agent(SMALL[algo])
     envs = NeedEnv(64)
@@ -139,7 +138,7 @@ def test_masked_actions_are_never_taken(algo):
         assert (agent.policy.act(observations, infos) == allowed).all()
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_decisions_have_a_price(algo):
     agent = make_need_agent(SMALL[algo])
     features = agent.policy.macs_per_decision - 32 * 3
@@ -244,7 +243,7 @@ class TestVecEnv:
                 make_agent(NeedEnv(autoreset_mode=mode), config)
 
 
-@pytest.mark.parametrize("algo", CONFIGS)
+@pytest.mark.parametrize("algo", SMALL)
 def test_metrics_have_the_same_tags(algo, tmp_path):
     agent = make_need_agent(SMALL[algo])
     with MetricWriter(tmp_path) as writer:

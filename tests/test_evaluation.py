@@ -16,7 +16,13 @@ from agents.baselines import (
     make_random_mix,
 )
 from agents.evaluation import bootstrap_interval, first_observations, walk
-from agents.report import format_table, make_rows, plot_rows, write_results
+from agents.report import (
+    format_regret,
+    format_table,
+    make_rows,
+    plot_rows,
+    write_results,
+)
 from dynalay_gym.errors import ConfigError
 
 PENALTY = 0.2
@@ -223,6 +229,24 @@ class TestReport:
             low, high = row["return_interval"]
             assert low <= row["return"] <= high
         assert rows[0]["actions"] == {"nop": 1.0, "1": 0.0, "2": 0.0}
+
+    def test_regret_is_the_paired_distance_to_the_oracle(self, rows):
+        assert all("regret" not in row for row in rows)
+        table, env = need_plan_table(disabled(), PENALTY), disabled()
+        plans = [table.plans[k] for k in table.best()]
+        oracle = PlanPolicy("oracle", plans, 0, per_sample=True)
+        results = [
+            walk(env, policy, penalty=PENALTY)
+            for policy in (PlanPolicy("nop", [()], 0), oracle)
+        ]
+        nop, best = make_rows(results, np.arange(NUM_SAMPLES))
+        assert best["regret"] == 0.0
+        assert best["regret_interval"] == [0.0, 0.0]
+        # Two of three samples need a layer: .5 less what it costs.
+        assert nop["regret"] == pytest.approx((0.42 + 0.38) / 3, abs=1e-6)
+        low, high = nop["regret_interval"]
+        assert low < nop["regret"] < high
+        assert format_regret(nop).startswith("regret of nop to the oracle: 0.2667 [")
 
     def test_files(self, rows, tmp_path):
         write_results(tmp_path, rows, 100, {"seed": 0})

@@ -187,7 +187,7 @@ def test_the_estimator_is_the_gradient_of_the_expected_return():
     first = ends.int().cumsum(0) - ends.int() == 0
     returns = discounted_returns(rollout.rewards, ends, torch.zeros(envs.num_envs))
     advantages = (returns - 0.2) * first  # less a constant baseline
-    loss = agent.loss(rollout, advantages, returns, policy)["policy_loss"]
+    loss = agent.policy_terms(rollout, advantages, policy)["policy_loss"]
     estimate = torch.autograd.grad(-3 * loss, weights)  # the mean is over 3 steps
     flat, expected = parameters_to_vector(estimate), parameters_to_vector(exact)
     assert (flat - expected).norm() < 0.05 * expected.norm()

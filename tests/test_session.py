@@ -12,7 +12,7 @@ from dynalay_gym.envs.calibration import parent_state, visit_states
 from dynalay_gym.envs.factory import SHIPPED
 from dynalay_gym.envs.session import MainModelSession, SessionState
 from dynalay_gym.models.checkpoint import load_model
-from dynalay_gym.models.fixed_point import SolverStatus
+from dynalay_gym.models.progress import SolverStatus
 
 NUM_IMAGES = 10
 NAMES = ("wide", "state", "shipped")

@@ -60,8 +60,9 @@ def test_table_covers_every_policy_in_80_columns(trained):
     assert max(map(len, lines)) <= 80
     assert "3573 samples" in text
     start = next(i for i, line in enumerate(lines) if line.startswith("---"))
-    names = [line.split()[0] for line in lines[start + 1 :]]
-    assert names == ["policy-gradient", *POLICIES]
+    rows, end = lines[start + 1 :], len(POLICIES) + 1
+    assert [line.split()[0] for line in rows[:end]] == ["policy-gradient", *POLICIES]
+    assert rows[end:][1].startswith("regret of policy-gradient to the oracle: 0.")
 
 
 def test_run_folder_holds_results_agent_and_curves(trained):
@@ -71,7 +72,10 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     assert results["num_samples"] == 3573
     rows = {row["policy"]: row for row in results["policies"]}
     assert rows["nop"]["compute"] == 1.0
-    assert rows["oracle"]["return"] == max(row["return"] for row in rows.values())
+    best = rows["oracle"]["return"]
+    assert best == max(row["return"] for row in rows.values())
+    for row in rows.values():
+        assert row["regret"] == pytest.approx(best - row["return"], abs=1e-9)
     assert (folder / "agent" / "checkpoint.json").is_file()
     for name in POLICIES:
         assert any((folder / "policies" / name).glob("events.*"))
@@ -124,7 +128,7 @@ def test_predictor_answers_as_the_agent_did(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["ppo", "a2c", "dqn"])
+@pytest.mark.parametrize("algo", ["exact", "ppo", "a2c", "dqn"])
 def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
     options = ("--algo", algo, "--penalty", "0.02:0.2", "--total-timesteps", 4096)
     result = run(tmp_path, *options)
@@ -135,7 +139,7 @@ def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--algo", "sarsa"], "choose from policy-gradient, ppo, a2c, dqn"),
+        (["--algo", "sarsa"], "choose from policy-gradient, exact, ppo, a2c, dqn"),
         (["--dataset", "imagenet"], "unknown dataset"),
         (["--penalty", "-0.1"], "penalty"),
         (["--penalty", "0.3:0.1"], "penalty"),

@@ -137,6 +137,27 @@ def test_failed_solves_and_torch_output_are_the_same() -> None:
             assert torch.equal(a, b)
 
 
+def test_counts_beyond_32_bits_are_kept() -> None:
+    # So many steps are only allowed, not taken; the type follows what is allowed.
+    config = {"max_steps": 10**9}
+    live, table = (make_vec(8, transitions=kind, **config) for kind in KINDS)
+    assert table.problem.table is not None
+    assert table.problem.table.choices.dtype is torch.int64
+    assert make_vec(1, transitions="table").problem.table.choices.dtype is torch.int32
+    assert_same_rollout(live, table, 12)
+
+
+def test_rewards_overflow_alike_and_without_a_word() -> None:
+    config = {"penalty": 3e38, "max_decisions": 12}
+    live, table = (make_vec(8, transitions=kind, **config) for kind in KINDS)
+    for envs in (live, table):
+        envs.reset(seed=0)
+    for actions in np.full((12, 8), 3):  # the same layer again and again
+        expected, got = live.step(actions), table.step(actions)
+        assert data_equivalence(got, expected, exact=True)
+    assert np.isinf(got[1]).all()
+
+
 def test_all_rows_waiting_at_once() -> None:
     config: dict[str, Any] = {"autoreset_mode": "NextStep", "penalty": "0:1"}
     live, table = (make_vec(3, transitions=kind, **config) for kind in KINDS)

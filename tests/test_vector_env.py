@@ -385,6 +385,24 @@ def test_episodes_are_fixed_for_ever() -> None:
             assert penalty[row] == pytest.approx(2 * share)
 
 
+def test_rows_that_draw_at_different_rates_keep_their_own_streams() -> None:
+    seeds, rng = [3, 8, 21, 34], np.random.default_rng(0)
+    stream = EpisodeStream(seeds, 4050, (0.5, 0.5))
+    drawn = np.zeros(len(seeds), dtype=int)
+    for step in range(200):
+        if step == 90:
+            stream.reseed(1, 77)
+            seeds[1], drawn[1] = 77, 0
+        rows = np.flatnonzero(rng.random(len(seeds)) < [0.9, 0.5, 0.1, 0.3])
+        index, penalty = stream.draw(rows)
+        assert penalty.tolist() == [0.5] * len(rows)
+        for row, found in zip(rows, index, strict=True):
+            start = splitmix((splitmix(seeds[row]) + int(drawn[row])) % 2**64)
+            assert found == splitmix((start + 0x9E3779B97F4A7C15) % 2**64) % 4050
+        drawn[rows] += 1
+    assert drawn.min() < 40 < 100 < drawn.max()
+
+
 def test_episodes_cover_samples_and_penalties_evenly() -> None:
     stream = EpisodeStream(list(range(2000)), 10, (1.0, 3.0))
     draws = [stream.draw(np.arange(2000)) for _ in range(5)]

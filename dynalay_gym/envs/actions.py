@@ -23,6 +23,8 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> Tensor:
     Raises:
         InvalidActionError: naming what is wrong.
     """
+    if _are_plain(actions, num_rows, num_actions):
+        return torch.from_numpy(actions)
     try:
         given = actions if isinstance(actions, Tensor) else np.asarray(actions)
         tensor = torch.as_tensor(given)
@@ -43,3 +45,15 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> Tensor:
             f"actions must lie in 0..{num_actions - 1}, not {tensor[outside].tolist()}"
         )
     return tensor.long()
+
+
+def _are_plain(actions: Any, num_rows: int, num_actions: int) -> bool:
+    """Whether actions are what an agent on NumPy hands over: nothing to convert."""
+    return (
+        isinstance(actions, np.ndarray)
+        and actions.dtype == np.int64
+        and actions.shape == (num_rows,)
+        and actions.flags.writeable
+        # A negative number is a huge one without its sign.
+        and bool(actions.view(np.uint64).max() < num_actions)
+    )

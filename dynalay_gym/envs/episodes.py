@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Counters = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_AHEAD = 16  # episodes that are hashed at once: few long calls beat many short ones
 _SAMPLE, _PENALTY = (np.uint64(salt * int(_GOLDEN) % 2**64) for salt in (1, 2))
 
 
@@ -31,40 +32,56 @@ class EpisodeStream:
         penalty_range: tuple[float, float],
     ) -> None:
         self._mixed_seeds = _mix(np.array([s % 2**64 for s in seeds], dtype=np.uint64))
-        self._episodes = np.zeros(len(seeds), dtype=np.uint64)
         self._num_samples = num_samples
         self._penalty_range = penalty_range
+        # Episodes first .. first + _AHEAD - 1 of every row, of which some are used.
+        self._first = np.full(len(seeds), -_AHEAD, dtype=np.int64)
+        self._used = np.full(len(seeds), _AHEAD, dtype=np.int64)
 
     def reseed(self, row: int, seed: int) -> None:
         """Restart one row's stream."""
         self._mixed_seeds[row] = _mix(np.array([seed % 2**64], dtype=np.uint64))[0]
-        self._episodes[row] = 0
+        self._first[row], self._used[row] = -_AHEAD, _AHEAD
 
     def state(self) -> dict[str, NDArray[np.int64]]:
         """What the next episodes depend on, by name: [n] each."""
         return {
             "seeds": self._mixed_seeds.view(np.int64),
-            "episodes": self._episodes.view(np.int64),
+            "episodes": self._first + self._used,
         }
 
     def load(self, state: Mapping[str, NDArray[np.int64]]) -> None:
         """Go on from what ``state`` returned."""
         self._mixed_seeds = state["seeds"].copy().view(np.uint64)
-        self._episodes = state["episodes"].copy().view(np.uint64)
+        self._first = state["episodes"] - _AHEAD
+        self._used = np.full_like(self._first, _AHEAD)
 
     def draw(
         self, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Next episode of the given rows: sample indices and penalties, [m] each."""
-        episodes = self._episodes[rows]
-        self._episodes[rows] = episodes + np.uint64(1)
-        counters = _mix(self._mixed_seeds[rows] + episodes)
+        used = self._used[rows]
+        if used.max(initial=0) == _AHEAD:
+            self._look_ahead()
+            used = self._used[rows]
+        self._used[rows] = used + 1
+        place = used * len(self._used) + rows
+        return self._index.take(place), self._penalty.take(place)
+
+    def _look_ahead(self) -> None:
+        """Hash the next episodes of every row, [_AHEAD, n]."""
+        self._first += self._used
+        self._used[:] = 0
+        episodes = self._first + np.arange(_AHEAD)[:, None]
+        counters = _mix(self._mixed_seeds + episodes.astype(np.uint64))
         index = _mix(counters + _SAMPLE) % np.uint64(self._num_samples)
+        self._index = index.astype(np.int64)
         low, high = self._penalty_range
         if low == high:
-            return index.astype(np.int64), np.full(len(rows), low, dtype=np.float32)
-        penalty = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
-        return index.astype(np.int64), penalty.astype(np.float32)
+            self._penalty = np.full(index.shape, low, dtype=np.float32)
+            return
+        drawn = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
+        self._penalty = drawn.astype(np.float32)
 
 
 def _mix(x: Counters) -> Counters:

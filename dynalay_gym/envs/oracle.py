@@ -14,9 +14,11 @@ from torch import Tensor
 
 from dynalay_gym.data import Split
 from dynalay_gym.envs.calibration import StateTable, ascending_plan, state_table
+from dynalay_gym.envs.decision_tree import DecisionTree
 from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,24 @@ def plan_table(env: DynaLayVectorEnv, penalty: float | None = None) -> PlanTable
         macs=table.macs.numpy(),
         correct=table.correct.numpy(),
     )
+
+
+def decision_tree(env: DynaLayVectorEnv) -> DecisionTree:
+    """All nodes of an environment's split, ready for exact learning.
+
+    Args:
+        env: The batched environment (``env.unwrapped`` of a wrapped one).
+
+    Raises:
+        ConfigError: the environment has no transition table.
+    """
+    problem = env.problem
+    if problem.table is None:
+        raise ConfigError(
+            'exact learning needs the transition table; pass transitions="table" to '
+            "gym.make_vec"
+        )
+    return DecisionTree(problem, problem.table)
 
 
 def _states(problem: Problem) -> StateTable:

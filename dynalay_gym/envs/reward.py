@@ -2,22 +2,21 @@
 
 Every reward is a small object called once per decision, for m rows at a time; what it
 pays over an episode is the episode's return (discount 1). All are deterministic and,
-because compute is counted in MACs, the same on every platform.
+because compute is counted in MACs, the same on every platform. They are written with
+``+``, ``-`` and ``*`` alone, which mean the same to the bit for tensors (of a live
+network) and for float32 arrays (of a table).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, ClassVar, Protocol
 
 from dynalay_gym.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What one decision did, per row [m].
+    """What one decision did, per row [m]; tensors, or float32 arrays throughout.
 
     Attributes:
         stop: Whether the answer is given now, bool.
@@ -31,14 +30,14 @@ class Decision:
         penalty: Weight beta of compute.
     """
 
-    stop: Tensor
-    correct: Tensor
-    cost: Tensor
-    consecutive: Tensor
-    again: Tensor
-    iterated: Tensor
-    log_score_gain: Tensor
-    penalty: Tensor
+    stop: Any
+    correct: Any
+    cost: Any
+    consecutive: Any
+    again: Any
+    iterated: Any
+    log_score_gain: Any
+    penalty: Any
 
 
 class LayerReward(Protocol):
@@ -50,7 +49,7 @@ class LayerReward(Protocol):
 
     uses_log_score: ClassVar[bool]
 
-    def __call__(self, decision: Decision) -> Tensor:
+    def __call__(self, decision: Decision) -> Any:
         """Rewards, float [m]."""
 
 
@@ -65,9 +64,9 @@ class PaperReward:
     uses_log_score: ClassVar[bool] = False
     alpha: float
 
-    def __call__(self, decision: Decision) -> Tensor:
+    def __call__(self, decision: Decision) -> Any:
         """Rewards, float [m]."""
-        gain = self.alpha * (decision.stop & decision.correct)
+        gain = self.alpha * (decision.stop * decision.correct)
         return gain - decision.penalty * decision.cost * decision.consecutive
 
 
@@ -83,9 +82,9 @@ class ThreeTermReward:
     alpha: float
     gamma: float = 0.2
 
-    def __call__(self, decision: Decision) -> Tensor:
+    def __call__(self, decision: Decision) -> Any:
         """Rewards, float [m]."""
-        gain = self.alpha * (decision.stop & decision.correct)
+        gain = self.alpha * (decision.stop * decision.correct)
         compute = decision.penalty * decision.cost
         return gain - compute - self.gamma * decision.again
 
@@ -100,7 +99,7 @@ class LogScoreReward:
     uses_log_score: ClassVar[bool] = True
     alpha: float
 
-    def __call__(self, decision: Decision) -> Tensor:
+    def __call__(self, decision: Decision) -> Any:
         """Rewards, float [m]."""
         compute = decision.penalty * decision.cost * decision.consecutive
         return self.alpha * decision.log_score_gain - compute
@@ -119,10 +118,10 @@ class BlockDropReward:
     uses_log_score: ClassVar[bool] = False
     alpha: float
 
-    def __call__(self, decision: Decision) -> Tensor:
+    def __call__(self, decision: Decision) -> Any:
         """Rewards, float [m]."""
-        right = 1 - decision.iterated.square()
-        outcome = torch.where(decision.correct, right, torch.full_like(right, -1.0))
+        right = 1 - decision.iterated * decision.iterated
+        outcome = decision.correct * right + (-1.0 + decision.correct)
         return 2 * self.alpha * outcome * decision.stop
 
 

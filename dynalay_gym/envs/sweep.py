@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynalay_gym.models.fixed_point import SolveResult
+from dynalay_gym.models.progress import SolveResult
 
 # Rows that pass through the network together: few enough that what a layer works on
 # stays in a core's cache, enough to keep the kernels busy (both measured).

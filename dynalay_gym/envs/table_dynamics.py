@@ -14,17 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem, facts_of_states
+from dynalay_gym.envs.dynamics import NOP, Array, LayerDynamics, Problem
 from dynalay_gym.envs.observation import EpisodeState, squash
-from dynalay_gym.envs.session import Rows
-from dynalay_gym.envs.transition_table import TransitionTable, build_table
+from dynalay_gym.envs.reward import Decision
+from dynalay_gym.envs.session import ALL, Rows
+from dynalay_gym.envs.transition_table import CHOICE, TransitionTable, build_table
 
+Where = NDArray[np.int64] | slice  # distinct rows [m], or ``ALL``
 
-def make_dynamics(problem: Problem, num_rows: int) -> LayerDynamics:
-    """Rows of a problem: over its table if it has one, else over the network."""
-    if problem.table is None:
-        return LayerDynamics(problem, num_rows)
-    return TableDynamics(problem, problem.table, num_rows)
+# Rows of the block of integers: what ``LayerWalk`` counts, then what is seen at the
+# place. From ``_TAKEN`` on they are a choice's first columns, written in one operation.
+_TAKEN, _NUM_COUNTS, _NUM_INTEGERS = 4, 7, 10
+_NUM_WRITTEN = _NUM_INTEGERS - _TAKEN
+_TOLD = (0, 3, 4, 5, 6, 8, 9)  # rows that infos tell
+_MACS, _CORRECT, _AGAIN, _GAIN = map(CHOICE.index, ("macs", "correct", "again", "gain"))
 
 
 class TableDynamics(LayerDynamics):
@@ -37,45 +40,26 @@ class TableDynamics(LayerDynamics):
     """
 
     def __init__(self, problem: Problem, table: TransitionTable, num_rows: int) -> None:
+        # The base class counts in the upper part of it.
+        self._block = torch.zeros(_NUM_INTEGERS, num_rows, dtype=torch.int64)
         super().__init__(problem, num_rows, torch.device("cpu"))
         self._read(table)
-        self._place = np.zeros(num_rows, dtype=np.int64)
         self._last_state = table.num_states - 1  # S is a power of two
-        facts = facts_of_states(table.num_actions - 1)
-        self._masks, self._shares = (fact.numpy() for fact in facts)
+        self._masks = self._useful.numpy().view(np.int8)
+        self._shares = self._share.numpy()
+        self._fresh_array = self._fresh.numpy()
         self._penalty_seen = np.zeros(num_rows, dtype=np.float32)
+        self._seen = np.zeros((num_rows, self.observer.size), dtype=np.float32)
         self._recent, self._remaining = self._look_ahead()
 
     def _name_counts(self) -> None:
+        self._counts = self._block[:_NUM_COUNTS]
         super()._name_counts()
-        self._integers = self._counts.numpy()
+        self._integers = self._block.numpy()
+        self._place, self._prediction, self._correct = self._integers[_NUM_COUNTS:]
         names = [field.name for field in fields(EpisodeState)]
         arrays: dict[str, Any] = {n: getattr(self.episode, n).numpy() for n in names}
         self._rows: Any = EpisodeState(**arrays)
-
-    def observe(self) -> NDArray[np.float32]:
-        """Observations of all rows, float32 [n, D]."""
-        table, rows = self._table["observations"], self._rows
-        seen = np.empty((self.num_rows, table.shape[1]), dtype=np.float32)
-        table.take(self._place, 0, out=seen, mode="clip")  # "raise" would buffer
-        recent = (rows.last_action + 1) * len(self._remaining) + rows.consecutive
-        first = self.observer.layout["penalty"].start
-        seen[:, first] = self._penalty_seen
-        seen[:, first + 1 : -1] = self._recent.take(recent, 0)
-        seen[:, -1] = self._remaining.take(rows.decisions)
-        return seen
-
-    def prediction(self) -> Tensor:
-        """Current answer of all rows, int64 [n]."""
-        return torch.from_numpy(self._table["prediction"].take(self._place))
-
-    def correct(self) -> Tensor:
-        """Whether the current answer is right, bool [n]."""
-        return torch.from_numpy(self._table["correct"].take(self._place))
-
-    def action_mask(self) -> Tensor:
-        """Actions that can change something, bool [n, A]."""
-        return torch.from_numpy(self._masks.take(self._place & self._last_state, 0))
 
     def begin(
         self,
@@ -84,12 +68,17 @@ class TableDynamics(LayerDynamics):
         penalty: NDArray[np.float32],
     ) -> None:
         """Start episodes; see ``LayerDynamics``."""
-        self._place[rows] = index * len(self._shares)
-        self._integers[:, rows] = self._fresh.numpy()
-        self._rows.index[rows] = index
-        if not np.array_equal(self._rows.penalty[rows], penalty):
+        place = index * len(self._shares)
+        stay = self._table["choices"].take(place * self.num_actions, 0, mode="clip")
+        start = np.empty((_NUM_INTEGERS, len(rows)), dtype=np.int64)
+        start[_TAKEN:] = stay.T[:_NUM_WRITTEN]
+        start[: _TAKEN + 1], start[0] = self._fresh_array[: _TAKEN + 1], index
+        for kept, new in zip(self._integers, start, strict=True):
+            kept[rows] = new  # faster than all at once
+        if (self._rows.penalty[rows] != penalty).any():
             self._rows.penalty[rows] = penalty
             self._penalty_seen[rows] = squash(torch.from_numpy(penalty)).numpy()
+        self._look(rows)
         self.begun = True
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -104,55 +93,117 @@ class TableDynamics(LayerDynamics):
             table = build_table(session, self.problem.images, self.problem.labels)
             self.problem = replace(self.problem, table=table)
             self._read(table)
+            if self.begun:
+                self.stand_in(self.states())
 
     def states(self) -> Tensor:
         """Bit pattern of each row's iterated layers, int64 [n]."""
-        return torch.from_numpy(self._place & self._last_state)
+        return torch.from_numpy(self._state())
 
     def stand_in(self, states: Tensor) -> None:
         """Bring every row's sample to a state; see ``LayerDynamics``."""
-        self._place = self._rows.index * len(self._shares) + states.numpy()
+        place = self._rows.index * len(self._shares) + states.numpy()
+        stay = self._table["choices"].take(place * self.num_actions, 0, mode="clip")
+        first = CHOICE.index("place")  # what is seen there; what was taken stays
+        self._integers[_NUM_COUNTS:] = stay.T[first : first + 3]
         self._penalty_seen = squash(self.episode.penalty.clone()).numpy()
+        self._look(ALL)
         self.begun = True
 
     def _read(self, table: TransitionTable) -> None:
         self._table = {name: part.numpy() for name, part in table.tensors().items()}
 
+    def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one decision in each of the given rows; see ``LayerDynamics``."""
+        assert self.begun, "begin comes before step"
+        here, chosen = _numpy_rows(rows), actions.numpy()
+        choices = self._place[here] * self.num_actions + chosen
+        found = self._table["choices"].take(choices, 0, mode="clip").T
+        self._integers[_TAKEN:, here] = found[:_NUM_WRITTEN]
+        self._rows.advance(here, chosen)
+        self._look(here)
+        stop = self._rows.decisions[here] >= self.observer.max_decisions
+        stop |= chosen == NOP
+        with np.errstate(over="ignore", invalid="ignore"):  # as tensors do
+            rewards = self.problem.reward(self._decision(here, stop, found))
+        return torch.from_numpy(rewards), torch.from_numpy(stop)
+
+    def observe(self) -> NDArray[np.float32]:
+        """Observations of all rows, float32 [n, D]."""
+        return self._seen.copy()
+
+    def prediction(self) -> Tensor:
+        """Current answer of all rows, int64 [n]."""
+        return torch.from_numpy(self._prediction.copy())
+
+    def correct(self) -> Tensor:
+        """Whether the current answer is right, bool [n]."""
+        return torch.from_numpy(self._correct != 0)
+
+    def action_mask(self) -> Tensor:
+        """Actions that can change something, bool [n, A]."""
+        return torch.from_numpy(self._masks.take(self._state(), 0)).bool()
+
     def infos(self) -> dict[str, Array]:
         """Facts of all rows; see ``LayerDynamics``."""
-        place, table = self._place, self._table
-        index, _, _, decisions, macs, steps, status = self._integers.copy()
+        told = self._integers.take(_TOLD, 0)
+        index, decisions, macs, steps, status, prediction, correct = told
         return {
             "index": index,
             "penalty": self._rows.penalty.copy(),
             "macs": macs,
             "solver_steps": steps,
             "solver_status": status,
-            "correct": table["correct"].take(place).view(np.int8),
-            "prediction": table["prediction"].take(place),
+            "correct": correct.astype(np.int8),
+            "prediction": prediction,
             "decisions": decisions,
-            "action_mask": self._masks.take(place & self._last_state, 0).view(np.int8),
+            "action_mask": self._masks.take(self._state(), 0),
         }
 
-    def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
-        here, chosen = _numpy_rows(rows), actions.numpy()
-        choices = self._place[here] * self.num_actions + chosen
-        found = self._table["choices"].take(choices, 0).T
-        self._place[here], self._integers[4:, here] = found[0], found[1:4]
-        self._rows.advance(here, chosen)
-        return torch.from_numpy(found[4] != 0)
+    def _state(self) -> NDArray[np.int64]:
+        """Which layers sit on their fixed point, as a bit pattern, int64 [n]."""
+        state: NDArray[np.int64] = self._place & self._last_state
+        return state
 
-    def _log_score(self, rows: Rows) -> Tensor:
-        place = self._place[_numpy_rows(rows)]
-        return torch.from_numpy(self._table["log_score"].take(place))
+    def _decision(
+        self, here: Where, stop: NDArray[np.bool_], found: NDArray[Any]
+    ) -> Decision:
+        """What the rows did, given the columns of their choices."""
+        taken = found.astype(np.float32)
+        return Decision(
+            stop=stop.astype(np.float32),
+            correct=taken[_CORRECT],
+            cost=taken[_MACS] / np.float32(self.problem.cost_unit),
+            consecutive=self._rows.consecutive[here].astype(np.float32),
+            again=taken[_AGAIN],
+            iterated=self._shares.take(self._place[here] & self._last_state),
+            log_score_gain=found[_GAIN].astype(np.int32).view(np.float32),
+            penalty=self._rows.penalty[here],
+        )
 
-    def _iterated_share(self, rows: Rows) -> Tensor:
-        state = self._place[_numpy_rows(rows)] & self._last_state
-        return torch.from_numpy(self._shares.take(state))
+    def _look(self, here: Where) -> None:
+        """Observe rows that have moved; the others' observations stay."""
+        if isinstance(here, slice):
+            self._put_together(self._seen, here)
+            return
+        seen = np.empty((len(here), self.observer.size), dtype=np.float32)
+        self._put_together(seen, here)
+        _as_records(self._seen)[here] = _as_records(seen)
+
+    def _put_together(self, seen: NDArray[np.float32], here: Where) -> None:
+        """Write the rows' observations to ``seen``, contiguous float32 [m, D]."""
+        rows, first = self._rows, self.observer.layout["penalty"].start
+        # The mode "raise" would go by way of another buffer.
+        self._table["observations"].take(self._place[here], 0, out=seen, mode="clip")
+        recent = (rows.last_action[here] + 1) * len(self._remaining)
+        recent += rows.consecutive[here]
+        seen[:, first] = self._penalty_seen[here]
+        seen[:, first + 1 : -1] = self._recent.take(recent, 0)
+        seen[:, -1] = self._remaining.take(rows.decisions[here])
 
     def _look_ahead(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What is seen of an episode: of all last actions and counts; of decisions."""
-        counts = torch.arange(self.problem.max_decisions + 1)
+        counts = torch.arange(self.observer.max_decisions + 1)
         actions = torch.arange(-1, self.num_actions).repeat_interleave(len(counts))
         each = counts.repeat(self.num_actions + 1)
         every = EpisodeState(
@@ -167,8 +218,21 @@ class TableDynamics(LayerDynamics):
         return recent.numpy(), remaining[: len(counts), 0].numpy()
 
 
-def _numpy_rows(rows: Rows) -> NDArray[np.int64] | slice:
+def _numpy_rows(rows: Rows) -> Where:
     if isinstance(rows, slice):
         return rows
     found: NDArray[np.int64] = rows.numpy()
     return found
+
+
+def _as_records(rows: NDArray[np.float32]) -> NDArray[np.void]:
+    """Contiguous rows [m, D] as m records, which NumPy copies whole."""
+    records: NDArray[np.void] = rows.view(f"V{rows.strides[0]}")[:, 0]
+    return records
+
+
+def make_dynamics(problem: Problem, num_rows: int) -> LayerDynamics:
+    """Rows of a problem: over its table if it has one, else over the network."""
+    if problem.table is None:
+        return LayerDynamics(problem, num_rows)
+    return TableDynamics(problem, problem.table, num_rows)

@@ -28,7 +28,7 @@ from dynalay_gym.envs.transition_table import (
 )
 from dynalay_gym.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def cache_dir() -> Path:

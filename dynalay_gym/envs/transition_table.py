@@ -22,6 +22,21 @@ from dynalay_gym.envs.calibration import (
 from dynalay_gym.envs.observation import ActivationObserver
 from dynalay_gym.envs.session import LayerSession, StepCost
 
+# Columns of a choice: its MACs, iterations and solver status, the place that it leads
+# to, prediction and correctness there, whether the layer already sat there, and the
+# bits of the change of log_score. All that a step asks lies together, in half a cache
+# line, because fetching it from memory is what a step waits for.
+CHOICE = (
+    "macs",
+    "solver_steps",
+    "status",
+    "place",
+    "prediction",
+    "correct",
+    "again",
+    "gain",
+)
+
 _BATCH = 256
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -37,8 +52,8 @@ class TransitionTable:
         log_score: Log-probability of the true class, float32 [n * S].
         prediction: Current answer, int64 [n * S].
         correct: Whether it is right, bool [n * S].
-        choices: Where a choice leads (a place), its MACs, iterations and solver status,
-            and whether the layer already sat there, int64 [n * S * A, 5].
+        choices: What a choice does, integers [n * S * A, len(CHOICE)]; its columns are
+            named by ``CHOICE``.
     """
 
     observations: Tensor
@@ -64,10 +79,11 @@ class TransitionTable:
     def states(self) -> StateTable:
         """Every state reached bottom up: what the exact optimum is made of."""
         num_states, num_actions = self.num_states, self.num_actions
-        choices = self.choices.view(-1, num_states, num_actions, 5)
+        choices = self.choices.view(-1, num_states, num_actions, len(CHOICE))
         last = torch.zeros(len(choices), num_states, 2, dtype=torch.int64)
         for path in range(1, num_states):
-            last[:, path] = choices[:, parent_state(path), path.bit_length(), 1:3]
+            chosen = choices[:, parent_state(path), path.bit_length()]
+            last[:, path] = chosen[:, :2].long()
         macs, steps = along_plans(last).unbind(2)
         return StateTable(
             correct=self.correct.view(-1, num_states),
@@ -86,8 +102,22 @@ def table_layout(session: LayerSession, num_samples: int) -> Layout:
         "log_score": ((places,), torch.float32),
         "prediction": ((places,), torch.int64),
         "correct": ((places,), torch.bool),
-        "choices": ((places * (session.num_layers + 1), 5), torch.int64),
+        "choices": (
+            (places * (session.num_layers + 1), len(CHOICE)),
+            _choice_type(session, places),
+        ),
     }
+
+
+def _choice_type(session: LayerSession, places: int) -> torch.dtype:
+    """Smallest type of a choice's columns."""
+    costs, most = session.costs, session.solver.max_steps
+    macs = max(
+        max(part.setup) + most * part.iteration + costs.refresh(layer)
+        for layer, part in enumerate(costs.layers, start=1)
+    )
+    fits = max(macs, places) < 2**31
+    return torch.int32 if fits else torch.int64
 
 
 def num_bytes(layout: Layout) -> int:
@@ -157,12 +187,26 @@ def _enter_choices(
     checks: dict[int, StepCost],
 ) -> None:
     """Enter the choices of one state; choosing a layer forgets all above it."""
-    table.choices[(first + state) * table.num_actions, 0] = first + state  # NOP
-    for layer in range(1, table.num_actions):
-        bit = 1 << (layer - 1)
-        again, reached = bool(state & bit), state & (bit - 1) | bit
-        cost = (checks if again else solves)[reached]
-        columns = [first + reached, cost.macs, cost.solver_steps, cost.status]
-        columns.append(torch.full_like(first, again))
-        entries = (first + state) * table.num_actions + layer
-        table.choices[entries] = torch.stack([c.cpu() for c in columns], 1)
+    here = first + state
+    for action in range(table.num_actions):
+        bit = 1 << action >> 1  # 0 for NOP
+        again, reached = bool(state & bit), state & (bit - 1) | bit if bit else state
+        costs = checks if again else solves
+        taken = _columns(costs[reached]) if bit else torch.zeros(len(here), 3)
+        entries = here * table.num_actions + action
+        table.choices[entries, :3] = taken.to(table.choices.dtype)
+        table.choices[entries, 3:] = _arrival(table, here, first + reached, again)
+
+
+def _columns(cost: StepCost) -> Tensor:
+    return torch.stack([cost.macs, cost.solver_steps, cost.status], 1).cpu()
+
+
+def _arrival(
+    table: TransitionTable, here: Tensor, there: Tensor, again: bool
+) -> Tensor:
+    """Columns from ``place`` on."""
+    gain = table.log_score[there] - table.log_score[here]
+    parts = [there, table.prediction[there], table.correct[there]]
+    parts += [torch.full_like(there, again), gain.view(torch.int32)]
+    return torch.stack([part.to(table.choices.dtype) for part in parts], 1)

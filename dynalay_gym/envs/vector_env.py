@@ -138,8 +138,9 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             self._begin(ResetOptions(waiting))
         self._finished = terminations.cpu().numpy().copy()  # not the caller's memory
         infos = self._after_step(terminations)
-        truncations = torch.zeros_like(terminations)
-        outcome = map(self._out, (rewards, terminations, truncations))
+        truncations = self._copy(terminations)
+        truncations[:] = False
+        outcome = self._out(rewards), self._out(terminations), truncations
         return self._observations(), *outcome, infos
 
     def _act(self, chosen: Tensor, waiting: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -158,10 +159,10 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
     def _after_step(self, terminations: Tensor) -> dict[str, Any]:
         """Infos of a step; in SameStep also start the next episodes."""
         final = {"final_obs": self._observations()}
-        final["_final_obs"] = self._out(terminations.clone())
+        final["_final_obs"] = self._copy(terminations)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final["final_info"] = self._infos()
-            final["_final_info"] = self._out(terminations.clone())
+            final["_final_info"] = self._copy(terminations)
             if self._finished.any():
                 self._begin(ResetOptions(np.flatnonzero(self._finished)))
         return self._infos() | final
@@ -305,11 +306,17 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         """Infos in the chosen output, each with its ``_key`` mask."""
         infos = self.dynamics.infos()
         shape = len(infos), self.num_envs
-        there = self._out(np.ones(shape, dtype=np.bool_))
+        there = self._out(np.empty(shape, dtype=np.bool_))
+        there[:] = True
         out: dict[str, Any] = {}
         for mask, (key, value) in zip(there, infos.items(), strict=True):
             out[key], out[f"_{key}"] = self._out(value), mask
         return out
+
+    def _copy(self, value: Tensor) -> Any:
+        """The value in the chosen output, in memory of its own."""
+        copied = self._out(value)
+        return copied.clone() if isinstance(copied, Tensor) else copied.copy()
 
     def _out(self, value: Array) -> Any:
         if self.output == "torch":

@@ -12,23 +12,19 @@ sample's result is its own, whatever the batch around it.
 Axes: n samples; the rest of a state's axes are flattened for norms and products.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.models.fixed_point import (
-    Map,
+from dynalay_gym.models.fixed_point import Map
+from dynalay_gym.models.progress import (
+    Progress,
     SolveResult,
-    SolverStatus,
     checked_residual,
     flat_rows,
-    not_begun,
-    outcome_of,
-    put_rows,
     row_sums,
     select_rows,
     squared_norm,
-    take_rows,
-    without_nonfinite,
 )
 
 # Measured on trained layers: extrapolating more often saves few applications of the
@@ -63,10 +59,11 @@ def anderson_iteration(
     References:
         Anderson (1965); Banerjee, Suryanarayana and Pask (2016), Periodic Pulay method.
     """
-    rows, result = torch.arange(len(z0), device=z0.device), not_begun(z0)
+    progress, step = Progress(z0, rtol, max_steps), 0
     z = finite = old = z0
-    best = torch.full_like(result.residual, torch.inf)
-    for step in range(1, max_steps + 1 if len(z0) > 0 else 1):
+    best = np.full(len(z0), np.inf, dtype=np.float32)
+    while step < max_steps and progress.going:
+        step += 1
         new = f(z, *args)
         is_checked = step % _CHECK == 0 or step == max_steps
         if not is_checked:
@@ -75,30 +72,19 @@ def anderson_iteration(
             z = new
             continue
         change = new - z
-        residual, is_finite = checked_residual(new, change)
-        outcome = outcome_of(new, residual, rtol, step)
-        if not is_finite:
-            outcome = without_nonfinite(outcome, finite)
-        leaving = outcome.status != SolverStatus.MAX_STEPS
-        if step == max_steps or bool(leaving.all()):
-            if len(rows) == len(z0):
-                return outcome
-            put_rows(result, rows, outcome)
-            break
-        if bool(leaving.any()):
-            left, stay = leaving.nonzero().flatten(), (~leaving).nonzero().flatten()
-            put_rows(result, rows[left], take_rows(outcome, left))
+        residual = checked_residual(new, change)
+        stay = progress.note(new, finite, residual, step)
+        if stay is not None:
             args = tuple(select_rows(part, stay) for part in args)
-            rows, new, change, old, residual, best = (
-                select_rows(part, stay)
-                for part in (rows, new, change, old, residual, best)
-            )
+            new, change, old = (select_rows(x, stay) for x in (new, change, old))
+            residual, best = (x[stay.cpu().numpy()] for x in (residual, best))
         z = finite = new
-        if step % _PERIOD == 0:
-            weight = _weight(change, old).where(residual <= best, 0.0)
+        if step % _PERIOD == 0 and progress.going:
+            falls = torch.from_numpy(residual <= best).to(z.device)
+            weight = _weight(change, old).where(falls, 0.0)
             z = torch.addcmul(new, change, _per_row(-weight, new))
             best = residual
-    return result
+    return progress.result()
 
 
 def _weight(change: Tensor, old: Tensor) -> Tensor:

@@ -11,14 +11,16 @@ is z*, so memory does not grow with the number of iterations.
 Axes: n samples.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dynalay_gym.models.fixed_point import Map, SolveResult
+from dynalay_gym.models.fixed_point import Map
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, iterate
+from dynalay_gym.models.progress import SolveResult
 from dynalay_gym.models.tiles import in_tiles, pixels_first
 
 
@@ -99,13 +101,20 @@ def _solve(
     x: Tensor,
     config: SolverConfig,
 ) -> SolveResult:
-    return iterate(
+    inside = x
+    if not config.is_plain:  # plain iteration keeps the layout, and so its bits
+        inside, weight = pixels_first(x), pixels_first(weight)
+        z0 = None if z0 is None else pixels_first(z0)
+    result = iterate(
         relu_map(linear, weight),
-        torch.relu(x) if z0 is None else z0,
-        x,
+        torch.relu(inside) if z0 is None else z0,
+        inside,
         config=config,
         in_precision=lambda dtype: relu_map(linear, weight.to(dtype)),
     )
+    if inside is x or not x.is_contiguous():
+        return result
+    return replace(result, value=result.value.contiguous())
 
 
 class _ReluSolve(torch.autograd.Function):
@@ -155,7 +164,7 @@ def relu_gradients(
         with_weight: Whether the weight's gradient is wanted.
     """
     dw = torch.zeros_like(weight) if with_weight else None
-    parts = []
+    weight, parts = pixels_first(weight), []
     for v, z in in_tiles(grad, z_star):
         v, z = pixels_first(v), pixels_first(z)
         y = _adjoint(linear, weight, z, v, config)

@@ -9,14 +9,9 @@ from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models.acceleration import anderson_iteration
-from dynalay_gym.models.fixed_point import (
-    Map,
-    SolveResult,
-    SolverStatus,
-    fixed_point_iteration,
-    relative_residual,
-)
-from dynalay_gym.models.tiles import in_tiles, joined, pixels_first
+from dynalay_gym.models.fixed_point import Map, fixed_point_iteration
+from dynalay_gym.models.progress import SolveResult, SolverStatus, checked_residual
+from dynalay_gym.models.tiles import in_tiles, joined
 
 
 class GradientRule(StrEnum):
@@ -59,11 +54,16 @@ class SolverConfig:
     max_steps: int = 100
     method: SolverMethod = SolverMethod.PLAIN
     warm_precision: str | None = None
-    warm_rtol: float = 1e-2
+    warm_rtol: float = 2e-2
     rule: GradientRule = GradientRule.IMPLICIT
-    adjoint_rtol: float = 1e-3
+    adjoint_rtol: float = 1e-2
     adjoint_max_steps: int = 100
     adjoint_method: SolverMethod = SolverMethod.ANDERSON
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the forward iteration is the environments' own."""
+        return self.method is SolverMethod.PLAIN and self.warm_precision is None
 
     def __post_init__(self) -> None:
         """Reject impossible tolerances, step counts and names."""
@@ -108,7 +108,7 @@ def iterate(
         in_precision: Makes f for arguments of a type, for ``warm_precision``.
 
     Returns:
-        SolveResult in the layout of z0.
+        SolveResult.
 
     Raises:
         ConfigError: for a ``warm_precision`` without ``in_precision``.
@@ -116,20 +116,14 @@ def iterate(
     if config.warm_precision and in_precision is None:
         raise ConfigError("warm_precision needs a layer's solve; set it to None")
     coarse = WARM_PRECISIONS.get(config.warm_precision or "")
-    is_plain = config.method is SolverMethod.PLAIN and coarse is None
     parts = []
     for tensors in in_tiles(z0, *args):
-        if not is_plain:
-            tensors = tuple(map(pixels_first, tensors))
         if coarse is None or in_precision is None:
             part = _run(f, *tensors, config=config)
         else:
             part = _run_warm(f, in_precision(coarse), coarse, *tensors, config=config)
         parts.append(part)
-    result = joined(parts)
-    if is_plain or not z0.is_contiguous():
-        return result
-    return replace(result, value=result.value.contiguous())
+    return joined(parts)
 
 
 def _run(f: Map, *tensors: Tensor, config: SolverConfig) -> SolveResult:
@@ -218,7 +212,8 @@ def unrolled(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult
         if not bool(active.any()):
             break
         new = f(z, x)
-        change = relative_residual(new.detach(), z.detach())
+        step = checked_residual(new.detach(), (new - z).detach())
+        change = torch.from_numpy(step).to(z.device)
         residual = torch.where(active, change, residual)
         num_steps += active
         finite = ~change.isnan()

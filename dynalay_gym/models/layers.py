@@ -14,8 +14,8 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.adjoint import relu_solve
 from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
-from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
+from dynalay_gym.models.progress import SolveResult
 
 
 class FixedPointLayer(nn.Module, ABC):

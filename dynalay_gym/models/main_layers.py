@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.models import rowwise
-from dynalay_gym.models.fixed_point import SolveResult
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.norm import Pattern, PatternNorm
+from dynalay_gym.models.progress import SolveResult
 
 
 class Activations(Protocol):

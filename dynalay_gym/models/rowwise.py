@@ -94,7 +94,8 @@ def as_rowwise(module: nn.Module) -> nn.Module:
 
 def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
     """Overwrite rows (int64 [m]) of a tensor without gradient by m new ones."""
-    if target.is_cpu:  # numpy copies runs of memory, torch one element after another
+    if target.is_cpu and target.dtype != torch.bfloat16:
+        # NumPy, which has no bfloat16, copies runs of memory; PyTorch single elements.
         target.numpy()[rows.numpy()] = new.numpy()
     else:
         target.index_copy_(0, rows, new)

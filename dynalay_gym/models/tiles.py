@@ -9,7 +9,7 @@ Axes: n samples.
 import torch
 from torch import Tensor
 
-from dynalay_gym.models.fixed_point import SolveResult
+from dynalay_gym.models.progress import SolveResult
 
 # Of one state tensor; an iteration works on four to six of them.
 _TILE_BYTES = 2**20

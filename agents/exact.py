@@ -1,0 +1,183 @@
+"""An AgentNet learned from the transition table: nothing is sampled but the inputs.
+
+Policy iteration. The network's scores make a soft policy; backward induction over all
+nodes of a minibatch of inputs gives the exact value of every choice under it; the
+scores are regressed on these values. Inputs that look alike share their scores, so the
+regression takes the expectation that a policy of the observation needs.
+
+Axes: m inputs of a minibatch, K nodes, A actions.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+from agents.config import ExactConfig
+from agents.induction import action_values, advantage_loss, soft_policy, visits
+from agents.policy import DivergedError, Infos, NetPolicy, Progress, sizes
+from dynalay_gym.envs.oracle import decision_tree
+from dynalay_gym.metrics import MetricWriter
+from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.optimizer_state import below, flatten, restore
+
+LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
+SCALE = 0.05  # return per nat: log-probabilities times this are the scores
+
+
+class ExactAgent:
+    """Learns an AgentNet from an environment's transition table.
+
+    One timestep is one node of one input. After training the network's probabilities
+    are softmax(values / SCALE) up to what the network can express.
+
+    Args:
+        envs: Environment with `transitions="table"`; it is read, not stepped.
+        config: Hyper-parameters.
+        seed: Seeds the weights, the order of inputs and the penalties drawn.
+
+    Raises:
+        ConfigError: If the environment has no transition table.
+    """
+
+    algo = "exact"
+
+    def __init__(self, envs: VectorEnv, config: ExactConfig, *, seed: int = 0) -> None:
+        self.read_table(envs)
+        self.config = config
+        self._generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = AgentNet(*sizes(envs), config.hidden)
+        self.policy = NetPolicy(self.net, name=self.algo)
+        self._optimizer, self._taken = self._fresh_optimizer(), 0
+        self._resumed = False  # whether the next `learn` goes on from these
+
+    @property
+    def module(self) -> nn.Module:
+        """The network: its state dict is what is saved."""
+        return self.net
+
+    @property
+    def scorer(self) -> nn.Module:
+        """The network: it scores the actions."""
+        return self.net
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        writer: MetricWriter | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Train for `total_timesteps` nodes; see `Agent.learn`."""
+        if not self._resumed:
+            self._optimizer, self._taken = self._fresh_optimizer(), 0
+        optimizer, self._resumed = self._optimizer, False
+        taken = resumed = self._taken
+        began = time.perf_counter()
+        while taken < total_timesteps:
+            seen: list[dict[str, Tensor]] = []
+            for samples in self._minibatches():
+                share = min(taken / total_timesteps, 1.0)
+                seen.append(self._update(samples, optimizer, share))
+                taken += len(samples) * self.tree.nodes.num_nodes
+                if taken >= total_timesteps:
+                    break
+            self._taken = taken
+            numbers = _means(seen)
+            if not math.isfinite(numbers["train/value_loss"]):
+                raise DivergedError(self.algo)
+            if writer is not None:
+                numbers["time/fps"] = (taken - resumed) / (time.perf_counter() - began)
+                numbers["train/learning_rate"] = self._learning_rate(share)
+                numbers["train/temperature"] = self._temperature(share)
+                writer.scalars(numbers, taken)
+            if on_progress is not None:
+                on_progress(taken)
+
+    def read_table(self, envs: VectorEnv) -> None:
+        """Learn from the environment's table as it is now; see `PhasedAgent`."""
+        base: Any = envs.unwrapped
+        self.tree = decision_tree(base)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the training goes on from; see `Resumable`."""
+        tensors = {f"net/{key}": value for key, value in self.net.state_dict().items()}
+        return (
+            tensors
+            | flatten(self._optimizer, "optimizer")
+            | {
+                "generator": self._generator.get_state(),
+                "taken": torch.tensor(self._taken),
+            }
+        )
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` go on; see `Resumable`."""
+        self.net.load_state_dict(below("net/", tensors))
+        restore(self._optimizer, tensors, "optimizer")
+        self._generator.set_state(tensors["generator"].cpu())
+        self._taken, self._resumed = int(tensors["taken"]), True
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
+        return torch.optim.Adam(weights, fused=True)
+
+    def _minibatches(self) -> Sequence[Tensor]:
+        order = torch.randperm(self.tree.num_samples, generator=self._generator)
+        parts: Sequence[Tensor] = order.split(self.config.batch_size)
+        return parts
+
+    def _update(
+        self, samples: Tensor, optimizer: torch.optim.Optimizer, share: float
+    ) -> dict[str, Tensor]:
+        """Take one optimiser step on some inputs and return what it saw."""
+        nodes, penalty = self.tree.nodes, self._draw_penalties(len(samples))
+        observations = self.tree.observations(samples, penalty)
+        rewards = self.tree.rewards(samples, penalty)
+        log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
+        scores = SCALE * log_probs
+        policy = soft_policy(scores.detach(), nodes.allowed, self._temperature(share))
+        values = action_values(rewards, nodes.children, nodes.levels, policy)
+        reached = visits(policy, nodes.children, nodes.levels)
+        loss = advantage_loss(scores, values, nodes.allowed, reached)
+        for group in optimizer.param_groups:
+            group["lr"] = self._learning_rate(share)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return {
+            "train/value_loss": loss.detach(),
+            "rollout/ep_rew_mean": (policy[:, 0] * values[:, 0]).sum(-1).mean(),
+            "rollout/ep_len_mean": reached.sum(-1).mean(),
+        }
+
+    def _draw_penalties(self, num: int) -> Tensor:
+        """Return one penalty per input [num], from the environment's range."""
+        low, high = self.tree.penalty_range
+        drawn = torch.rand(num, generator=self._generator)
+        return low + (high - low) * drawn
+
+    def _learning_rate(self, share: float) -> float:
+        """Fall linearly."""
+        rate: float = self.config.learning_rate
+        return rate * (1.0 - (1.0 - LEARNING_RATE_END) * share)
+
+    def _temperature(self, share: float) -> float:
+        """Fall geometrically."""
+        start, end = self.config.temperature_start, self.config.temperature_end
+        return float(start ** (1.0 - share) * end**share)
+
+
+def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Return the mean of every number over some updates."""
+    return {
+        name: torch.stack([row[name] for row in rows]).mean().item() for name in rows[0]
+    }

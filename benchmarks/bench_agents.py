@@ -1,0 +1,391 @@
+"""Agent speed: samples per second end to end, and seconds to a fixed test return.
+
+    python benchmarks/bench_agents.py --out benchmarks/results/agents-digits.json
+
+*Throughput*: each algorithm trains on the live environment, on its transition table and
+on a null environment that costs nothing; variants take turns, figures are medians over
+rounds. The step of the environment and the conversions of the adapter are timed within.
+*Time to a return*: Stable-Baselines3's PPO on one environment per row sets the mark;
+the fast ways start from nothing (network loaded, table built anew) and are trained with
+rising budgets until the median seed's test return reaches it. Seconds are of the
+process's CPU clock, on one thread, evaluation left out.
+
+Axes: N rows, D features, A actions.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import dynalay_gym  # noqa: F401 - registers the ids
+from agents.baselines import PlanPolicy
+from agents.config import CONFIGS, AgentConfig
+from agents.evaluation import walk
+from agents.sb3 import SB3Agent, SB3Policy
+from agents.sb3_vec_env import SB3VecEnv
+from agents.store import make_agent
+from dynalay_gym.envs.oracle import plan_table
+from dynalay_gym.metrics import environment_facts, write_json
+
+ENV_ID = "DynaLay/Digits-v0"
+ROWS = 64
+NAIVE = {"n_steps": 32, "batch_size": 256, "gamma": 1.0, "device": "cpu"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Measure agent speed."""
+
+    out: Path
+    """JSON file for the results."""
+    rows: tuple[int, ...] = (64, 256)
+    """Numbers of rows of the throughput part."""
+    rounds: int = 3
+    """Rounds in which every variant of it has one turn."""
+    samples: int = 32_768
+    """Decisions of one turn on a table or a null environment; a quarter on a live."""
+    naive_steps: int = 100_000
+    """Decisions of the PPO that sets the mark; 0 leaves the whole part out."""
+    seeds: int = 3
+    """Seeds of the fast ways."""
+
+
+def main(args: Args) -> None:
+    """Measure, print the tables, write the JSON."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = run(args)
+    print(throughput_table(facts["throughput"]))
+    if facts["race"]:
+        print(f"\n{race_table(facts['race'])}")
+    write_json(args.out, facts)
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Measure everything; JSON-able."""
+    torch.set_num_threads(1)
+    facts = {"args": asdict(args) | {"out": str(args.out)}}
+    facts |= {"environment": environment_facts(), "throughput": throughput(args)}
+    return facts | {"race": race(args) if args.naive_steps else {}}
+
+
+# --- throughput -----------------------------------------------------------------------
+
+
+class NullEnv(VectorEnv):
+    """Same spaces, same infos, no work: every step returns the same arrays.
+
+    Args:
+        num_envs: Rows N.
+        like: Environment whose spaces it has.
+        output: ``numpy`` or ``torch``.
+    """
+
+    def __init__(self, num_envs: int, like: VectorEnv, output: str) -> None:
+        self.num_envs, self.metadata = num_envs, dict(like.metadata)
+        self.metadata["autoreset_mode"] = AutoresetMode.SAME_STEP
+        self.single_observation_space = like.single_observation_space
+        self.single_action_space = like.single_action_space
+        self.observation_space = batch_space(like.single_observation_space, num_envs)
+        self.action_space = batch_space(like.single_action_space, num_envs)
+        rng, counts = np.random.default_rng(0), np.zeros(num_envs, dtype=np.int64)
+        num_actions = int(like.single_action_space.n)  # type: ignore[attr-defined]
+        size = (num_envs, *like.single_observation_space.shape)  # type: ignore[misc]
+        observations = rng.random(size, dtype=np.float32)
+        infos = {
+            "index": counts,
+            "penalty": np.full(num_envs, 0.1, dtype=np.float32),
+            "decisions": counts,
+            "action_mask": np.ones((num_envs, num_actions), dtype=np.int8),
+            "final_obs": observations,
+        }
+        rewards = rng.random(num_envs, dtype=np.float32)
+        ends = rng.random(num_envs) < 0.6  # as often as episodes end on the digits
+        outcome = (observations, rewards, ends, np.zeros_like(ends))
+        convert = torch.as_tensor if output == "torch" else np.asarray
+        self._infos: Any = {key: convert(value) for key, value in infos.items()}
+        self._outcome: Any = tuple(map(convert, outcome))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, Any]:
+        """Return what every step returns."""
+        return self._outcome[0], self._infos
+
+    def step(self, actions: Any) -> Any:
+        """Return the same arrays."""
+        return *self._outcome, self._infos
+
+
+@dataclass
+class Stopwatch:
+    """CPU seconds spent inside the functions that were wrapped."""
+
+    seconds: float = 0.0
+
+    def wrap(self, owner: Any, name: str) -> None:
+        """Time a method of an object."""
+        method = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.process_time()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.seconds += time.process_time() - began
+
+        setattr(owner, name, timed)
+
+
+def throughput(args: Args) -> list[dict[str, Any]]:
+    """Samples per second and shares of the time, one entry per variant."""
+    turns = {
+        (algo, kind, n): make_turn(algo, kind, n)
+        for n in args.rows
+        for kind in ("live", "table", "null")
+        for algo in ("policy-gradient", "ppo")
+    }
+    found: dict[Any, list[dict[str, float]]] = {key: [] for key in turns}
+    for number in range(args.rounds + 1):
+        for key, turn in turns.items():
+            result = turn(args.samples // (4 if key[1] == "live" else 1))
+            if number:  # round 0 warms up
+                found[key].append(result)
+    return [
+        {"algo": algo, "env": kind, "rows": n} | medians(found[algo, kind, n])
+        for algo, kind, n in turns
+    ]
+
+
+def make_turn(algo: str, kind: str, num_envs: int) -> Callable[[int], dict[str, float]]:
+    """A turn that trains for some decisions: samples/s, and where the time went."""
+    output = "torch" if algo == "policy-gradient" else "numpy"
+    if kind == "null":
+        like = gym.make_vec(ENV_ID, num_envs=1)
+        envs: VectorEnv = NullEnv(num_envs, like, output)
+    else:
+        envs = gym.make_vec(ENV_ID, num_envs=num_envs, output=output, transitions=kind)
+    inside, adapter = Stopwatch(), Stopwatch()
+    inside.wrap(envs, "step")
+    agent = make_agent(envs, CONFIGS[algo]())
+    if isinstance(agent, SB3Agent):
+        adapter.wrap(bare_adapter(agent), "step_wait")
+
+    def turn(samples: int) -> dict[str, float]:
+        inside.seconds = adapter.seconds = 0.0
+        began = time.process_time()
+        taken: list[int] = []
+        agent.learn(samples, on_progress=taken.append)
+        seconds = time.process_time() - began
+        env = inside.seconds / seconds
+        copies = max(adapter.seconds / seconds - env, 0.0)
+        shares = {"in_env": env, "in_copies": copies, "in_agent": 1 - env - copies}
+        return {"speed": taken[-1] / seconds} | shares
+
+    return turn
+
+
+def bare_adapter(agent: SB3Agent) -> SB3VecEnv:
+    """The adapter under SB3's monitor."""
+    adapter = agent.model.get_env().venv  # type: ignore[union-attr]
+    assert isinstance(adapter, SB3VecEnv)
+    return adapter
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """Median of every number, and the range of the speed."""
+    speeds = [each["speed"] for each in rounds]
+    middle = {key: float(np.median([e[key] for e in rounds])) for key in rounds[0]}
+    return middle | {"speed_range": [min(speeds), max(speeds)]}
+
+
+# --- time to a return -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: environment, algorithm, rising budgets."""
+
+    name: str
+    transitions: str
+    config: AgentConfig
+    budgets: tuple[int, ...]
+
+
+def ways(args: Args) -> list[Way]:
+    """The fast ways, and SB3 with the mark's constants on our batch."""
+    naive = replace(
+        CONFIGS["ppo"](), learning_rate=3e-4, ent_coef=0.0, n_steps=32, batch_size=256
+    )
+    gradient = tuple(20_000 * k for k in (1, 2, 3, 4, 6, 8, 10))
+    nodes = tuple(60_000 * k for k in (1, 2, 3, 4, 6, 8, 10, 15, 20))
+    same = (args.naive_steps,)
+    return [
+        Way("SB3 PPO, batched env, live", "live", naive, same),
+        Way("SB3 PPO, batched env, table", "table", naive, same),
+        Way("policy-gradient, table", "table", CONFIGS["policy-gradient"](), gradient),
+        Way("exact, table", "table", CONFIGS["exact"](), nodes),
+    ]
+
+
+def race(args: Args) -> dict[str, Any]:
+    """The mark and how soon the other ways reach it."""
+    judge = Judge()
+    mark = naive_run(args, judge)
+    found = []
+    for way in ways(args):
+        seeds = 1 if way.transitions == "live" else args.seeds
+        tries: list[dict[str, Any]] = []
+        for budget in way.budgets:
+            runs = [fresh_run(way, budget, seed, judge) for seed in range(seeds)]
+            tries.append({"budget": budget} | summary(runs, mark))
+            print(way.name, tries[-1], file=sys.stderr)
+            if tries[-1]["reached"]:
+                break
+        found.append({"way": way.name, "seeds": seeds, "tries": tries})
+    return {"mark": mark, "optimum": judge.optimum, "ways": found}
+
+
+class Judge:
+    """Walks the test split; its table is built before any clock starts."""
+
+    def __init__(self) -> None:
+        self._envs = gym.make_vec(
+            ENV_ID,
+            num_envs=256,
+            split="test",
+            transitions="table",
+            autoreset_mode="Disabled",
+        )
+        base: Any = self._envs.unwrapped
+        self.penalty: float = base.penalty_range[0]
+        self.optimum = float(plan_table(base, self.penalty).returns.max(1).mean())
+        walk(self._envs, PlanPolicy("nop", [()], base.nop_action))
+
+    def __call__(self, policy: Any) -> float:
+        """Mean return of a policy."""
+        return walk(self._envs, policy, penalty=self.penalty).mean_return
+
+
+def naive_run(args: Args, judge: Judge) -> dict[str, Any]:
+    """PPO as a user would run it: one environment per row, everything else stock."""
+    began, wall = time.process_time(), time.perf_counter()
+    envs = DummyVecEnv([lambda: gym.make(ENV_ID)] * ROWS)
+    model = PPO("MlpPolicy", envs, seed=0, **NAIVE)
+    model.learn(args.naive_steps)
+    seconds, wall = time.process_time() - began, time.perf_counter() - wall
+    widths = (envs.observation_space.shape[0], 64, 64, int(envs.action_space.n))
+    earned = judge(SB3Policy("ppo", model, widths))
+    facts = {"constants": NAIVE, "rows": ROWS, "steps": args.naive_steps}
+    return facts | {
+        "seconds": seconds,
+        "wall_seconds": wall,
+        "test_return": earned,
+        "regret": judge.optimum - earned,
+    }
+
+
+def fresh_run(way: Way, budget: int, seed: int, judge: Judge) -> dict[str, float]:
+    """One training from nothing: what it took and what its policy earns."""
+    output = "torch" if way.config == CONFIGS["policy-gradient"]() else "numpy"
+    with no_cache():
+        began, wall = time.process_time(), time.perf_counter()
+        envs = gym.make_vec(
+            ENV_ID, num_envs=ROWS, transitions=way.transitions, output=output
+        )
+        built = time.process_time() - began
+        agent = make_agent(envs, way.config, seed=seed)
+        agent.learn(budget)
+        seconds, wall = time.process_time() - began, time.perf_counter() - wall
+    return {
+        "seconds": seconds,
+        "wall_seconds": wall,
+        "build_seconds": built,
+        "test_return": judge(agent.policy),
+    }
+
+
+@contextmanager
+def no_cache() -> Iterator[None]:
+    """Let transition tables be built anew, in a folder that goes away."""
+    before = os.environ.get("DYNALAY_CACHE_DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DYNALAY_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["DYNALAY_CACHE_DIR"]
+            if before is not None:
+                os.environ["DYNALAY_CACHE_DIR"] = before
+
+
+def summary(runs: list[dict[str, float]], mark: dict[str, Any]) -> dict[str, Any]:
+    """Medians over seeds, and the ratio to the mark."""
+    middle = {key: float(np.median([r[key] for r in runs])) for key in runs[0]}
+    best = mark["test_return"] + mark["regret"]
+    return middle | {
+        "regret": best - middle["test_return"],
+        "test_return_per_seed": [r["test_return"] for r in runs],
+        "reached": middle["test_return"] >= mark["test_return"],
+        "times_faster": mark["seconds"] / middle["seconds"],
+        "times_faster_wall": mark["wall_seconds"] / middle["wall_seconds"],
+    }
+
+
+# --- tables ---------------------------------------------------------------------------
+
+
+def throughput_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown table."""
+    lines = [
+        "| algorithm | environment | rows | samples/s (range) | env | copies | agent |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, high = row["speed_range"]
+        shares = " | ".join(
+            f"{100 * row[f'in_{k}']:.0f} %" for k in ("env", "copies", "agent")
+        )
+        lines.append(
+            f"| {row['algo']} | {row['env']} | {row['rows']} | {row['speed']:,.0f} "
+            f"({low:,.0f} to {high:,.0f}) | {shares} |"
+        )
+    return "\n".join(lines)
+
+
+def race_table(race: dict[str, Any]) -> str:
+    """Markdown table; every way at its smallest budget that reaches the mark."""
+    mark = race["mark"]
+    lines = [
+        "| way | decisions | of it table | CPU s | test return | regret | faster |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| SB3 PPO, one env per row | {mark['steps']:,} | | {mark['seconds']:.1f} "
+        f"| {mark['test_return']:.4f} | {mark['regret']:.4f} | 1 |",
+    ]
+    for way in race["ways"]:
+        row = way["tries"][-1]
+        built = "" if "live" in way["way"] else f"{row['build_seconds']:.2f} s"
+        lines.append(
+            f"| {way['way']} | {row['budget']:,} | {built} | {row['seconds']:.2f} "
+            f"| {row['test_return']:.4f}{'' if row['reached'] else ' (below)'} "
+            f"| {row['regret']:.4f} | {row['times_faster']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

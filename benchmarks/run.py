@@ -1,0 +1,77 @@
+"""Measure speed: ``make bench``, or part by part.
+
+    python benchmarks/run.py                              # all parts, all presets
+    python benchmarks/run.py --quick --parts env table    # a first look
+
+Every part writes ``<part>.json`` (raw figures, machine, versions) and ``<part>.md``
+(the tables) into ``--out``.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import bench_env, bench_inference, bench_table
+from benchmarks.common import Options
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.metrics import environment_facts, write_json
+
+PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "env": bench_env.run,
+    "table": bench_table.run,
+    "inference": bench_inference.run,
+}
+
+
+def main(options: Options) -> None:
+    """Run the parts, print their tables and write both forms."""
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        raise ConfigError(f"unknown parts {unknown}; choose of {sorted(PARTS)}")
+    torch.set_num_threads(options.num_threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = {"args": asdict(options), "environment": facts()}
+    for name in options.parts or PARTS:
+        found = PARTS[name](options)
+        text = f"{heading(name, about['environment'])}\n{found.pop('markdown')}"
+        print(text, flush=True)
+        (options.out / f"{name}.md").write_text(text, encoding="utf-8")
+        write_json(options.out / f"{name}.json", about | found)
+
+
+def heading(name: str, where: dict[str, Any]) -> str:
+    """Command, commit and machine."""
+    command = " ".join(["python benchmarks/run.py", *sys.argv[1:]])
+    versions = where["packages"] | where["compared_with"]
+    known = ", ".join(f"{k} {v}" for k, v in versions.items() if v is not None)
+    machine = where["gpu"] or where["cpu"]
+    return (
+        f"## Speed: {name}\n\n`{command}`, commit `{where['commit']}`, {machine}, "
+        f"Python {where['python']}, {known}. Medians and quartiles of rounds.\n"
+    )
+
+
+def facts() -> dict[str, Any]:
+    """Machine and versions, those of the libraries compared with included."""
+    return environment_facts() | {
+        "compared_with": {name: _version(name) for name in ("envpool", "torchdeq")}
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
