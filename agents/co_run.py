@@ -30,10 +30,10 @@ _AGENT = "agent/"
 
 def rollout_steps(config: AgentConfig) -> int:
     """Steps of every row between two turns of the main network."""
+    if isinstance(config, ExactConfig):
+        return 1  # it never steps; its turns come between passes over the table
     if isinstance(config, PolicyGradientConfig):
         return config.num_steps
-    if isinstance(config, ExactConfig):
-        return 1  # it takes none: turns come between its passes over the table
     return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
 
 

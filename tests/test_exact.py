@@ -22,7 +22,6 @@ from agents.store import load_agent, load_config, make_agent, save_agent
 from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
 from dynalay_gym.envs.oracle import decision_tree, plan_table
 from dynalay_gym.envs.reward import REWARDS
-from dynalay_gym.envs.transition_table import CHOICE
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.metrics import MetricWriter
@@ -42,19 +41,18 @@ def make_table(num_envs: int = 1, **changes: Any) -> DynaLayVectorEnv:
     return make_vec(num_envs, transitions="table", **changes)
 
 
-def two_layers(**changes: Any) -> DynaLayVectorEnv:
+def two_layers(num_envs: int) -> DynaLayVectorEnv:
     """Environment over a network of two layers and twelve samples."""
     config = tiny_config(
         channels=(2, 3), strides=(1, 2), hidden=(4, 5), pools=(2, 1), max_steps=10
     )
     return DynaLayVectorEnv(
-        1,
+        num_envs,
         checkpoint=random_model(config),
         split=own_split(random_images(config, 12)),
         penalty=0.3,
         transitions="table",
         device="cpu",
-        **changes,
     )
 
 
@@ -141,7 +139,7 @@ def test_a_live_environment_has_no_tree() -> None:
 
 
 def test_targets_are_the_values_worked_out_by_hand() -> None:
-    envs = two_layers()
+    envs = two_layers(12)
     tree = decision_tree(envs)
     samples, penalty = everything(tree, 0.3)
     rewards, nodes = tree.rewards(samples, penalty), tree.nodes
@@ -149,27 +147,30 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
     policy = soft_policy(scores, nodes.allowed, 0.7)
     values = action_values(rewards, nodes.children, nodes.levels, policy)
 
-    def right(state: int) -> Tensor:
-        return envs.problem.table.correct.view(-1, 4)[:, state] * 0.5
+    def last_step(*plan: int) -> dict[str, Any]:
+        """Infos of the last action of a list, as the environment tells them."""
+        envs.reset(seed=0, options={"index": samples.numpy()})
+        for action in plan:
+            infos = envs.step(np.full(len(samples), action))[-1]["final_info"]
+        return infos
 
-    def cost(state: int, action: int) -> Tensor:
-        choices = envs.problem.table.choices.view(-1, 4, 3, len(CHOICE))
-        return (
-            0.3
-            * choices[:, state, action, CHOICE.index("macs")]
-            / envs.always_extra_macs
-        )
+    def right(*plan: int) -> Tensor:
+        return torch.from_numpy(last_step(*plan)["correct"]) * 0.5
+
+    def cost(*plan: int) -> Tensor:
+        macs = torch.from_numpy(last_step(*plan)["macs"])
+        return 0.3 * macs / envs.always_extra_macs
 
     # The budget of three decisions ends every way with the answer it has reached.
-    after_12 = policy[:, 3, 0] * right(3)
-    after_12 = after_12 + policy[:, 3, 1] * (right(1) - cost(3, 1))
-    after_21 = policy[:, 4, 0] * right(1)
-    after_21 = after_21 + policy[:, 4, 2] * (right(3) - cost(1, 2))
+    after_12 = policy[:, 3, 0] * right(1, 2)
+    after_12 = after_12 + policy[:, 3, 1] * (right(1, 2, 1) - cost(1, 2, 1))
+    after_21 = policy[:, 4, 0] * right(2, 1)
+    after_21 = after_21 + policy[:, 4, 2] * (right(2, 1, 2) - cost(2, 1, 2))
     after_1 = policy[:, 1, 0] * right(1)
     after_1 = after_1 + policy[:, 1, 2] * (after_12 - cost(1, 2))
     after_2 = policy[:, 2, 0] * right(2)
     after_2 = after_2 + policy[:, 2, 1] * (after_21 - cost(2, 1))
-    by_hand = [right(0), after_1 - cost(0, 1), after_2 - cost(0, 2)]
+    by_hand = [right(0), after_1 - cost(1), after_2 - cost(2)]
     torch.testing.assert_close(values[:, 0], torch.stack(by_hand, 1).float())
 
 

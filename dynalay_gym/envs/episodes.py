@@ -54,7 +54,7 @@ class EpisodeStream:
         """Go on from what ``state`` returned."""
         self._mixed_seeds = state["seeds"].copy().view(np.uint64)
         self._first = state["episodes"] - _AHEAD
-        self._used = np.full_like(self._first, _AHEAD)
+        self._used = np.full(len(self._first), _AHEAD, dtype=np.int64)
 
     def draw(
         self, rows: NDArray[np.int64]

@@ -81,38 +81,6 @@ class TableDynamics(LayerDynamics):
         self._look(rows)
         self.begun = True
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the network other weights and compute its table, if they differ.
-
-        Every part of a network lies below all states, so nothing of the old table can
-        be kept. The new one is not stored: training goes through many.
-        """
-        session, before = self.session, self.session.digest()
-        session.set_weights(weights)
-        if session.digest() != before:
-            table = build_table(session, self.problem.images, self.problem.labels)
-            self.problem = replace(self.problem, table=table)
-            self._read(table)
-            if self.begun:
-                self.stand_in(self.states())
-
-    def states(self) -> Tensor:
-        """Bit pattern of each row's iterated layers, int64 [n]."""
-        return torch.from_numpy(self._state())
-
-    def stand_in(self, states: Tensor) -> None:
-        """Bring every row's sample to a state; see ``LayerDynamics``."""
-        place = self._rows.index * len(self._shares) + states.numpy()
-        stay = self._table["choices"].take(place * self.num_actions, 0, mode="clip")
-        first = CHOICE.index("place")  # what is seen there; what was taken stays
-        self._integers[_NUM_COUNTS:] = stay.T[first : first + 3]
-        self._penalty_seen = squash(self.episode.penalty.clone()).numpy()
-        self._look(ALL)
-        self.begun = True
-
-    def _read(self, table: TransitionTable) -> None:
-        self._table = {name: part.numpy() for name, part in table.tensors().items()}
-
     def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Take one decision in each of the given rows; see ``LayerDynamics``."""
         assert self.begun, "begin comes before step"
@@ -143,6 +111,37 @@ class TableDynamics(LayerDynamics):
     def action_mask(self) -> Tensor:
         """Actions that can change something, bool [n, A]."""
         return torch.from_numpy(self._masks.take(self._state(), 0)).bool()
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights and compute its table, if they differ.
+
+        Every part of a network lies below all states, so nothing of the old table can
+        be kept. The new one is not stored: training goes through many.
+        """
+        session, before = self.session, self.session.digest()
+        session.set_weights(weights)
+        if session.digest() != before:
+            table = build_table(session, self.problem.images, self.problem.labels)
+            self.problem = replace(self.problem, table=table)
+            self._read(table)
+            if self.begun:
+                self.stand_in(self.states())
+
+    def states(self) -> Tensor:
+        """Bit pattern of each row's iterated layers, int64 [n]."""
+        return torch.from_numpy(self._state())
+
+    def stand_in(self, states: Tensor) -> None:
+        """Bring every row's sample to a state; see ``LayerDynamics``."""
+        self._place[:] = self._rows.index * len(self._shares) + states.numpy()
+        self._prediction[:] = self._table["prediction"][self._place]
+        self._correct[:] = self._table["correct"][self._place]
+        self._penalty_seen = squash(self.episode.penalty.clone()).numpy()
+        self._look(ALL)
+        self.begun = True
+
+    def _read(self, table: TransitionTable) -> None:
+        self._table = {name: part.numpy() for name, part in table.tensors().items()}
 
     def infos(self) -> dict[str, Array]:
         """Facts of all rows; see ``LayerDynamics``."""
