@@ -8,26 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.co_folder import OnStep, check_settings, prepare, read_settings
-from agents.config import (
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-)
+from agents.config import AgentConfig, DQNConfig, ExactConfig, PolicyGradientConfig
 from agents.environments import Environments, build_environments
 from agents.evaluation import walk
 from agents.options import Options, facts
-from agents.policy import Agent, Resumable
+from agents.policy import Agent, PhasedAgent, Resumable
 from agents.store import make_agent, save_agent
 from dynalay_gym.co_env import CoTrainingEnv
 from dynalay_gym.co_network import Data, accuracy_of_states, measure_again
 from dynalay_gym.co_training import CoTrainer, TurnReport
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.checkpoint import load_tensors, save_tensors
+from dynalay_gym.optimizer_state import below
 from dynalay_gym.workers import Workers
 
 DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
@@ -38,7 +31,7 @@ _AGENT = "agent/"
 def rollout_steps(config: AgentConfig) -> int:
     """Steps of every row between two turns of the main network."""
     if isinstance(config, ExactConfig):
-        return 1  # it never steps; it takes its turns by `advance`
+        return 1  # it never steps; its turns come between passes over the table
     if isinstance(config, PolicyGradientConfig):
         return config.num_steps
     return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
@@ -125,6 +118,7 @@ class CoRun:
             self.taken = taken
             if warmed and self.leads:
                 self._keep_agent(self.folder / "warm-up" / "agent")
+            self._take_phase(taken)
             if due:
                 words = self._validate(writer)
                 self._save()
@@ -180,15 +174,18 @@ class CoRun:
         agent = make_agent(
             envs.train, config, seed=self.options.seed, baseline_envs=envs.baseline
         )
-        if not isinstance(agent, Resumable):
-            raise ConfigError(
-                f"{agent.algo} learns without stepping the environment; co-train it in "
-                "phases, with CoTrainingEnv.advance (docs/co-training.md)"
-            )
+        assert isinstance(agent, Resumable), "every algorithm of ours is"
         warm = self.folder / "warm-up" / "agent"
         if self.start == 0 and warm.is_dir():
             agent.module.load_state_dict(load_tensors(warm)[0])
         return agent
+
+    def _take_phase(self, taken: int) -> None:
+        """Between two passes over the table: the network's turn, the next table."""
+        if isinstance(self.agent, PhasedAgent):
+            since = taken - self.co_envs.decisions
+            if self.co_envs.advance(since):
+                self.agent.read_table(self.co_envs)
 
     def _due(self, taken: int) -> bool:
         """Whether a validation lies between the last progress and this one."""
@@ -257,7 +254,9 @@ class CoRun:
         """Write all that going on needs, as one checkpoint."""
         agent: Any = self.agent
         train: Any = self.co_envs.unwrapped
-        tensors = {_ENV + key: value for key, value in train.get_state().items()}
+        tensors = {}
+        if not isinstance(agent, PhasedAgent):  # one that steps the environment
+            tensors = {_ENV + key: one for key, one in train.get_state().items()}
         tensors |= {_AGENT + k: v for k, v in agent.training_state().items()}
         numbers: dict[str, float] = {}
         if self.trainer is not None:
@@ -284,17 +283,13 @@ class CoRun:
             self.trainer.load(tensors, place["main"])
             for each in (*self.co_envs.followers, train):
                 each.set_weights(self.trainer.weights())
-        observations, infos = train.set_state(_below(_ENV, tensors))
         agent: Any = self.agent
-        agent.load_training_state(_below(_AGENT, tensors), observations, infos)
+        observations, infos = None, {}
+        if isinstance(agent, PhasedAgent):
+            agent.read_table(self.co_envs)
+        else:
+            observations, infos = train.set_state(below(_ENV, tensors))
+        agent.load_training_state(below(_AGENT, tensors), observations, infos)
         self.co_envs.load_decisions(int(place["decisions"]))
         self.taken = int(place["taken"])
         self.best, self.best_step = place["best"], int(place["best_step"])
-
-
-def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }

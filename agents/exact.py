@@ -10,7 +10,7 @@ Axes: m inputs of a minibatch, K nodes, A actions.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from agents.config import ExactConfig
 from agents.induction import action_values, advantage_loss, soft_policy, visits
-from agents.policy import DivergedError, NetPolicy, Progress, sizes
+from agents.policy import DivergedError, Infos, NetPolicy, Progress, sizes
 from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
@@ -46,14 +47,15 @@ class ExactAgent:
     algo = "exact"
 
     def __init__(self, envs: VectorEnv, config: ExactConfig, *, seed: int = 0) -> None:
-        base: Any = envs.unwrapped
-        self.tree = decision_tree(base)
+        self.read_table(envs)
         self.config = config
         self._generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = AgentNet(*sizes(envs), config.hidden)
         self.policy = NetPolicy(self.net, name=self.algo)
+        self._optimizer, self._taken = self._fresh_optimizer(), 0
+        self._resumed = False  # whether the next `learn` goes on from these
 
     @property
     def module(self) -> nn.Module:
@@ -73,9 +75,11 @@ class ExactAgent:
         on_progress: Progress | None = None,
     ) -> None:
         """Train for `total_timesteps` nodes; see `Agent.learn`."""
-        weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
-        optimizer = torch.optim.Adam(weights, fused=True)
-        taken, began = 0, time.perf_counter()
+        if not self._resumed:
+            self._optimizer, self._taken = self._fresh_optimizer(), 0
+        optimizer, self._resumed = self._optimizer, False
+        taken = resumed = self._taken
+        began = time.perf_counter()
         while taken < total_timesteps:
             seen: list[dict[str, Tensor]] = []
             for samples in self._minibatches():
@@ -84,16 +88,47 @@ class ExactAgent:
                 taken += len(samples) * self.tree.nodes.num_nodes
                 if taken >= total_timesteps:
                     break
+            self._taken = taken
             numbers = _means(seen)
             if not math.isfinite(numbers["train/value_loss"]):
                 raise DivergedError(self.algo)
             if writer is not None:
-                numbers["time/fps"] = taken / (time.perf_counter() - began)
+                numbers["time/fps"] = (taken - resumed) / (time.perf_counter() - began)
                 numbers["train/learning_rate"] = self._learning_rate(share)
                 numbers["train/temperature"] = self._temperature(share)
                 writer.scalars(numbers, taken)
             if on_progress is not None:
                 on_progress(taken)
+
+    def read_table(self, envs: VectorEnv) -> None:
+        """Learn from the environment's table as it is now; see `PhasedAgent`."""
+        base: Any = envs.unwrapped
+        self.tree = decision_tree(base)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the training goes on from; see `Resumable`."""
+        tensors = {f"net/{key}": value for key, value in self.net.state_dict().items()}
+        return (
+            tensors
+            | flatten(self._optimizer, "optimizer")
+            | {
+                "generator": self._generator.get_state(),
+                "taken": torch.tensor(self._taken),
+            }
+        )
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` go on; see `Resumable`."""
+        self.net.load_state_dict(below("net/", tensors))
+        restore(self._optimizer, tensors, "optimizer")
+        self._generator.set_state(tensors["generator"].cpu())
+        self._taken, self._resumed = int(tensors["taken"]), True
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
+        return torch.optim.Adam(weights, fused=True)
 
     def _minibatches(self) -> Sequence[Tensor]:
         order = torch.randperm(self.tree.num_samples, generator=self._generator)

@@ -132,6 +132,18 @@ class Resumable(Protocol):
         ...
 
 
+@runtime_checkable
+class PhasedAgent(Protocol):
+    """An agent that learns from the transition table, pass by pass, without a step."""
+
+    def read_table(self, envs: VectorEnv) -> None:
+        """Learn from the environment's table as it is now, from the next pass on.
+
+        Call it from `on_progress`, where a pass is complete.
+        """
+        ...
+
+
 class NetPolicy:
     """Greedy or sampling policy over an AgentNet.
 

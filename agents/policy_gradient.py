@@ -32,7 +32,7 @@ from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollo
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
@@ -155,7 +155,7 @@ class PolicyGradientAgent:
         device = self._state.observations.device
         self._state.earned = tensors["earned"].to(device)
         self.net.to(device)
-        self.net.load_state_dict(_below("net/", tensors))
+        self.net.load_state_dict(below("net/", tensors))
         self._training = training = self._fresh_training(device)
         restore(training.optimizer, tensors, "optimizer")
         training.generator.set_state(tensors["generator"].cpu())
@@ -262,14 +262,6 @@ class _Training:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     taken: int = 0
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def _tagged(rollout: Rollout, numbers: dict[str, float]) -> dict[str, float]:

@@ -11,7 +11,13 @@ import torch
 
 import train_agent
 from agents.co_run import CoRun
-from agents.config import A2CConfig, DQNConfig, PolicyGradientConfig, PPOConfig
+from agents.config import (
+    A2CConfig,
+    DQNConfig,
+    ExactConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+)
 from agents.environments import build_environments
 from agents.options import Options
 from agents.store import make_agent
@@ -26,6 +32,7 @@ CONFIGS: dict[str, Any] = {
     "policy-gradient": PolicyGradientConfig(num_steps=4, hidden=(16,)),
     "ppo": PPOConfig(n_steps=4, batch_size=64, n_epochs=2, hidden=(16,)),
     "a2c": A2CConfig(n_steps=4, hidden=(16,)),
+    "exact": ExactConfig(hidden=(16,), batch_size=512),
     "dqn": DQNConfig(learning_starts=128, hidden=(16,), gradient_steps=1),
 }
 
@@ -112,6 +119,26 @@ def test_stable_baselines_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
     run(options(tmp_path / "cut", algo, resume=cut.folder))
     for name in ("agent", "best/main", "best/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
+
+
+@pytest.mark.slow
+def test_exact_learning_goes_on_to_the_bit_in_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main, table, agent: a pass over the table is a phase."""
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    co = replace(CO, update_ratio=0.002, agent_steps=1)
+    asked = {"co": co, "total_timesteps": 600_000}
+    whole = run(options(tmp_path / "whole", "exact", **asked))
+    assert whole.trainer is not None and whole.trainer.turns > 2
+    files = sorted((tmp_path / "cache").iterdir())
+    cut = run(options(tmp_path / "cut", "exact", **asked), stop_at=450_000)
+    resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **asked))
+    for name in ("agent", "best/main", "best/agent"):
+        assert_equal(cut.folder / name, whole.folder / name)
+    assert resumed.trainer is not None
+    assert resumed.trainer.turns == whole.trainer.turns
+    assert sorted((tmp_path / "cache").iterdir()) == files, "of the start alone"
 
 
 @pytest.mark.slow
