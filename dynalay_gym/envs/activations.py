@@ -66,7 +66,7 @@ class ActivationStore:
             return kept
         if kept is None:
             _, channels, height, width = new.shape
-            kept = new.new_zeros(self.num_rows, height, width, channels)
+            kept = new.new_empty(self.num_rows, height, width, channels)
         put_rows(kept, rows, new.permute(0, 2, 3, 1))
         return kept
 
