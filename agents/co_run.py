@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.co_folder import OnStep, check_settings, prepare, read_settings
 from agents.config import (
     AgentConfig,
@@ -20,17 +18,17 @@ from agents.config import (
 from agents.environments import Environments, build_environments
 from agents.evaluation import walk
 from agents.options import Options, facts
-from agents.policy import Agent, Resumable
+from agents.policy import Agent, Resumable, below
 from agents.store import make_agent, save_agent
 from dynalay_gym.co_env import CoTrainingEnv
 from dynalay_gym.co_network import Data, accuracy_of_states, measure_again
 from dynalay_gym.co_training import CoTrainer, TurnReport
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.checkpoint import load_tensors, save_tensors
 from dynalay_gym.workers import Workers
 
 DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
+EXACT_ROLLOUT = 64  # exact steps nothing; the main network's turns are as long as PPO's
 _ENV = "rows/"  # prefix of the environment's tensors in resume/
 _AGENT = "agent/"
 
@@ -38,7 +36,7 @@ _AGENT = "agent/"
 def rollout_steps(config: AgentConfig) -> int:
     """Steps of every row between two turns of the main network."""
     if isinstance(config, ExactConfig):
-        return 1  # it never steps; it takes its turns by `advance`
+        return EXACT_ROLLOUT
     if isinstance(config, PolicyGradientConfig):
         return config.num_steps
     return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
@@ -180,11 +178,7 @@ class CoRun:
         agent = make_agent(
             envs.train, config, seed=self.options.seed, baseline_envs=envs.baseline
         )
-        if not isinstance(agent, Resumable):
-            raise ConfigError(
-                f"{agent.algo} learns without stepping the environment; co-train it in "
-                "phases, with CoTrainingEnv.advance (docs/co-training.md)"
-            )
+        assert isinstance(agent, Resumable), "every algorithm's agent is"
         warm = self.folder / "warm-up" / "agent"
         if self.start == 0 and warm.is_dir():
             agent.module.load_state_dict(load_tensors(warm)[0])
@@ -257,7 +251,8 @@ class CoRun:
         """Write all that going on needs, as one checkpoint."""
         agent: Any = self.agent
         train: Any = self.co_envs.unwrapped
-        tensors = {_ENV + key: value for key, value in train.get_state().items()}
+        rows = train.get_state() if train.is_seeded else {}  # exact begins no episode
+        tensors = {_ENV + key: value for key, value in rows.items()}
         tensors |= {_AGENT + k: v for k, v in agent.training_state().items()}
         numbers: dict[str, float] = {}
         if self.trainer is not None:
@@ -284,17 +279,10 @@ class CoRun:
             self.trainer.load(tensors, place["main"])
             for each in (*self.co_envs.followers, train):
                 each.set_weights(self.trainer.weights())
-        observations, infos = train.set_state(_below(_ENV, tensors))
+        rows = below(_ENV, tensors)
+        observations, infos = train.set_state(rows) if rows else (None, {})
         agent: Any = self.agent
-        agent.load_training_state(_below(_AGENT, tensors), observations, infos)
+        agent.load_training_state(below(_AGENT, tensors), observations, infos)
         self.co_envs.load_decisions(int(place["decisions"]))
         self.taken = int(place["taken"])
         self.best, self.best_step = place["best"], int(place["best_step"])
-
-
-def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }

@@ -126,7 +126,8 @@ class Resumable(Protocol):
 
         Args:
             tensors: From an agent with the same hyper-parameters.
-            observations: What the restored environment shows, [N, D].
+            observations: What the restored environment shows, [N, D]; None where the
+                agent never stepped it.
             infos: The infos that belong to them.
         """
         ...
@@ -230,6 +231,15 @@ def sizes(envs: VectorEnv) -> tuple[int, int]:
         )
     assert observations.shape is not None
     return observations.shape[0], int(actions.n)
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {
+        key.removeprefix(prefix): value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
 
 
 def as_tensor(values: Any, device: torch.device | str) -> Tensor:

@@ -25,6 +25,7 @@ from agents.policy import (
     NetPolicy,
     Progress,
     as_tensor,
+    below,
     sizes,
 )
 from agents.returns import discounted_returns, generalized_advantages
@@ -155,7 +156,7 @@ class PolicyGradientAgent:
         device = self._state.observations.device
         self._state.earned = tensors["earned"].to(device)
         self.net.to(device)
-        self.net.load_state_dict(_below("net/", tensors))
+        self.net.load_state_dict(below("net/", tensors))
         self._training = training = self._fresh_training(device)
         restore(training.optimizer, tensors, "optimizer")
         training.generator.set_state(tensors["generator"].cpu())
@@ -262,14 +263,6 @@ class _Training:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     taken: int = 0
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def _tagged(rollout: Rollout, numbers: dict[str, float]) -> dict[str, float]:
