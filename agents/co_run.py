@@ -18,13 +18,14 @@ from agents.config import (
 from agents.environments import Environments, build_environments
 from agents.evaluation import walk
 from agents.options import Options, facts
-from agents.policy import Agent, Resumable, below
+from agents.policy import Agent, Resumable
 from agents.store import make_agent, save_agent
 from dynalay_gym.co_env import CoTrainingEnv
 from dynalay_gym.co_network import Data, accuracy_of_states, measure_again
 from dynalay_gym.co_training import CoTrainer, TurnReport
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.checkpoint import load_tensors, save_tensors
+from dynalay_gym.optimizer_state import below
 from dynalay_gym.workers import Workers
 
 DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from agents.config import ExactConfig
 from agents.induction import action_values, advantage_loss, soft_policy, visits
-from agents.policy import DivergedError, Infos, NetPolicy, Progress, below, sizes
+from agents.policy import DivergedError, Infos, NetPolicy, Progress, sizes
 from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores

@@ -233,15 +233,6 @@ def sizes(envs: VectorEnv) -> tuple[int, int]:
     return observations.shape[0], int(actions.n)
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
-
-
 def as_tensor(values: Any, device: torch.device | str) -> Tensor:
     """Return an array or tensor as a tensor on the device."""
     return torch.as_tensor(values, device=device)

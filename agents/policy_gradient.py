@@ -25,7 +25,6 @@ from agents.policy import (
     NetPolicy,
     Progress,
     as_tensor,
-    below,
     sizes,
 )
 from agents.returns import discounted_returns, generalized_advantages
@@ -33,7 +32,7 @@ from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollo
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
 from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 

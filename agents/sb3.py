@@ -35,7 +35,7 @@ from agents.policy import (
 from agents.random_states import random_states, set_random_states
 from agents.sb3_vec_env import SB3VecEnv
 from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 
 DEVICE = "cpu"
 LOG_INTERVALS = {"ppo": 1, "a2c": 10, "dqn": 1000}  # rollouts; episodes for DQN
@@ -131,8 +131,7 @@ class SB3Agent:
     ) -> None:
         """Let the next `learn` go on; see `Resumable`."""
         model: Any = self.model
-        own = {k: v for k, v in tensors.items() if k.startswith("net/")}
-        self.module.load_state_dict({k.removeprefix("net/"): v for k, v in own.items()})
+        self.module.load_state_dict(below("net/", tensors))
         restore(model.policy.optimizer, tensors, "optimizer")
         counts = [int(count) for count in tensors["counts"]]
         model.num_timesteps, model._n_updates, model._episode_num = counts

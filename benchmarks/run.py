@@ -9,7 +9,7 @@ Every part writes ``<part>.json`` (raw figures, machine, versions) and ``<part>.
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,47 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bench_env, bench_inference, bench_table
+from benchmarks import (
+    bench_agents,
+    bench_env,
+    bench_inference,
+    bench_solver,
+    bench_table,
+)
 from benchmarks.common import Options
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DynaLayError
 from dynalay_gym.metrics import environment_facts, write_json
+
+
+def run_solver(options: Options) -> dict[str, Any]:
+    """Solver and gradients against torchdeq; says so where it is not installed."""
+    try:
+        bench_solver.torchdeq()
+    except ConfigError as missing:
+        return {"markdown": f"Not measured: {missing}."}
+    args = bench_solver.Args(rounds=options.rounds, broyden=not options.quick)
+    if options.quick:
+        args = replace(args, forward=args.forward[:1], backward=args.backward[:1])
+    return bench_solver.run(args)
+
+
+def run_agents(options: Options) -> dict[str, Any]:
+    """Agents' loops and, unless quick, their race against the obvious way."""
+    args = bench_agents.Args(out=options.out / "agents.json", rounds=options.rounds)
+    if options.quick:
+        args = replace(args, naive_steps=0, samples=args.samples // 4)
+    found = bench_agents.run(args)
+    tables = [bench_agents.throughput_table(found["throughput"])]
+    tables += [bench_agents.race_table(found["race"])] if found["race"] else []
+    return found | {"markdown": "\n\n".join(tables)}
+
 
 PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "env": bench_env.run,
     "table": bench_table.run,
     "inference": bench_inference.run,
+    "solver": run_solver,
+    "agents": run_agents,
 }
 
 
@@ -74,4 +106,7 @@ def _version(package: str) -> str | None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    try:
+        main(tyro.cli(Options))
+    except DynaLayError as error:
+        sys.exit(f"error: {error}")

@@ -25,7 +25,7 @@ from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.errors import ConfigError, DynaLayError
 from dynalay_gym.models.main_model import MainModel
 from dynalay_gym.models.selective import hold_unused, pattern_parameters
-from dynalay_gym.optimizer_state import flatten, restore
+from dynalay_gym.optimizer_state import below, flatten, restore
 from dynalay_gym.workers import Workers
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
@@ -184,14 +184,7 @@ class CoTrainer:
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
         """Go on from what ``state`` returned."""
-        prefix = "main/"
-        self.model.load_state_dict(
-            {
-                k.removeprefix(prefix): v
-                for k, v in tensors.items()
-                if k.startswith(prefix)
-            }
-        )
+        self.model.load_state_dict(below("main/", tensors))
         restore(self._optimizer, tensors, "main-optimizer")
         self._replay.kept.copy_(tensors["replay"][self.workers.rank])
         self.steps, self.turns = int(numbers["steps"]), int(numbers["turns"])

@@ -146,6 +146,26 @@ def test_exact_may_be_told_what_it_implies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_exact_learning_goes_on_to_the_bit_in_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main, table, agent: a pass over the table is a phase."""
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    co = replace(CO, update_ratio=0.002, agent_steps=1)
+    asked = {"co": co, "total_timesteps": 600_000}
+    whole = run(options(tmp_path / "whole", "exact", **asked))
+    assert whole.trainer is not None and whole.trainer.turns > 2
+    files = sorted((tmp_path / "cache").iterdir())
+    cut = run(options(tmp_path / "cut", "exact", **asked), stop_at=450_000)
+    resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **asked))
+    for name in ("agent", "best/main", "best/agent"):
+        assert_equal(cut.folder / name, whole.folder / name)
+    assert resumed.trainer is not None
+    assert resumed.trainer.turns == whole.trainer.turns
+    assert sorted((tmp_path / "cache").iterdir()) == files, "of the start alone"
+
+
+@pytest.mark.slow
 def test_dqn_goes_on(tmp_path: Path) -> None:
     """Not to the bit: its replay buffer fills anew."""
     cut = run(options(tmp_path, "dqn"), stop_at=1400)

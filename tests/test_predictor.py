@@ -362,9 +362,15 @@ def test_what_it_carries_is_a_snapshot() -> None:
 
 
 @pytest.mark.parametrize("algo", CONFIGS)
-def test_every_agent_becomes_a_policy(algo: str) -> None:
-    output = "torch" if algo == "policy-gradient" else "numpy"
-    agent = make_agent(make_vec(8, output=output), CONFIGS[algo](), seed=1)
+def test_every_agent_becomes_a_policy(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    options = {
+        "output": "torch" if algo == "policy-gradient" else "numpy",
+        "transitions": "table" if algo == "exact" else "live",
+    }
+    agent = make_agent(make_vec(8, **options), CONFIGS[algo](), seed=1)
     predictor = DynaLayPredictor.from_env(make_vec(1), network_policy(agent.scorer))
     assert predictor.policy.macs_per_decision == agent.policy.macs_per_decision
     result = walk(make_vec(5, autoreset_mode="Disabled"), agent.policy)

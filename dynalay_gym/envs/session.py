@@ -23,6 +23,7 @@ from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.main_layers import LayerState
 from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.models.norm import Pattern
 from dynalay_gym.models.rowwise import put_rows
 
 ALL = slice(None)
@@ -173,7 +174,7 @@ class MainModelSession:
         self.restart(state, torch.arange(n, device=self.device), inputs)
         return state
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
         """Plain pass over new inputs in some rows of a state.
 
@@ -236,7 +237,7 @@ class MainModelSession:
         cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
         return StepCost(*cost)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _sweep(self, state: SessionState, rows: Tensor, work: Work) -> StepCost:
         """From the bottom up: per layer, check, refresh and solve the rows that ask.
 
@@ -334,10 +335,11 @@ class MainModelSession:
 
     def _group(
         self, rows: Tensor, some: Host, path: Tensor, layer: int
-    ) -> tuple[Tensor, Tensor]:
-        """Rows of a group and the pattern of iterated layers below, int64 [g] each."""
+    ) -> tuple[Tensor, Pattern]:
+        """Rows of a group, int64 [g], and the pattern of iterated layers below."""
         index = self._index(some)
-        return rows[index], path[index] & (2 ** (layer - 1) - 1)
+        below = 2 ** (layer - 1) - 1
+        return rows[index], path[index] & below if below else 0
 
     def _pool(
         self, state: SessionState, where: Tensor, layer: int, new: LayerState

@@ -8,7 +8,7 @@ A layer takes the activations of the layer below and the pattern of iterated lay
 below (bit i = layer i + 1) and gives a new state; it holds no state of its own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.models import rowwise
-from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.implicit import SolverConfig, one_step
 from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.norm import Pattern, PatternNorm
 from dynalay_gym.models.progress import SolveResult
@@ -193,7 +193,7 @@ class StateLayer(_PlainPart):
     def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z."""
         assert state.x is not None, "only an iterated layer is checked"
-        return self.recurrence.solve(state.x, state.y, replace(solver, max_steps=1))
+        return self.recurrence.solve(state.x, state.y, one_step(solver))
 
     def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one iterated sample, for pictures."""
@@ -307,7 +307,7 @@ class WideStreamLayer(_PlainPart):
     def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the recurrent map once at h."""
         assert state.x is not None, "only an iterated layer is checked"
-        return self.recurrence.solve(state.x, state.h, replace(solver, max_steps=1))
+        return self.recurrence.solve(state.x, state.h, one_step(solver))
 
     def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one iterated sample, for pictures."""
