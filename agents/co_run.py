@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from agents.co_folder import OnStep, check_settings, prepare, read_settings
-from agents.config import AgentConfig, DQNConfig, ExactConfig, PolicyGradientConfig
+from agents.config import (
+    AgentConfig,
+    DQNConfig,
+    ExactConfig,
+    PolicyGradientConfig,
+)
 from agents.environments import Environments, build_environments
 from agents.evaluation import walk
 from agents.options import Options, facts
-from agents.policy import Agent, PhasedAgent, Resumable
+from agents.policy import Agent, Resumable
 from agents.store import make_agent, save_agent
 from dynalay_gym.co_env import CoTrainingEnv
 from dynalay_gym.co_network import Data, accuracy_of_states, measure_again
@@ -24,6 +29,7 @@ from dynalay_gym.optimizer_state import below
 from dynalay_gym.workers import Workers
 
 DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
+EXACT_ROLLOUT = 64  # exact steps nothing; the main network's turns are as long as PPO's
 _ENV = "rows/"  # prefix of the environment's tensors in resume/
 _AGENT = "agent/"
 
@@ -31,7 +37,7 @@ _AGENT = "agent/"
 def rollout_steps(config: AgentConfig) -> int:
     """Steps of every row between two turns of the main network."""
     if isinstance(config, ExactConfig):
-        return 1  # it never steps; its turns come between passes over the table
+        return EXACT_ROLLOUT
     if isinstance(config, PolicyGradientConfig):
         return config.num_steps
     return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
@@ -118,7 +124,6 @@ class CoRun:
             self.taken = taken
             if warmed and self.leads:
                 self._keep_agent(self.folder / "warm-up" / "agent")
-            self._take_phase(taken)
             if due:
                 words = self._validate(writer)
                 self._save()
@@ -174,18 +179,11 @@ class CoRun:
         agent = make_agent(
             envs.train, config, seed=self.options.seed, baseline_envs=envs.baseline
         )
-        assert isinstance(agent, Resumable), "every algorithm of ours is"
+        assert isinstance(agent, Resumable), "every algorithm's agent is"
         warm = self.folder / "warm-up" / "agent"
         if self.start == 0 and warm.is_dir():
             agent.module.load_state_dict(load_tensors(warm)[0])
         return agent
-
-    def _take_phase(self, taken: int) -> None:
-        """Between two passes over the table: the network's turn, the next table."""
-        if isinstance(self.agent, PhasedAgent):
-            since = taken - self.co_envs.decisions
-            if self.co_envs.advance(since):
-                self.agent.read_table(self.co_envs)
 
     def _due(self, taken: int) -> bool:
         """Whether a validation lies between the last progress and this one."""
@@ -254,9 +252,8 @@ class CoRun:
         """Write all that going on needs, as one checkpoint."""
         agent: Any = self.agent
         train: Any = self.co_envs.unwrapped
-        tensors = {}
-        if not isinstance(agent, PhasedAgent):  # one that steps the environment
-            tensors = {_ENV + key: one for key, one in train.get_state().items()}
+        rows = train.get_state() if train.is_seeded else {}  # exact begins no episode
+        tensors = {_ENV + key: value for key, value in rows.items()}
         tensors |= {_AGENT + k: v for k, v in agent.training_state().items()}
         numbers: dict[str, float] = {}
         if self.trainer is not None:
@@ -283,12 +280,9 @@ class CoRun:
             self.trainer.load(tensors, place["main"])
             for each in (*self.co_envs.followers, train):
                 each.set_weights(self.trainer.weights())
+        rows = below(_ENV, tensors)
+        observations, infos = train.set_state(rows) if rows else (None, {})
         agent: Any = self.agent
-        observations, infos = None, {}
-        if isinstance(agent, PhasedAgent):
-            agent.read_table(self.co_envs)
-        else:
-            observations, infos = train.set_state(below(_ENV, tensors))
         agent.load_training_state(below(_AGENT, tensors), observations, infos)
         self.co_envs.load_decisions(int(place["decisions"]))
         self.taken = int(place["taken"])

@@ -5,13 +5,17 @@ nodes of a minibatch of inputs gives the exact value of every choice under it; t
 scores are regressed on these values. Inputs that look alike share their scores, so the
 regression takes the expectation that a policy of the observation needs.
 
+An environment whose table may change says so after a pass over its inputs; the tree is
+then made anew from it, and learning goes on.
+
 Axes: m inputs of a minibatch, K nodes, A actions.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -29,6 +33,19 @@ LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
 
 
+@runtime_checkable
+class Phased(Protocol):
+    """An environment whose table may change between two passes over its inputs."""
+
+    def advance(self, decisions: int) -> bool:
+        """Take note of what was learned from; whether the table is another now.
+
+        Args:
+            decisions: Nodes learned from since the last call.
+        """
+        ...
+
+
 class ExactAgent:
     """Learns an AgentNet from an environment's transition table.
 
@@ -36,7 +53,8 @@ class ExactAgent:
     are softmax(values / SCALE) up to what the network can express.
 
     Args:
-        envs: Environment with `transitions="table"`; it is read, not stepped.
+        envs: Environment with `transitions="table"`; it is read, not stepped. If it is
+            `Phased`, it is told of every pass, and read again when its table changes.
         config: Hyper-parameters.
         seed: Seeds the weights, the order of inputs and the penalties drawn.
 
@@ -47,15 +65,16 @@ class ExactAgent:
     algo = "exact"
 
     def __init__(self, envs: VectorEnv, config: ExactConfig, *, seed: int = 0) -> None:
-        self.read_table(envs)
+        self._envs = envs
+        self._read_table()
         self.config = config
+        self._training: _Training | None = None
+        self._resumed = False  # whether the next `learn` goes on from `_training`
         self._generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = AgentNet(*sizes(envs), config.hidden)
         self.policy = NetPolicy(self.net, name=self.algo)
-        self._optimizer, self._taken = self._fresh_optimizer(), 0
-        self._resumed = False  # whether the next `learn` goes on from these
 
     @property
     def module(self) -> nn.Module:
@@ -75,60 +94,82 @@ class ExactAgent:
         on_progress: Progress | None = None,
     ) -> None:
         """Train for `total_timesteps` nodes; see `Agent.learn`."""
-        if not self._resumed:
-            self._optimizer, self._taken = self._fresh_optimizer(), 0
-        optimizer, self._resumed = self._optimizer, False
-        taken = resumed = self._taken
-        began = time.perf_counter()
-        while taken < total_timesteps:
-            seen: list[dict[str, Tensor]] = []
-            for samples in self._minibatches():
-                share = min(taken / total_timesteps, 1.0)
-                seen.append(self._update(samples, optimizer, share))
-                taken += len(samples) * self.tree.nodes.num_nodes
-                if taken >= total_timesteps:
-                    break
-            self._taken = taken
-            numbers = _means(seen)
-            if not math.isfinite(numbers["train/value_loss"]):
-                raise DivergedError(self.algo)
+        training = self._begin_training()
+        resumed, began = training.taken, time.perf_counter()
+        while training.taken < total_timesteps:
+            before = training.taken
+            numbers = self._pass(training, total_timesteps)
+            self._advance(training.taken - before)
             if writer is not None:
-                numbers["time/fps"] = (taken - resumed) / (time.perf_counter() - began)
-                numbers["train/learning_rate"] = self._learning_rate(share)
-                numbers["train/temperature"] = self._temperature(share)
-                writer.scalars(numbers, taken)
+                fresh = training.taken - resumed
+                numbers["time/fps"] = fresh / (time.perf_counter() - began)
+                writer.scalars(numbers, training.taken)
             if on_progress is not None:
-                on_progress(taken)
-
-    def read_table(self, envs: VectorEnv) -> None:
-        """Learn from the environment's table as it is now; see `PhasedAgent`."""
-        base: Any = envs.unwrapped
-        self.tree = decision_tree(base)
+                on_progress(training.taken)
 
     def training_state(self) -> dict[str, Tensor]:
         """What the training goes on from; see `Resumable`."""
+        training = self._training
+        assert training is not None, "learn comes before"
         tensors = {f"net/{key}": value for key, value in self.net.state_dict().items()}
         return (
             tensors
-            | flatten(self._optimizer, "optimizer")
+            | flatten(training.optimizer, "optimizer")
             | {
                 "generator": self._generator.get_state(),
-                "taken": torch.tensor(self._taken),
+                "taken": torch.tensor(training.taken),
             }
         )
 
     def load_training_state(
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
     ) -> None:
-        """Let the next `learn` go on; see `Resumable`."""
-        self.net.load_state_dict(below("net/", tensors))
-        restore(self._optimizer, tensors, "optimizer")
-        self._generator.set_state(tensors["generator"].cpu())
-        self._taken, self._resumed = int(tensors["taken"]), True
+        """Let the next `learn` go on, from the environment's table as it is now.
 
-    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        See `Resumable`. Nothing is stepped, so neither observations nor infos are used.
+        """
+        self._read_table()
+        self.net.load_state_dict(below("net/", tensors))
+        self._training = training = self._fresh_training()
+        restore(training.optimizer, tensors, "optimizer")
+        self._generator.set_state(tensors["generator"].cpu())
+        training.taken, self._resumed = int(tensors["taken"]), True
+
+    def _begin_training(self) -> "_Training":
+        """Fresh moments, or those that were loaded."""
+        if not self._resumed or self._training is None:
+            self._training = self._fresh_training()
+        self._resumed = False
+        return self._training
+
+    def _fresh_training(self) -> "_Training":
         weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
-        return torch.optim.Adam(weights, fused=True)
+        return _Training(optimizer=torch.optim.Adam(weights, fused=True))
+
+    def _read_table(self) -> None:
+        base: Any = self._envs.unwrapped
+        self.tree = decision_tree(base)
+
+    def _advance(self, nodes: int) -> None:
+        """Tell the environment of a pass; read its table again if that changed it."""
+        if isinstance(self._envs, Phased) and self._envs.advance(nodes):
+            self._read_table()
+
+    def _pass(self, training: "_Training", total: int) -> dict[str, float]:
+        """Learn from every input once, or until `total` nodes: what it saw, by tag."""
+        seen: list[dict[str, Tensor]] = []
+        for samples in self._minibatches():
+            share = min(training.taken / total, 1.0)
+            seen.append(self._update(samples, training.optimizer, share))
+            training.taken += len(samples) * self.tree.nodes.num_nodes
+            if training.taken >= total:
+                break
+        numbers = _means(seen)
+        if not math.isfinite(numbers["train/value_loss"]):
+            raise DivergedError(self.algo)
+        numbers["train/learning_rate"] = self._learning_rate(share)
+        numbers["train/temperature"] = self._temperature(share)
+        return numbers
 
     def _minibatches(self) -> Sequence[Tensor]:
         order = torch.randperm(self.tree.num_samples, generator=self._generator)
@@ -174,6 +215,14 @@ class ExactAgent:
         """Fall geometrically."""
         start, end = self.config.temperature_start, self.config.temperature_end
         return float(start ** (1.0 - share) * end**share)
+
+
+@dataclass
+class _Training:
+    """What one call of `learn` keeps from pass to pass."""
+
+    optimizer: torch.optim.Optimizer
+    taken: int = 0
 
 
 def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -123,7 +123,7 @@ class Options:
                 "--resume has its warm-up; leave --warm-up-from out",
             ),
             (
-                self.transitions == "table",
+                self.transitions == "table" and self.algo != "exact",
                 "a table would be computed anew after every turn of the main network; "
                 "use --transitions live",
             ),

@@ -126,20 +126,9 @@ class Resumable(Protocol):
 
         Args:
             tensors: From an agent with the same hyper-parameters.
-            observations: What the restored environment shows, [N, D].
+            observations: What the restored environment shows, [N, D]; None where the
+                agent never stepped it.
             infos: The infos that belong to them.
-        """
-        ...
-
-
-@runtime_checkable
-class PhasedAgent(Protocol):
-    """An agent that learns from the transition table, pass by pass, without a step."""
-
-    def read_table(self, envs: VectorEnv) -> None:
-        """Learn from the environment's table as it is now, from the next pass on.
-
-        Call it from `on_progress`, where a pass is complete.
         """
         ...
 

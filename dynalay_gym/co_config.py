@@ -16,10 +16,11 @@ class CoTrainingConfig:
     agent_steps: int = 50_000
     """Warm-up of the agent: decisions on the frozen network before both learn."""
     update_ratio: float = 1.0
-    """Samples that the main network learns from per decision of the agent."""
+    """Samples that the main network learns from per decision of the agent. For exact a
+    decision is a node, of which it learns from all: there, about 0.1 is like 1."""
     every: int | None = None
     """Decisions of each row between two turns of the main network. Default: the
-    algorithm's rollout."""
+    algorithm's rollout. Exact has its turns after a pass, one for so many nodes."""
     batch_size: int = 128
     """Samples of the main split per optimiser step (and process)."""
     learning_rate: float = 1e-3

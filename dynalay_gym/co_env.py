@@ -80,11 +80,13 @@ class CoTrainingEnv(VectorWrapper):
         return observations, rewards, terminations, truncations, infos | fresh
 
     def advance(self, decisions: int) -> bool:
-        """Count decisions that were learned from without a step, and take a turn.
+        """Count decisions that were learned from without a step, and take the turns.
 
         For learning in phases, such as exact learning on a transition table: learn on
         the table, advance (which computes the next table), and so on. An ordinary
-        algorithm needs only ``step``.
+        algorithm needs only ``step``. A phase may have many decisions; the network then
+        has a turn for as many of them as a rollout has, so that every walk of the
+        policy is as short, and sees weights as new, as in an ordinary algorithm.
 
         Args:
             decisions: Decisions since the last call, at least 0.
@@ -92,11 +94,13 @@ class CoTrainingEnv(VectorWrapper):
         Returns:
             Whether the network, and so the table, has changed.
         """
-        self.decisions += decisions
-        if not self.take_turn():
-            return False
-        self._hand_over()
-        return True
+        end, changed = self.decisions + decisions, False
+        while self.decisions < end:
+            self.decisions = min(self.decisions + self.every * self.num_envs, end)
+            changed |= self.take_turn()
+        if changed:
+            self._hand_over()
+        return changed
 
     def take_turn(self) -> bool:
         """Let the network learn for the decisions since its last turn.

@@ -30,9 +30,9 @@ from dynalay_gym.models.checkpoint import load_model, load_tensors
 CO = CoTrainingConfig(agent_steps=512, validations=4, batch_size=32)
 CONFIGS: dict[str, Any] = {
     "policy-gradient": PolicyGradientConfig(num_steps=4, hidden=(16,)),
+    "exact": ExactConfig(hidden=(16,)),
     "ppo": PPOConfig(n_steps=4, batch_size=64, n_epochs=2, hidden=(16,)),
     "a2c": A2CConfig(n_steps=4, hidden=(16,)),
-    "exact": ExactConfig(hidden=(16,), batch_size=512),
     "dqn": DQNConfig(learning_starts=128, hidden=(16,), gradient_steps=1),
 }
 
@@ -88,6 +88,11 @@ def assert_equal(one: Path, other: Path) -> None:
         assert torch.equal(value, second[name]), name
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> CoRun:
     """One uninterrupted run of the policy gradient."""
@@ -119,6 +124,25 @@ def test_stable_baselines_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
     run(options(tmp_path / "cut", algo, resume=cut.folder))
     for name in ("agent", "best/main", "best/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
+
+
+def test_exact_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """Two passes over the 4050 samples and 15 nodes of the agent split."""
+    co = replace(CO, agent_steps=0, validations=2, update_ratio=0.005)
+    given = {"co": co, "total_timesteps": 121_500}
+    whole = run(options(tmp_path / "whole", "exact", **given))
+    cut = run(options(tmp_path / "cut", "exact", **given), stop_at=60_750)
+    assert load_tensors(cut.folder / "resume")[1]["taken"] == 60_750
+    resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **given))
+    assert resumed.trainer is not None and resumed.trainer.steps == 18
+    for name in ("agent", "resume", "best/main", "best/agent"):
+        assert_equal(cut.folder / name, whole.folder / name)
+    learned, begun = (tensors(whole.folder / p) for p in ("best/main", "warm-up/main"))
+    assert not all(torch.equal(learned[name], begun[name]) for name in begun)
+
+
+def test_exact_may_be_told_what_it_implies(tmp_path: Path) -> None:
+    options(tmp_path, "exact", transitions="table").check()
 
 
 @pytest.mark.slow
@@ -158,12 +182,13 @@ def test_a_finished_run_has_nothing_left_to_do(whole: CoRun) -> None:
     assert all(torch.equal(before[key], assert_same[key]) for key in before)
 
 
-def test_a_frozen_run_is_the_plain_run(tmp_path: Path) -> None:
-    asked = options(tmp_path, co_train=False, freeze_main=True)
+@pytest.mark.parametrize("algo", ["policy-gradient", "exact"])
+def test_a_frozen_run_is_the_plain_run(algo: str, tmp_path: Path) -> None:
+    asked = options(tmp_path, algo, co_train=False, freeze_main=True)
     frozen = run(asked)
     plain = replace(asked, freeze_main=False)
-    envs = build_environments(plain, CONFIGS["policy-gradient"])
-    agent = make_agent(envs.train, CONFIGS["policy-gradient"], seed=0)
+    envs = build_environments(plain, CONFIGS[algo])
+    agent = make_agent(envs.train, CONFIGS[algo], seed=0)
     agent.learn(frozen.total)
     mine, theirs = frozen.agent.module.state_dict(), agent.module.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.config import PolicyGradientConfig
+from agents.config import ExactConfig, PolicyGradientConfig
+from agents.exact import ExactAgent
 from agents.policy_gradient import PolicyGradientAgent
 from dynalay_gym.co_config import CoTrainingConfig
 from dynalay_gym.co_env import CoTrainingEnv
 from dynalay_gym.co_replay import Replay
 from dynalay_gym.co_training import CoTrainer, DivergedError
 from dynalay_gym.co_walk import walk
+from dynalay_gym.envs.decision_tree import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError
 from tests.networks import random_model, random_split, tiny_config, tiny_kwargs
@@ -24,6 +27,14 @@ CONFIG = CoTrainingConfig(
     update_ratio=1.0, batch_size=8, replay_share=0.25, replay_size=16
 )
 AGENT = PolicyGradientConfig(num_steps=4, hidden=(8,))
+EXACT = ExactConfig(batch_size=12, hidden=(8,), learning_rate=1e-2)
+PASS = 24 * 15  # samples, and nodes of three layers and four decisions
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are kept in a folder of the test's own."""
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
 
 
 class Plan:
@@ -248,10 +259,7 @@ def test_followers_get_the_weights_too() -> None:
     )
 
 
-def test_phases_compute_the_next_table(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
+def test_phases_compute_the_next_table(cache: None) -> None:
     envs = make_envs(transitions="table")
     co_envs = CoTrainingEnv(envs, make_trainer(envs), every=1)
     co_envs.policy = Plan(1)
@@ -261,6 +269,116 @@ def test_phases_compute_the_next_table(
     assert co_envs.advance(4)
     assert first is not None and envs.problem.table is not None
     assert not torch.equal(first.observations, envs.problem.table.observations)
+
+
+def test_a_long_phase_has_turns_as_long_as_a_rollouts() -> None:
+    envs = make_envs()
+    co_envs = CoTrainingEnv(envs, make_trainer(envs), every=2, start=24)
+    co_envs.policy = Plan(1)
+    turns: list[tuple[int, int]] = []
+    co_envs.on_turn = lambda report, now: turns.append((report.steps, now))
+    assert not co_envs.advance(20)  # still the agent's warm-up
+    assert co_envs.advance(40)
+    # Two steps of eight rows at a time, one optimiser step per eight decisions.
+    assert turns == [(1, 36), (2, 52), (1, 60)]
+    assert co_envs.decisions == 60
+
+
+def exact_pair(trained: bool = True) -> tuple[CoTrainingEnv, ExactAgent]:
+    """An exact learner whose first pass is its warm-up, and about 4 steps a pass."""
+    envs = make_envs(transitions="table")
+    trainer = make_trainer(envs, replace(CONFIG, update_ratio=0.1)) if trained else None
+    co_envs = CoTrainingEnv(envs, trainer, every=5, start=PASS, total=4 * PASS)
+    agent = ExactAgent(co_envs, EXACT, seed=3)
+    co_envs.policy = agent.policy
+    return co_envs, agent
+
+
+def plain_exact(passes: int) -> Tensor:
+    """Weights of exact learning on the environment alone, after some of 4 passes."""
+    agent = ExactAgent(make_envs(transitions="table"), EXACT, seed=3)
+    found: list[Tensor] = []
+    agent.learn(4 * PASS, on_progress=lambda taken: found.append(flat(agent.net)))
+    return found[passes - 1]
+
+
+def test_exact_learning_and_the_network_take_turns(cache: None) -> None:
+    co_envs, agent = exact_pair()
+    assert agent.tree.nodes.num_nodes * agent.tree.num_samples == PASS
+    trainer = co_envs.trainer
+    assert trainer is not None
+    begun = flat(trainer.model)
+    steps: list[int] = []
+    weights: list[Tensor] = []
+
+    def on_progress(taken: int) -> None:
+        steps.append(trainer.steps)
+        weights.append(flat(agent.net))
+
+    agent.learn(4 * PASS, on_progress=on_progress)
+    # A tenth of 360 samples a pass, in batches of 8: 4.5 steps.
+    assert steps == [0, 4, 9, 13]
+    assert not torch.equal(flat(trainer.model), begun)
+    assert torch.equal(weights[1], plain_exact(2)), "until the table has changed"
+    assert not torch.equal(weights[2], plain_exact(3))
+
+
+def test_a_frozen_exact_run_is_the_plain_run(cache: None) -> None:
+    co_envs, agent = exact_pair(trained=False)
+    tree = agent.tree
+    agent.learn(4 * PASS)
+    assert torch.equal(flat(agent.net), plain_exact(4))
+    assert agent.tree is tree
+    assert co_envs.decisions == 4 * PASS
+
+
+def test_the_tree_is_that_of_the_new_weights(cache: None) -> None:
+    co_envs, agent = exact_pair()
+    samples, penalty = torch.arange(24), torch.full((24,), 0.25)
+    seen = agent.tree.observations(samples, penalty)
+    paid = agent.tree.rewards(samples, penalty)
+    agent.learn(4 * PASS)
+    assert co_envs.trainer is not None
+    fresh = DynaLayVectorEnv(
+        1,
+        **tiny_kwargs(
+            checkpoint=copy.deepcopy(co_envs.trainer.model), transitions="table"
+        ),
+    )
+    unit = co_envs.unwrapped.problem.cost_unit  # type: ignore[attr-defined]
+    assert fresh.problem.table is not None
+    same = DecisionTree(replace(fresh.problem, cost_unit=unit), fresh.problem.table)
+    for now, expected, before in (
+        (agent.tree.observations, same.observations, seen),
+        (agent.tree.rewards, same.rewards, paid),
+    ):
+        assert torch.equal(now(samples, penalty), expected(samples, penalty))
+        assert not torch.equal(now(samples, penalty), before)
+
+
+def test_exact_learning_goes_on_to_the_bit(cache: None) -> None:
+    whole_envs, whole = exact_pair()
+    kept: list[tuple[Any, ...]] = []
+
+    def keep(taken: int) -> None:
+        if taken == 2 * PASS:
+            assert whole_envs.trainer is not None
+            state = whole_envs.trainer.state(), whole.training_state()
+            kept.append((*copy.deepcopy(state), whole_envs.decisions))
+
+    whole.learn(4 * PASS, on_progress=keep)
+    (tensors, numbers), learner, decisions = kept[0]
+    envs, rest = exact_pair()
+    assert envs.trainer is not None and whole_envs.trainer is not None
+    envs.trainer.load(tensors, numbers)
+    envs.unwrapped.set_weights(envs.trainer.weights())  # type: ignore[attr-defined]
+    envs.load_decisions(decisions)
+    rest.load_training_state(learner, None, {})
+    taken: list[int] = []
+    rest.learn(4 * PASS, on_progress=taken.append)
+    assert taken == [3 * PASS, 4 * PASS]
+    assert torch.equal(flat(rest.net), flat(whole.net))
+    assert torch.equal(flat(envs.trainer.model), flat(whole_envs.trainer.model))
 
 
 def test_state_goes_on_to_the_bit() -> None:

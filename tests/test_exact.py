@@ -1,6 +1,7 @@
 """Exact learning: targets worked out by hand, the oracle's optimum, seeds, store."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from agents.config import ExactConfig
 from agents.evaluation import walk
 from agents.exact import ExactAgent
 from agents.induction import action_values, advantage_loss, soft_policy, visits
-from agents.policy import DivergedError
+from agents.policy import DivergedError, Resumable
 from agents.store import load_agent, load_config, make_agent, save_agent
 from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
 from dynalay_gym.envs.oracle import decision_tree, plan_table
@@ -283,6 +284,23 @@ def test_equal_seeds_give_equal_weights() -> None:
         found.append(weights(agent))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+def test_a_stopped_training_goes_on_to_the_bit() -> None:
+    whole = make_agent(make_table(penalty="0:1"), SMALL, seed=1)
+    kept: list[dict[str, Tensor]] = []
+    whole.learn(
+        3_000, on_progress=lambda taken: kept.append(deepcopy(whole.training_state()))
+    )
+    assert len(kept) > 3
+    rest = make_agent(make_table(penalty="0:1"), SMALL, seed=5)
+    assert isinstance(rest, Resumable)
+    rest.load_training_state(kept[1], None, {})
+    rest.learn(3_000)
+    assert torch.equal(weights(rest), weights(whole))
+    again = weights(rest).clone()
+    rest.learn(3_000)  # another training, from the first node on
+    assert not torch.equal(weights(rest), again)
 
 
 def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:

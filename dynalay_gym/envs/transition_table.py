@@ -144,7 +144,9 @@ def build_table(
     }
     table = TransitionTable(**empty)
     size = f"transition table, {num_bytes(layout) / 2**20:.0f} MiB"
-    with tqdm(total=len(labels), desc=size, unit="sample", disable=None) as bar:
+    with tqdm(  # leave=None: none stays behind inside another bar
+        total=len(labels), desc=size, unit="sample", disable=None, leave=None
+    ) as bar:
         for start in range(0, len(labels), _BATCH):
             part = slice(start, start + _BATCH)
             _fill(table, session, start, images[part], labels[part])
