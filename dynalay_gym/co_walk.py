@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dynalay_gym.data import Split
 from dynalay_gym.envs.dynamics import LayerDynamics, Problem
-from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.models.main_model import MainModel
 
 

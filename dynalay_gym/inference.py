@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.dynamics import LayerWalk
+from dynalay_gym.envs.walk import LayerWalk
 from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.models.progress import SolverStatus
 from dynalay_gym.policies import ObservationPolicy, OpenLoopPolicy

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP
+from dynalay_gym.envs.walk import NOP
 from dynalay_gym.errors import ConfigError
 
 

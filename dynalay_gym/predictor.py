@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import LayerWalk
-from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.walk import LayerWalk
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.inference import (
     Inference,

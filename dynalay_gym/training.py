@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.data import Split, augment
 from dynalay_gym.envs.calibration import accuracies, calibrate, state_table
-from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
 from dynalay_gym.models.checkpoint import load_tensors, save_model, save_tensors
 from dynalay_gym.models.implicit import SolverConfig

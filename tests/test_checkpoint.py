@@ -12,7 +12,7 @@ import torch
 from networks import make_vec, random_images, random_model, random_split, tiny_config
 
 from dynalay_gym.envs.calibration import calibrate, find_calibration
-from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, DynaLayError
 from dynalay_gym.models.checkpoint import (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from dynalay_gym.envs.session import MainModelSession
+from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.costs import CostTable

@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.config import CONFIGS
 from agents.evaluation import walk
 from agents.store import make_agent
-from dynalay_gym.envs.session import MainModelSession, SessionState
+from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.session import SessionState
 from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,

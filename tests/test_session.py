@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dynalay_gym.data import load_split
 from dynalay_gym.envs.calibration import parent_state, visit_states
 from dynalay_gym.envs.factory import SHIPPED
-from dynalay_gym.envs.session import MainModelSession, SessionState
+from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.session import SessionState
 from dynalay_gym.models.checkpoint import load_model
 from dynalay_gym.models.progress import SolverStatus
 

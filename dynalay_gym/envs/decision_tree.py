@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP, Problem, facts_of_states
+from dynalay_gym.envs.dynamics import Problem
 from dynalay_gym.envs.observation import ActivationObserver, EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.transition_table import CHOICE, TransitionTable
+from dynalay_gym.envs.walk import NOP, facts_of_states
 
 
 @dataclass(frozen=True, kw_only=True)

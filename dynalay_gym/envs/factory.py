@@ -9,8 +9,8 @@ import torch
 from dynalay_gym.data import Split, dataset_spec, load_split
 from dynalay_gym.envs.calibration import calibrate, find_calibration
 from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.reward import make_reward
-from dynalay_gym.envs.session import MainModelSession
 from dynalay_gym.envs.table_store import get_table
 from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.models.checkpoint import load_model

@@ -2,7 +2,8 @@
 
 import torch
 
-from dynalay_gym.envs.dynamics import NOP, LayerDynamics, Problem
+from dynalay_gym.envs.dynamics import LayerDynamics, Problem
+from dynalay_gym.envs.walk import NOP
 
 
 class ProblemFacts:

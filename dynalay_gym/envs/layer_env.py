@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP
 from dynalay_gym.envs.factory import EnvConfig
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.envs.walk import NOP
 from dynalay_gym.errors import InvalidActionError, ResetNeededError
 
 

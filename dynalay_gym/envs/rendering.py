@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP, LayerDynamics
+from dynalay_gym.envs.dynamics import LayerDynamics
+from dynalay_gym.envs.walk import NOP
 
 _SIZE_INCHES, _DPI = (8.0, 3.2), 80
 

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import NOP, Array, LayerDynamics, Problem
+from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.session import ALL, Rows
 from dynalay_gym.envs.transition_table import CHOICE, TransitionTable, build_table
+from dynalay_gym.envs.walk import NOP
 
 Where = NDArray[np.int64] | slice  # distinct rows [m], or ``ALL``
 

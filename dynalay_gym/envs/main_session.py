@@ -1,0 +1,259 @@
+"""``LayerSession`` of a ``MainModel``.
+
+Axes: n rows (one sample each), m of them acted on, L layers, F pooled features.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dynalay_gym.envs.activations import ActivationStore
+from dynalay_gym.envs.session import SessionState, StepCost, tensors_digest
+from dynalay_gym.envs.sweep import Host, Work, tiles
+from dynalay_gym.errors import CheckpointError
+from dynalay_gym.models.costs import CostTable
+from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.main_layers import LayerState
+from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.models.norm import Pattern
+from dynalay_gym.models.rowwise import put_rows
+
+
+class MainModelSession:
+    """Runs a frozen ``MainModel``.
+
+    Args:
+        model: The main network; it is frozen (evaluation mode, no gradients).
+        rtol: Relative tolerance of a solve; the network's own if None.
+        max_steps: Most iterations of a solve; the network's own if None.
+    """
+
+    def __init__(
+        self,
+        model: MainModel,
+        rtol: float | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        self.model = model.freeze()
+        self.layers = model.main_layers
+        config = model.config
+        self.solver = SolverConfig(
+            rtol=config.rtol if rtol is None else rtol,
+            max_steps=config.max_steps if max_steps is None else max_steps,
+        )
+        self.num_layers = model.num_layers
+        self.num_classes = config.num_classes
+        hidden = config.hidden or (0,) * model.num_layers
+        self.feature_sizes = tuple(map(sum, zip(config.channels, hidden, strict=True)))
+        ends = np.cumsum(self.feature_sizes).tolist()
+        self._columns = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.costs = CostTable.of(model)
+        self.device = model.head.device
+
+    def begin(self, inputs: Tensor) -> SessionState:
+        """Plain pass: every layer applied once, from zero.
+
+        Args:
+            inputs: Images [n, C, H, W].
+
+        Returns:
+            State of n rows.
+        """
+        n = len(inputs)
+        num_features = sum(self.feature_sizes)
+        state = SessionState(
+            layers=[ActivationStore(n) for _ in range(self.num_layers + 1)],
+            features=inputs.new_empty(n, num_features),
+            logits=inputs.new_empty(n, self.num_classes),
+            path=torch.zeros(n, dtype=torch.int64, device=self.device),
+            residual=inputs.new_ones(n, self.num_layers),
+        )
+        self.restart(state, torch.arange(n, device=self.device), inputs)
+        return state
+
+    @torch.inference_mode()
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            inputs: Images [m, C, H, W].
+        """
+        for part, images in zip(tiles(rows), tiles(inputs), strict=True):
+            here = self.model.stem(images.contiguous(memory_format=torch.channels_last))
+            state.layers[0].put(part, hidden=here.h)
+            for i, layer in enumerate(self.layers):
+                here = layer.plain(here, 0)
+                state.layers[i + 1].put(part, visible=here.u)
+                features = layer.pool(here)
+                put_rows(state.features[:, self._columns[i]], part, features)
+            put_rows(state.logits, part, self.model.answer(features, 0))
+        state.path[rows] = 0
+        state.residual[rows] = 1.0
+
+    def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
+        """Bring one layer per row to its fixed point and refresh what is above.
+
+        A layer that already sits on its fixed point is checked by one iteration and
+        left as it is.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            layers: Chosen layer of each, 1..L, int64 [m].
+
+        Returns:
+            StepCost of the m rows.
+        """
+        start, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
+        bit = 1 << (start - 1)
+        again = (before & bit) != 0
+        return self._sweep(state, rows, Work(start, before & (bit - 1) | bit, again))
+
+    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+        """Bring rows from their plain pass to given states, in one sweep.
+
+        What a choice in between would refresh is not run.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows in which nothing is iterated yet, int64 [m].
+            paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
+
+        Returns:
+            StepCost of the m rows; zeros where the plain pass is what is asked for.
+        """
+        assert not bool(state.path[rows].any()), "rows in their plain state"
+        target = paths.cpu().numpy()
+        moving = np.flatnonzero(target)
+        target, some = target[moving], self._index(moving)
+        start = np.log2(target & -target).astype(np.int64) + 1
+        taken = self._sweep(state, rows[some], Work(start, target))
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
+        return StepCost(*cost)
+
+    @torch.inference_mode()
+    def _sweep(self, state: SessionState, rows: Tensor, work: Work) -> StepCost:
+        """From the bottom up: per layer, check, refresh and solve the rows that ask.
+
+        Who does what is decided on the host; rows pass in tiles.
+        """
+        path = self._index(work.target)
+        for layer in range(1, self.num_layers + 1):
+            check, refresh, solve = work.groups(layer)
+            for some in tiles(check):
+                self._check(state, rows, some, layer, work)
+            for some in tiles(refresh):
+                self._refresh(state, rows, some, layer, path)
+            work.macs[refresh] += self.costs.layers[layer - 1].plain
+            for some in tiles(solve):
+                self._solve(state, rows, some, layer, path, work)
+        state.path[rows] = path
+        self._answer(state, rows, path)
+        work.macs += self.costs.head
+        taken = self._index(np.stack([work.macs, work.steps, work.status]))
+        return StepCost(*taken)
+
+    def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
+        """Residuals along each layer's solve; empty for a plainly applied layer."""
+        curves: list[list[float]] = []
+        here, path = torch.tensor([row], device=self.device), int(state.path[row])
+        for i, layer in enumerate(self.layers):
+            activations = state.layers[i + 1].at(here)
+            iterated = bool(path >> i & 1)
+            curves.append(
+                layer.residual_curve(activations, self.solver) if iterated else []
+            )
+        return curves
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights of the same architecture; states begun before are void.
+
+        Args:
+            weights: A ``state_dict`` of a main network, on any device.
+
+        Raises:
+            CheckpointError: it belongs to another architecture.
+        """
+        own = self.model.state_dict()
+        if {k: v.shape for k, v in own.items()} != {
+            k: v.shape for k, v in weights.items()
+        }:  # before anything is copied
+            raise CheckpointError(
+                "the weights are of another architecture than this environment's "
+                "network; give those of a network made from the same checkpoint"
+            )
+        self.model.load_state_dict(weights)
+        self.model.freeze()
+
+    def digest(self) -> str:
+        """Hash of weights, architecture and solver settings."""
+        about = {"config": self.model.config.to_dict(), "solver": asdict(self.solver)}
+        weights = tensors_digest(self.model.state_dict())
+        text = json.dumps([weights, about], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _solve(
+        self,
+        state: SessionState,
+        rows: Tensor,
+        some: Host,
+        layer: int,
+        path: Tensor,
+        work: Work,
+    ) -> None:
+        where, pattern = self._group(rows, some, path, layer)
+        below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
+        new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
+        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=new.x)
+        self._pool(state, where, layer, new)
+        put_rows(state.residual[:, layer - 1], where, result.residual)
+        macs = self.costs.layers[layer - 1]
+        below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
+        work.add(some, np.array(macs.setup)[below_iterated], macs.iteration, result)
+
+    def _check(
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, work: Work
+    ) -> None:
+        here = state.layers[layer].at(rows[self._index(some)])
+        result = self.layers[layer - 1].check(here, self.solver)
+        work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
+
+    def _refresh(
+        self, state: SessionState, rows: Tensor, some: Host, layer: int, path: Tensor
+    ) -> None:
+        where, pattern = self._group(rows, some, path, layer)
+        new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
+        state.layers[layer].put(where, visible=new.u)
+        self._pool(state, where, layer, new)
+        state.residual[where, layer - 1] = 1.0
+
+    def _group(
+        self, rows: Tensor, some: Host, path: Tensor, layer: int
+    ) -> tuple[Tensor, Pattern]:
+        """Rows of a group, int64 [g], and the pattern of iterated layers below."""
+        index = self._index(some)
+        below = 2 ** (layer - 1) - 1
+        return rows[index], path[index] & below if below else 0
+
+    def _pool(
+        self, state: SessionState, where: Tensor, layer: int, new: LayerState
+    ) -> None:
+        pooled = self.layers[layer - 1].pool(new)
+        put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
+
+    def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
+        features = state.features[:, self._columns[-1]].index_select(0, rows)
+        put_rows(state.logits, rows, self.model.answer(features, path))
+
+    def _index(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
