@@ -5,9 +5,11 @@ is one run of memory; outside they look [n, C, H, W], in the channels-last forma
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalay_gym.models.rowwise import put_rows
 
@@ -52,12 +54,15 @@ class ActivationStore:
         assert self._visible is not None, "the stem keeps no visible activations"
         return torch.relu(_outside(self._visible))
 
-    def clone(self) -> "ActivationStore":
+    def clone(self) -> Self:
         """Independent copy."""
-        parts = self._visible, self._hidden, self._injected
-        return ActivationStore(
-            self.num_rows, *(None if part is None else part.clone() for part in parts)
-        )
+        names = "_visible", "_hidden", "_injected"
+        parts = {name: getattr(self, name) for name in names}
+        own = {name: None if part is None else part.clone() for name, part in parts.items()}
+        return replace(self, **own)
+
+    def _hidden_of(self, taken: Tensor | None) -> Tensor | None:
+        return taken
 
     def _put(
         self, kept: Tensor | None, rows: Tensor, new: Tensor | None
@@ -69,6 +74,23 @@ class ActivationStore:
             kept = new.new_empty(self.num_rows, height, width, channels)
         put_rows(kept, rows, new.permute(0, 2, 3, 1))
         return kept
+
+
+@dataclass(kw_only=True)
+class StemStore(ActivationStore):
+    """What lies below layer 1: images are kept, and unshuffled for those who read.
+
+    Attributes:
+        unshuffle: Pixel-unshuffle factor that makes a hidden stream of an image.
+    """
+
+    unshuffle: int
+
+    def _hidden_of(self, taken: Tensor | None) -> Tensor | None:
+        if taken is None:
+            return None
+        pixels = F.pixel_unshuffle(taken, self.unshuffle)
+        return pixels.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -98,7 +120,7 @@ class RowsOfActivations:
     @property
     def h(self) -> Tensor | None:
         """Hidden stream [m, Ch, Hh, Wh] of iterated rows."""
-        return self._take(self.store._hidden)
+        return self.store._hidden_of(self._take(self.store._hidden))
 
     @property
     def x(self) -> Tensor | None:

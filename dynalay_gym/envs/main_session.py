@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ActivationStore
+from dynalay_gym.envs.activations import ActivationStore, StemStore
 from dynalay_gym.envs.session import SessionState, StepCost, tensors_digest
 from dynalay_gym.envs.sweep import Host, Work, tiles
 from dynalay_gym.errors import CheckpointError
@@ -68,17 +68,17 @@ class MainModelSession:
         """
         n = len(inputs)
         num_features = sum(self.feature_sizes)
+        stem = StemStore(n, unshuffle=self.model.config.unshuffle)
         state = SessionState(
-            layers=[ActivationStore(n) for _ in range(self.num_layers + 1)],
+            layers=[stem, *(ActivationStore(n) for _ in self.layers)],
             features=inputs.new_empty(n, num_features),
             logits=inputs.new_empty(n, self.num_classes),
             path=torch.zeros(n, dtype=torch.int64, device=self.device),
             residual=inputs.new_ones(n, self.num_layers),
         )
-        self.restart(state, torch.arange(n, device=self.device), inputs)
+        self._begin(state, torch.arange(n, device=self.device), inputs)
         return state
 
-    @torch.inference_mode()
     def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
         """Plain pass over new inputs in some rows of a state.
 
@@ -87,17 +87,23 @@ class MainModelSession:
             rows: Distinct rows, int64 [m].
             inputs: Images [m, C, H, W].
         """
+        self._begin(state, rows, inputs)
+        state.path.index_fill_(0, rows, 0)
+        state.residual.index_fill_(0, rows, 1.0)
+
+    @torch.inference_mode()
+    def _begin(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
         for part, images in zip(tiles(rows), tiles(inputs), strict=True):
-            here = self.model.stem(images.contiguous(memory_format=torch.channels_last))
-            state.layers[0].put(part, hidden=here.h)
+            images = images.contiguous(memory_format=torch.channels_last)
+            state.layers[0].put(part, hidden=images)
+            y = self.model.stem_activations(images)
+            here = LayerState(y, y)
             for i, layer in enumerate(self.layers):
                 here = layer.plain(here, 0)
                 state.layers[i + 1].put(part, visible=here.u)
                 features = layer.pool(here)
                 put_rows(state.features[:, self._columns[i]], part, features)
             put_rows(state.logits, part, self.model.answer(features, 0))
-        state.path[rows] = 0
-        state.residual[rows] = 1.0
 
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point and refresh what is above.
@@ -113,12 +119,17 @@ class MainModelSession:
         Returns:
             StepCost of the m rows.
         """
-        start, before = layers.cpu().numpy(), state.path[rows].cpu().numpy()
+        start = layers.cpu().numpy()
+        before = state.path.index_select(0, rows).cpu().numpy()
         bit = 1 << (start - 1)
         again = (before & bit) != 0
-        return self._sweep(state, rows, Work(start, before & (bit - 1) | bit, again))
+        work = Work(rows.cpu().numpy(), start, before & (bit - 1) | bit, again)
+        self._sweep(state, work)
+        return StepCost(*self._index(work.taken))
 
-    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+    def reach(
+        self, state: SessionState, rows: Tensor, paths: Tensor, *, final: bool = False
+    ) -> StepCost:
         """Bring rows from their plain pass to given states, in one sweep.
 
         What a choice in between would refresh is not run.
@@ -127,41 +138,47 @@ class MainModelSession:
             state: Changed in place.
             rows: Distinct rows in which nothing is iterated yet, int64 [m].
             paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
+            final: Whether only answers and costs are wanted; whatever else the state
+                says of these rows is void then.
 
         Returns:
             StepCost of the m rows; zeros where the plain pass is what is asked for.
         """
         assert not bool(state.path[rows].any()), "rows in their plain state"
-        target = paths.cpu().numpy()
+        where, target = rows.cpu().numpy(), paths.cpu().numpy()
         moving = np.flatnonzero(target)
-        target, some = target[moving], self._index(moving)
+        target = target[moving]
         start = np.log2(target & -target).astype(np.int64) + 1
-        taken = self._sweep(state, rows[some], Work(start, target))
-        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
-        cost[:, some] = torch.stack([taken.macs, taken.solver_steps, taken.status])
-        return StepCost(*cost)
+        work = Work(where[moving], start, target)
+        self._sweep(state, work, final)
+        cost = np.zeros((3, len(where)), dtype=np.int64)
+        cost[:, moving] = work.taken
+        return StepCost(*self._index(cost))
 
     @torch.inference_mode()
-    def _sweep(self, state: SessionState, rows: Tensor, work: Work) -> StepCost:
+    def _sweep(self, state: SessionState, work: Work, final: bool = False) -> None:
         """From the bottom up: per layer, check, refresh and solve the rows that ask.
 
         Who does what is decided on the host; rows pass in tiles.
         """
-        path = self._index(work.target)
+        rows = self._index(work.rows)
+        residual = state.residual.index_select(0, rows).cpu().numpy()
         for layer in range(1, self.num_layers + 1):
             check, refresh, solve = work.groups(layer)
             for some in tiles(check):
-                self._check(state, rows, some, layer, work)
+                self._check(state, some, layer, work)
             for some in tiles(refresh):
-                self._refresh(state, rows, some, layer, path)
+                self._refresh(state, some, layer, work, final)
             work.macs[refresh] += self.costs.layers[layer - 1].plain
+            residual[refresh, layer - 1] = 1.0
             for some in tiles(solve):
-                self._solve(state, rows, some, layer, path, work)
-        state.path[rows] = path
+                found = self._solve(state, some, layer, work, final)
+                residual[some, layer - 1] = found
+        put_rows(state.residual, rows, self._index(residual))
+        path = self._index(work.target)
+        put_rows(state.path, rows, path)
         self._answer(state, rows, path)
         work.macs += self.costs.head
-        taken = self._index(np.stack([work.macs, work.steps, work.status]))
-        return StepCost(*taken)
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
         """Residuals along each layer's solve; empty for a plainly applied layer."""
@@ -203,53 +220,51 @@ class MainModelSession:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _solve(
-        self,
-        state: SessionState,
-        rows: Tensor,
-        some: Host,
-        layer: int,
-        path: Tensor,
-        work: Work,
-    ) -> None:
-        where, pattern = self._group(rows, some, path, layer)
+        self, state: SessionState, some: Host, layer: int, work: Work, final: bool
+    ) -> NDArray[np.float32]:
+        """Solve the rows at some places; their residuals."""
+        where, pattern = self._group(some, layer, work)
         below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
         new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
-        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=new.x)
-        self._pool(state, where, layer, new)
-        put_rows(state.residual[:, layer - 1], where, result.residual)
+        injected = None if final else new.x
+        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=injected)
+        self._pool(state, where, layer, new, final)
         macs = self.costs.layers[layer - 1]
         below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
         work.add(some, np.array(macs.setup)[below_iterated], macs.iteration, result)
+        residual: NDArray[np.float32] = result.residual.cpu().numpy()
+        return residual
 
-    def _check(
-        self, state: SessionState, rows: Tensor, some: Host, layer: int, work: Work
-    ) -> None:
-        here = state.layers[layer].at(rows[self._index(some)])
+    def _check(self, state: SessionState, some: Host, layer: int, work: Work) -> None:
+        here = state.layers[layer].at(self._index(work.rows[some]))
         result = self.layers[layer - 1].check(here, self.solver)
         work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
 
     def _refresh(
-        self, state: SessionState, rows: Tensor, some: Host, layer: int, path: Tensor
+        self, state: SessionState, some: Host, layer: int, work: Work, final: bool
     ) -> None:
-        where, pattern = self._group(rows, some, path, layer)
+        where, pattern = self._group(some, layer, work)
         new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
         state.layers[layer].put(where, visible=new.u)
-        self._pool(state, where, layer, new)
-        state.residual[where, layer - 1] = 1.0
+        self._pool(state, where, layer, new, final)
 
-    def _group(
-        self, rows: Tensor, some: Host, path: Tensor, layer: int
-    ) -> tuple[Tensor, Pattern]:
-        """Rows of a group, int64 [g], and the pattern of iterated layers below."""
-        index = self._index(some)
+    def _group(self, some: Host, layer: int, work: Work) -> tuple[Tensor, Pattern]:
+        """Rows at some places, int64 [g], and the pattern of iterated layers below."""
         below = 2 ** (layer - 1) - 1
-        return rows[index], path[index] & below if below else 0
+        pattern = self._index(work.target[some] & below) if below else 0
+        return self._index(work.rows[some]), pattern
 
     def _pool(
-        self, state: SessionState, where: Tensor, layer: int, new: LayerState
+        self,
+        state: SessionState,
+        where: Tensor,
+        layer: int,
+        new: LayerState,
+        final: bool = False,
     ) -> None:
-        pooled = self.layers[layer - 1].pool(new)
-        put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
+        if not final or layer == self.num_layers:
+            pooled = self.layers[layer - 1].pool(new)
+            put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
 
     def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
         features = state.features[:, self._columns[-1]].index_select(0, rows)

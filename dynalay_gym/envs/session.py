@@ -100,7 +100,9 @@ class LayerSession(Protocol):
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
 
-    def reach(self, state: SessionState, rows: Tensor, paths: Tensor) -> StepCost:
+    def reach(
+        self, state: SessionState, rows: Tensor, paths: Tensor, *, final: bool = False
+    ) -> StepCost:
         """Bring row ``rows[i]`` from its plain pass to state ``paths[i]``."""
 
     def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:

@@ -23,6 +23,7 @@ class Work:
     """What m rows are to do in one sweep, and what it took; on the host.
 
     Attributes:
+        rows: Where the m rows are in the batch.
         start: Lowest layer that acts in each row, 1..L.
         target: State that each row is brought to (bit l - 1 = layer l iterated).
         again: Whether the start layer sits on its fixed point already.
@@ -32,11 +33,16 @@ class Work:
     """
 
     def __init__(
-        self, start: Host, target: Host, again: NDArray[np.bool_] | None = None
+        self,
+        rows: Host,
+        start: Host,
+        target: Host,
+        again: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.start, self.target = start, target
+        self.rows, self.start, self.target = rows, start, target
         self.again = np.zeros(len(start), dtype=bool) if again is None else again
-        self.macs, self.steps, self.status = np.zeros((3, len(start)), dtype=np.int64)
+        self.taken = np.zeros((3, len(start)), dtype=np.int64)
+        self.macs, self.steps, self.status = self.taken
 
     def groups(self, layer: int) -> tuple[Host, Host, Host]:
         """Places of the rows that check, refresh and solve a layer."""

@@ -126,7 +126,7 @@ class LayerWalk:
         for actions in torch.where(taken, plans, NOP).unbind(1):
             bit = 1 << actions >> 1  # none for NOP
             path = torch.where(bit > 0, path & (bit - 1) | bit, path)
-        cost = self.session.reach(self.state, rows, path)
+        cost = self.session.reach(self.state, rows, path, final=True)
         self.macs[rows], self.status[rows] = cost.macs, cost.status
         self.solver_steps[rows] = cost.solver_steps
         self.history[rows, : plans.shape[1]] = torch.where(taken, plans, -1)

@@ -130,19 +130,10 @@ class _PlainPart(nn.Module):
 
     def plain(self, below: Activations, pattern: Pattern) -> LayerState:
         """Apply once from zero: ``relu(u)``; a hidden stream is not touched."""
-        if isinstance(pattern, int) and not self.training:
-            # One pattern for all rows: the kernel takes the normalisation over.
-            scale, shift = self.norm.affine()
-            weight = self.weight_in * scale[pattern].view(-1, 1, 1, 1)
-            u = self._convolve(below.y, weight, shift[pattern])
-        else:
-            u = self.norm(self._convolve(below.y, self.weight_in), pattern)
+        u = self.norm.convolve(
+            below.y, self.weight_in, pattern, stride=self.stride, padding=1
+        )
         return LayerState(torch.relu(u), u)
-
-    def _convolve(
-        self, y: Tensor, weight: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        return rowwise.conv2d(y, weight, bias, stride=self.stride, padding=1)
 
     @property
     def plain_macs(self) -> int:
@@ -263,7 +254,7 @@ class WideStreamLayer(_PlainPart):
         """Iterate the hidden stream to its fixed point and read it out."""
         x = self._inject(below, state, pattern)
         result = self.recurrence.solve(x, solver=solver)
-        read = self.norm_readout(rowwise.conv2d(result.value, self.readout), pattern)
+        read = self.norm_readout.convolve(result.value, self.readout, pattern)
         if self.ratio > 1:
             read = F.interpolate(read, size=(self.size, self.size))
         u = state.u

@@ -152,14 +152,18 @@ class MainModel(nn.Module):
 
     def stem(self, images: Tensor) -> LayerState:
         """Prepare images [n, C, H, W] as the state below layer 1."""
-        y = images
-        if self.config.stem:
-            stride = self.config.stem_stride
-            y = rowwise.conv2d(images, self.stem_weight, stride=stride, padding=1)
-            y = torch.relu(self.stem_norm(y, 0))
+        y = self.stem_activations(images)
         if self.config.form == "state":
             return LayerState(y, y)
         return LayerState(y, y, F.pixel_unshuffle(images, self.config.unshuffle))
+
+    def stem_activations(self, images: Tensor) -> Tensor:
+        """Visible activations of the stem; the images if there is none."""
+        if not self.config.stem:
+            return images
+        kernel, stride = self.stem_weight, self.config.stem_stride
+        u = self.stem_norm.convolve(images, kernel, 0, stride=stride, padding=1)
+        return torch.relu(u)
 
     def classify(self, top: LayerState, path: Pattern) -> Tensor:
         """Head: logits [n, K] from the last layer's state under a path (of L bits)."""

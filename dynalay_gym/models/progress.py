@@ -20,8 +20,9 @@ from dynalay_gym.models import rowwise
 # Squares of smaller norms would be lost to underflow, and with them a residual.
 _TINY = 1e-24
 
-# Elements from which PyTorch divides a sum among threads.
-_GRAIN = 2**15
+# Elements of a row from which libraries divide a sum among threads (PyTorch 2^15,
+# OpenBLAS 10,000).
+_GRAIN = 2**13
 
 
 class SolverStatus(IntEnum):
@@ -154,6 +155,16 @@ def squared_norm(states: Tensor) -> Tensor:
     return row_sums(flat_rows(states).float().square())
 
 
+def _squared_norms(states: Tensor) -> NDArray[np.float32]:
+    """``squared_norm`` on the host; in its memory without another array of states."""
+    rows = flat_rows(states)
+    if not states.is_cpu or states.dtype != torch.float32 or rows.shape[1] > _GRAIN:
+        found: NDArray[np.float32] = squared_norm(states).cpu().numpy()
+        return found
+    numbers = rows.numpy()
+    return np.vecdot(numbers, numbers)
+
+
 def row_sums(numbers: Tensor) -> Tensor:
     """Sum of each row of [n, D]; a lone row is not divided among threads."""
     is_divided = numbers.shape[1] >= _GRAIN and not torch.compiler.is_exporting()
@@ -184,7 +195,7 @@ def checked_residual(new: Tensor, change: Tensor) -> NDArray[np.float32]:
     Returns:
         float32 [n]; NaN where a norm is not finite.
     """
-    norm, step = torch.stack([squared_norm(new), squared_norm(change)]).cpu().numpy()
+    norm, step = _squared_norms(new), _squared_norms(change)
     if (
         norm.min(initial=1.0) > _TINY
         and max(norm.max(initial=0), step.max(initial=0)) < math.inf
