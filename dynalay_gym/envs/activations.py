@@ -56,10 +56,11 @@ class ActivationStore:
 
     def clone(self) -> Self:
         """Independent copy."""
-        names = "_visible", "_hidden", "_injected"
-        parts = {name: getattr(self, name) for name in names}
-        own = {name: None if part is None else part.clone() for name, part in parts.items()}
-        return replace(self, **own)
+        copied = replace(self)
+        for name in ("_visible", "_hidden", "_injected"):
+            part = getattr(self, name)
+            setattr(copied, name, None if part is None else part.clone())
+        return copied
 
     def _hidden_of(self, taken: Tensor | None) -> Tensor | None:
         return taken

@@ -14,11 +14,12 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.adjoint import relu_solve
 from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
 from dynalay_gym.models.progress import SolveResult
 
 
-class FixedPointLayer(nn.Module, ABC):
+class FixedPointLayer(Freezable, ABC):
     """The solution ``z_star`` of ``z = f(z, x) = relu(x + W z)``.
 
     The weight is stored freely and scaled on use, so that a certified upper bound of
@@ -40,7 +41,6 @@ class FixedPointLayer(nn.Module, ABC):
         self.free_weight = nn.Parameter(weight)
         self.kappa = kappa
         self.solver = solver
-        self._frozen: Tensor | None = None
 
     @abstractmethod
     def norm_bound(self) -> Tensor:
@@ -75,24 +75,19 @@ class FixedPointLayer(nn.Module, ABC):
 
     def weight(self) -> Tensor:
         """The contraction ``W``; bounded once here, not once per iteration."""
-        if self._frozen is not None:
-            return self._frozen
+        if self._kept is not None:
+            frozen: Tensor = self._kept["weight"]
+            return frozen
         with torch.autocast(self.free_weight.device.type, enabled=False):
             return contract(self.free_weight, self.norm_bound(), self.kappa)
 
     def freeze(self) -> None:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""
-        self._frozen = None
+        self._kept = None
         weight = self.weight().detach()
         if weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        self._frozen = weight
-
-    def train(self, mode: bool = True) -> "FixedPointLayer":
-        """Set the training mode; training forgets the frozen weight."""
-        if mode:
-            self._frozen = None
-        return super().train(mode)
+        self._kept = {"weight": weight}
 
     def solve(
         self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
+from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import GradientRule, SolverConfig
-from dynalay_gym.models.layers import FixedPointLayer
 from dynalay_gym.models.main_layers import (
     LayerState,
     MainLayer,
@@ -241,6 +241,6 @@ class MainModel(nn.Module):
         """
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, FixedPointLayer | PatternNorm):
+            if isinstance(module, Freezable):
                 module.freeze()
         return self.to(memory_format=torch.channels_last)

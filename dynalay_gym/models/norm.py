@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.models import rowwise
+from dynalay_gym.models.frozen import Freezable
 
 Pattern = int | Tensor
 
 
-class PatternNorm(nn.Module):
+class PatternNorm(Freezable):
     """Batch normalisation of [n, C, ...] with one set per upstream pattern.
 
     Args:
@@ -41,31 +42,22 @@ class PatternNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_patterns, channels))
         self.register_buffer("running_mean", torch.zeros(num_patterns, channels))
         self.register_buffer("running_var", torch.ones(num_patterns, channels))
-        self._frozen: tuple[Tensor, Tensor] | None = None
-        self._kernels: dict[int, tuple[Tensor, Tensor]] = {}  # while frozen
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift [P, C] that evaluation applies."""
-        if self._frozen is not None:
-            return self._frozen
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+        if self._kept is None:
+            return self._affine()
+        frozen: tuple[Tensor, Tensor] = self._kept["affine"]
+        return frozen
 
     def freeze(self) -> None:
         """Compute scale and shift once for many passes; ``train()`` undoes it."""
-        self._thaw()
-        scale, shift = self.affine()
-        self._frozen = scale.detach(), shift.detach()
+        super().freeze()
+        self._kept = {"affine": tuple(part.detach() for part in self._affine())}
 
-    def train(self, mode: bool = True) -> "PatternNorm":
-        """Set the training mode; training forgets the frozen scale and shift."""
-        if mode:
-            self._thaw()
-        return super().train(mode)
-
-    def _thaw(self) -> None:
-        self._frozen = None
-        self._kernels = {}
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
         """Normalise x.
@@ -117,20 +109,18 @@ class PatternNorm(nn.Module):
         Returns:
             Output [n, C, H', W'].
         """
-        if isinstance(pattern, int) and not self.training:
-            folded = self._fold(kernel, pattern)
-            return rowwise.conv2d(x, *folded, stride=stride, padding=padding)
-        product = rowwise.conv2d(x, kernel, stride=stride, padding=padding)
-        normalised: Tensor = self(product, pattern)
-        return normalised
+
+        if not isinstance(pattern, int) or self.training:
+            product = rowwise.conv2d(x, kernel, stride=stride, padding=padding)
+            normalised: Tensor = self(product, pattern)
+            return normalised
+        folded = self.kept(pattern, lambda: self._fold(kernel, pattern))
+        return rowwise.conv2d(x, *folded, stride=stride, padding=padding)
 
     def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
         """Kernel and bias [C] that take the normalisation over."""
-        if torch.is_grad_enabled() or self._frozen is None:
-            return _folded(kernel, self.affine(), pattern)
-        if pattern not in self._kernels:
-            self._kernels[pattern] = _folded(kernel, self.affine(), pattern)
-        return self._kernels[pattern]
+        scale, shift = (part[pattern] for part in self.affine())
+        return kernel * scale.view(-1, 1, 1, 1), shift
 
 
 def _chosen(table: Tensor, pattern: Pattern) -> Tensor:
@@ -138,10 +128,3 @@ def _chosen(table: Tensor, pattern: Pattern) -> Tensor:
     if isinstance(pattern, int):
         return table[pattern]
     return table.index_select(0, pattern)
-
-
-def _folded(
-    kernel: Tensor, affine: tuple[Tensor, Tensor], pattern: int
-) -> tuple[Tensor, Tensor]:
-    scale, shift = affine
-    return kernel * scale[pattern].view(-1, 1, 1, 1), shift[pattern]
