@@ -109,7 +109,6 @@ class PatternNorm(Freezable):
         Returns:
             Output [n, C, H', W'].
         """
-
         if not isinstance(pattern, int) or self.training:
             product = rowwise.conv2d(x, kernel, stride=stride, padding=padding)
             normalised: Tensor = self(product, pattern)

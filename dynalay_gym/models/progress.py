@@ -87,25 +87,23 @@ class Progress:
         Returns:
             Which of the m stay, int64 [k]; None while all of them do, or none.
         """
-        rows = self._rows
-        converged, broken = residual < self._rtol, np.isnan(residual)
-        self._residual[rows], self._num_steps[rows] = residual, step
-        self._status[rows[converged]] = SolverStatus.CONVERGED
-        self._status[rows[broken]] = SolverStatus.NONFINITE
-        ended = converged | broken
-        if not ended.any() and step < self._max_steps:
+        going = residual >= self._rtol  # never of NaN
+        is_last = step == self._max_steps
+        if not is_last and going.all():
             return None
+        broken = np.isnan(residual)
         if broken.any():
             new = new.clone()
             there = _index(np.flatnonzero(broken), new)
             new[there] = last_finite[there]
-        if step == self._max_steps or ended.all():
-            self._keep(rows, new)
-            self._rows = rows[:0]
+        if is_last or not going.any():
+            self._end(self._rows, new, residual, step)
+            self._rows = self._rows[:0]
             return None
-        self._keep(rows[ended], select_rows(new, _index(np.flatnonzero(ended), new)))
-        self._rows = rows[~ended]
-        return _index(np.flatnonzero(~ended), new)
+        leave = _index(np.flatnonzero(~going), new)
+        self._end(self._rows[~going], select_rows(new, leave), residual[~going], step)
+        self._rows = self._rows[going]
+        return _index(np.flatnonzero(going), new)
 
     def result(self) -> SolveResult:
         """How all samples ended."""
@@ -115,7 +113,17 @@ class Progress:
             self._value, *(torch.from_numpy(each).to(device) for each in evidence)
         )
 
-    def _keep(self, rows: NDArray[np.int64], value: Tensor) -> None:
+    def _end(
+        self,
+        rows: NDArray[np.int64],
+        value: Tensor,
+        residual: NDArray[np.float32],
+        step: int,
+    ) -> None:
+        """Note how some samples end: their values and the evidence."""
+        self._residual[rows], self._num_steps[rows] = residual, step
+        self._status[rows[residual < self._rtol]] = SolverStatus.CONVERGED
+        self._status[rows[np.isnan(residual)]] = SolverStatus.NONFINITE
         if len(rows) == len(self._status):  # all at once: nothing to put together
             self._value = value
             return
@@ -162,7 +170,8 @@ def _squared_norms(states: Tensor) -> NDArray[np.float32]:
         found: NDArray[np.float32] = squared_norm(states).cpu().numpy()
         return found
     numbers = rows.numpy()
-    return np.vecdot(numbers, numbers)
+    dots: NDArray[np.float32] = np.vecdot(numbers, numbers)
+    return dots
 
 
 def row_sums(numbers: Tensor) -> Tensor:
@@ -195,11 +204,10 @@ def checked_residual(new: Tensor, change: Tensor) -> NDArray[np.float32]:
     Returns:
         float32 [n]; NaN where a norm is not finite.
     """
-    norm, step = _squared_norms(new), _squared_norms(change)
-    if (
-        norm.min(initial=1.0) > _TINY
-        and max(norm.max(initial=0), step.max(initial=0)) < math.inf
-    ):
+    with np.errstate(over="ignore"):
+        norm, step = _squared_norms(new), _squared_norms(change)
+        is_finite = norm.sum() + step.sum() < math.inf  # only if every term is
+    if is_finite and norm.min(initial=1.0) > _TINY:
         found: NDArray[np.float32] = np.sqrt(step / norm)
         return found
     size = torch.maximum(_largest(new), _largest(change))
