@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models import rowwise
 from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.models.frozen import as_rowwise
 from dynalay_gym.policies import SavedPolicy
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -29,7 +29,7 @@ class NetPolicy(SavedPolicy):
     """
 
     def __init__(self, net: nn.Module, observation_size: int, num_actions: int) -> None:
-        self.net = rowwise.as_rowwise(net)
+        self.net = as_rowwise(net)
         self.observation_size, self.num_actions = observation_size, num_actions
 
     @torch.no_grad()

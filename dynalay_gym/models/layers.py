@@ -6,6 +6,7 @@ exists, is unique, and plain iteration finds it (DynaLay, Theorem 1).
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -81,13 +82,14 @@ class FixedPointLayer(Freezable, ABC):
         with torch.autocast(self.free_weight.device.type, enabled=False):
             return contract(self.free_weight, self.norm_bound(), self.kappa)
 
-    def freeze(self) -> None:
+    def freeze(self) -> Self:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""
         self._kept = None
         weight = self.weight().detach()
         if weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         self._kept = {"weight": weight}
+        return self
 
     def solve(
         self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
@@ -165,7 +167,10 @@ class ConvFixedPointLayer(FixedPointLayer):
 
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
         """Convolve [n, C, H, W]; H and W at most those certified."""
-        return rowwise.conv2d(z, weight, padding=weight.shape[-1] // 2)
+        padding = weight.shape[-1] // 2
+        if self._kept is None or weight is not self._kept["weight"]:
+            return rowwise.conv2d(z, weight, padding=padding)
+        return self.convolve_kept("kernel", lambda: (weight, None), z, padding=padding)
 
     def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
         """Correlate [n, C, H, W]: a convolution with the kernel turned round."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.models import rowwise
+from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import SolverConfig, one_step
 from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.norm import Pattern, PatternNorm
@@ -110,7 +111,7 @@ def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Para
     return nn.Parameter(weight)
 
 
-class _PlainPart(nn.Module):
+class _PlainPart(Freezable):
     """What both forms share: ``u = Norm(U y_below)``, plainly applied ``relu(u)``.
 
     Args:
@@ -266,7 +267,9 @@ class WideStreamLayer(_PlainPart):
         visible = state.y
         if self.ratio > 1:
             visible = F.avg_pool2d(visible, self.ratio, ceil_mode=True)
-        x = rowwise.conv2d(visible, self.visible_to_hidden, padding=1)
+        x = self.convolve_kept(
+            "visible", lambda: (self.visible_to_hidden, None), visible, padding=1
+        )
         rows = self._rows_with_hidden(pattern)
         if rows is None:
             x = x + self._from_below(below)
@@ -282,8 +285,10 @@ class WideStreamLayer(_PlainPart):
     def _from_below(self, below: Activations) -> Tensor:
         h = below.h
         assert h is not None, "the pattern says that the layer below was iterated"
-        weight, stride = self.hidden_to_hidden, self.hidden_stride
-        return rowwise.conv2d(h, weight, stride=stride, padding=1)
+        weights, stride = (self.hidden_to_hidden, None), self.hidden_stride
+        return self.convolve_kept(
+            "hidden", lambda: weights, h, stride=stride, padding=1
+        )
 
     def _rows_with_hidden(self, pattern: Pattern) -> Tensor | None:
         """Rows whose hidden stream below is not zero; None means all of them."""

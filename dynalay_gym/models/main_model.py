@@ -7,7 +7,7 @@ bit pattern (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everyth
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
-from dynalay_gym.models.frozen import Freezable
+from dynalay_gym.models.frozen import Freezable, Vectors
 from dynalay_gym.models.implicit import GradientRule, SolverConfig
 from dynalay_gym.models.main_layers import (
     LayerState,
@@ -96,7 +96,7 @@ class MainModelConfig:
         return asdict(self)
 
 
-class MainModel(nn.Module):
+class MainModel(Freezable):
     """Stem, L selectable layers, head; ``forward`` gives the plain pass's logits.
 
     Args:
@@ -172,7 +172,15 @@ class MainModel(nn.Module):
     def answer(self, features: Tensor, path: Pattern) -> Tensor:
         """Head: logits [n, K] from the last layer's pooled activations [n, F_L]."""
         pooled = self.head_norm(features, path)
-        return rowwise.linear(pooled, self.head) + self.head_bias
+        return self._head(pooled) + self.head_bias
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        if self._kept is None or torch.is_grad_enabled():
+            return rowwise.linear(pooled, self.head)
+        if "head" not in self._kept:
+            self._kept["head"] = Vectors(self.head)
+        product: Tensor = self._kept["head"](pooled)
+        return product
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, K] of the plain pass over images [n, C, H, W]."""
@@ -234,13 +242,14 @@ class MainModel(nn.Module):
             rule=GradientRule.IMPLICIT,
         )
 
-    def freeze(self) -> "MainModel":
+    def freeze(self) -> Self:
         """Evaluation mode without gradients; what is constant is computed once.
 
         The kernels move to the channels-last format, the fastest one for running.
         """
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, Freezable):
+            if isinstance(module, Freezable) and module is not self:
                 module.freeze()
+        super().freeze()
         return self.to(memory_format=torch.channels_last)

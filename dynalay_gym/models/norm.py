@@ -5,11 +5,13 @@ Sharing running statistics between those cases ruins the mixed states (measured)
 each pattern has its own.
 """
 
+from functools import partial
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.models import rowwise
 from dynalay_gym.models.frozen import Freezable
 
 Pattern = int | Tensor
@@ -50,10 +52,10 @@ class PatternNorm(Freezable):
         frozen: tuple[Tensor, Tensor] = self._kept["affine"]
         return frozen
 
-    def freeze(self) -> None:
+    def freeze(self) -> Self:
         """Compute scale and shift once for many passes; ``train()`` undoes it."""
-        super().freeze()
         self._kept = {"affine": tuple(part.detach() for part in self._affine())}
+        return self
 
     def _affine(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -109,12 +111,14 @@ class PatternNorm(Freezable):
         Returns:
             Output [n, C, H', W'].
         """
-        if not isinstance(pattern, int) or self.training:
-            product = rowwise.conv2d(x, kernel, stride=stride, padding=padding)
-            normalised: Tensor = self(product, pattern)
-            return normalised
-        folded = self.kept(pattern, lambda: self._fold(kernel, pattern))
-        return rowwise.conv2d(x, *folded, stride=stride, padding=padding)
+        if isinstance(pattern, int) and not self.training:
+            fold = partial(self._fold, kernel, pattern)
+            return self.convolve_kept(pattern, fold, x, stride=stride, padding=padding)
+        product = self.convolve_kept(
+            "kernel", lambda: (kernel, None), x, stride=stride, padding=padding
+        )
+        normalised: Tensor = self(product, pattern)
+        return normalised
 
     def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
         """Kernel and bias [C] that take the normalisation over."""

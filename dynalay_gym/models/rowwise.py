@@ -8,10 +8,8 @@ another library; a kernel of one pixel agrees when it is dilated; and a matrix p
 agrees when it is written as a convolution that spans all features.
 """
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -47,7 +45,7 @@ def conv2d(
 def _convolve_lone_row(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
 ) -> Tensor:
-    if _names_its_library(x):  # PyTorch would give a lone row to another one
+    if is_for_onednn(x):  # PyTorch would give a lone row to another one
         return torch.mkldnn_convolution(
             x, weight, bias, (padding,) * 2, (stride,) * 2, (1, 1), 1
         )
@@ -55,10 +53,11 @@ def _convolve_lone_row(
     return conv2d(torch.cat([x, x]), weight, bias, stride=stride, padding=padding)[:1]
 
 
-def _names_its_library(x: Tensor) -> bool:
+def is_for_onednn(x: Tensor) -> bool:
     """Whether oneDNN is there and may be called by name: not where gradients are."""
     is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    return is_plain and torch.backends.mkldnn.is_available()
+    is_cast = torch.is_autocast_enabled("cpu")
+    return is_plain and not is_cast and torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -72,24 +71,6 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         Output [n, K].
     """
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
-
-
-class Linear(nn.Linear):
-    """Linear layer whose rows do not depend on the batch; for running, not training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x W^T + b`` [n, K] of x [n, D]."""
-        product = linear(x, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-def as_rowwise(module: nn.Module) -> nn.Module:
-    """Frozen copy of a network with every ``nn.Linear`` made batch-independent."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear  # the same parameters under the same names
-    return module.eval().requires_grad_(False)
 
 
 def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:

@@ -1,0 +1,156 @@
+"""Convolutions of few rows, fast: as matrix products with the very same bits.
+
+A call of the library that convolves on the CPU takes some 40 microseconds before it
+begins, more than an image alone needs. A matrix product begins at once. Both add a
+pixel's products in the same order (kernel row, kernel column, channel), so they agree
+to the last bit; whether they do on this machine is tried, and else products are not
+used. Every product has one size, whatever the batch, so rows stay independent.
+
+Axes: n rows, C channels, P pixels of an output map, K = k * k * C_in inputs of a pixel.
+"""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dynalay_gym.models import rowwise
+
+Numbers = NDArray[np.float32]
+
+# Larger products may be cut up by the library and added in another order.
+_LARGEST_PRODUCT = 1_000_000
+# Narrower ones may take another order, too.
+_FEWEST_COLUMNS = 16
+# Rows of a product of vectors; any number would do that is never one.
+_VECTORS = 8
+
+# What a call of the convolution library, a product and a run of copied numbers cost, in
+# multiply-adds of the time that they take (measured; only speed depends on it).
+_CALL, _PRODUCT, _RUN = 2_000_000, 25_000, 450
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a convolution; those of a product of vectors have one pixel.
+
+    Attributes:
+        in_channels: Channels C_in.
+        out_channels: Channels C_out.
+        kernel: Side k of the kernel.
+        stride: Stride in both directions.
+        padding: Zero padding on every side.
+        height: Height in pixels of the input.
+        width: Width in pixels of the input.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    height: int = 1
+    width: int = 1
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        sides = (self.height, self.width)
+        high, wide = (side + 2 * self.padding - self.kernel for side in sides)
+        return high // self.stride + 1, wide // self.stride + 1
+
+    @cached_property
+    def depth(self) -> int:
+        """Inputs K of an output pixel."""
+        return self.kernel**2 * self.in_channels
+
+    @cached_property
+    def block(self) -> int:
+        """Pixels of one product: of one row of the batch, if it has more than one."""
+        pixels, columns = self.size[0] * self.size[1], self.out_channels
+        if pixels == 1:
+            return _VECTORS
+        while pixels * columns * self.depth > _LARGEST_PRODUCT and pixels % 2 == 0:
+            pixels //= 2
+        return pixels
+
+    @cached_property
+    def max_rows(self) -> int:
+        """Most rows for which products are faster than the library."""
+        pixels = self.size[0] * self.size[1]
+        runs = pixels * self.kernel if self.kernel > 1 else 0
+        macs = pixels * self.out_channels * self.depth
+        return _CALL // (macs // 2 + _PRODUCT + _RUN * runs)
+
+
+def as_matrix(weight: Tensor) -> Numbers:
+    """Kernel [C_out, C_in, k, k] as a matrix [K, C_out]."""
+    matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
+    return np.ascontiguousarray(matrix.numpy())
+
+
+def columns(x: Tensor, geometry: Geometry) -> Numbers:
+    """Inputs of every output pixel of maps [n, C, H, W]: [n * P, K]."""
+    maps = np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())
+    if geometry.kernel == 1 and geometry.stride == 1:
+        return maps.reshape(-1, geometry.depth)
+    n, height, width, channels = maps.shape
+    edge, side, step = geometry.padding, geometry.kernel, geometry.stride
+    padded = np.zeros(
+        (n, height + 2 * edge, width + 2 * edge, channels), dtype=np.float32
+    )
+    padded[:, edge : edge + height, edge : edge + width] = maps
+    row, down, right, number = padded.strides
+    # A kernel's row is one run of memory.
+    windows: Numbers = np.ndarray(
+        (n, *geometry.size, side, side * channels),
+        np.float32,
+        padded,
+        strides=(row, step * down, step * right, down, number),
+    )
+    return windows.reshape(-1, geometry.depth)
+
+
+def products(rows: Numbers, matrix: Numbers, block: int) -> Numbers:
+    """Multiply rows [r, K] by a matrix [K, N], a block of rows at a time: [r, N]."""
+    num, depth = rows.shape
+    if num % block:
+        rows = np.concatenate([rows, np.zeros((-num % block, depth), dtype=np.float32)])
+    width = matrix.shape[1]
+    if width < _FEWEST_COLUMNS:
+        matrix = np.pad(matrix, ((0, 0), (0, _FEWEST_COLUMNS - width)))
+    found: Numbers = np.matmul(rows.reshape(-1, block, depth), matrix)
+    return found.reshape(len(rows), -1)[:num, :width]
+
+
+@cache
+def convolution_agrees(geometry: Geometry) -> bool:
+    """Whether products give the bits of the convolution on this machine."""
+    generator = torch.Generator().manual_seed(0)
+    side = geometry.kernel
+    weight = torch.randn(
+        geometry.out_channels, geometry.in_channels, side, side, generator=generator
+    ).contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(
+        2, geometry.in_channels, geometry.height, geometry.width, generator=generator
+    ).contiguous(memory_format=torch.channels_last)
+    stride, padding = geometry.stride, geometry.padding
+    expected = rowwise.conv2d(maps, weight, stride=stride, padding=padding)
+    found = products(columns(maps, geometry), as_matrix(weight), geometry.block)
+    return np.array_equal(found, expected.permute(0, 2, 3, 1).reshape(found.shape))
+
+
+@cache
+def product_agrees(geometry: Geometry) -> bool:
+    """Whether products of vectors give the bits of ``rowwise.linear``."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(
+        geometry.out_channels, geometry.in_channels, generator=generator
+    )
+    x = torch.randn(2 * _VECTORS, geometry.in_channels, generator=generator)
+    matrix = as_matrix(weight[:, :, None, None])
+    found = products(x.numpy(), matrix, geometry.block)
+    return np.array_equal(found, rowwise.linear(x, weight).numpy())

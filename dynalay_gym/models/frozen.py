@@ -1,0 +1,167 @@
+"""What runs with weights that do not change any more, and is made once.
+
+Axes: n rows.
+"""
+
+import copy
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.models import few_rows, rowwise
+from dynalay_gym.models.few_rows import Geometry, Numbers
+
+
+class Freezable(nn.Module):
+    """A module that keeps what it makes of its weights while they are constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[Hashable, Any] | None = None
+
+    def freeze(self) -> Self:
+        """Keep from now on; ``train()`` undoes it, and so does freezing anew."""
+        self._kept = {}
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; training forgets what was kept."""
+        if mode:
+            self._kept = None
+        return super().train(mode)
+
+    def convolve_kept(
+        self,
+        key: Hashable,
+        weights: Callable[[], tuple[Tensor, Tensor | None]],
+        x: Tensor,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> Tensor:
+        """Convolve by a kernel of one's own, which is made ready once while frozen.
+
+        Args:
+            key: Name of the kernel.
+            weights: Gives its weight [C_out, C_in, k, k] and, if any, bias [C_out].
+            x: Input [n, C_in, H, W].
+            stride: Stride in both directions.
+            padding: Zero padding on every side.
+        """
+        if self._kept is None or torch.is_grad_enabled():
+            return rowwise.conv2d(x, *weights(), stride=stride, padding=padding)
+        if key not in self._kept:
+            self._kept[key] = Kernel(*weights(), stride=stride, padding=padding)
+        convolved: Tensor = self._kept[key](x)
+        return convolved
+
+
+class Kernel:
+    """A convolution whose weights do not change; rows are independent.
+
+    Its bits are those of ``rowwise.conv2d``. For running: gradients are not followed.
+
+    Args:
+        weight: Kernel [C_out, C_in, k, k].
+        bias: Added to each channel [C_out], if given.
+        stride: Stride in both directions.
+        padding: Zero padding on every side.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> None:
+        self.weight, self.bias = weight.detach(), bias
+        self.stride, self.padding = stride, padding
+        self._geometries: dict[tuple[int, int], Geometry | None] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Convolve x [n, C_in, H, W] to [n, C_out, H', W']."""
+        n, _, height, width = x.shape
+        if rowwise.is_for_onednn(x) and n > 0:
+            geometry = self._geometry(height, width)
+            if geometry is not None and n <= geometry.max_rows:
+                return self._multiply(x, geometry)
+        stride, padding = self.stride, self.padding
+        return rowwise.conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
+
+    def _multiply(self, x: Tensor, geometry: Geometry) -> Tensor:
+        out = few_rows.products(
+            few_rows.columns(x, geometry), self._matrix, geometry.block
+        )
+        if self.bias is not None:
+            out += self.bias.numpy()
+        maps = out.reshape(len(x), *geometry.size, -1)
+        return torch.from_numpy(maps).permute(0, 3, 1, 2)
+
+    def _geometry(self, height: int, width: int) -> Geometry | None:
+        """Geometry of maps of this size, if products give the library's bits."""
+        if (height, width) not in self._geometries:
+            channels_out, channels_in, kernel, _ = self.weight.shape
+            sizes = kernel, self.stride, self.padding, height, width
+            geometry = Geometry(channels_in, channels_out, *sizes)
+            agrees = few_rows.convolution_agrees(geometry)
+            self._geometries[height, width] = geometry if agrees else None
+        return self._geometries[height, width]
+
+    @cached_property
+    def _matrix(self) -> Numbers:
+        return few_rows.as_matrix(self.weight)
+
+
+class Vectors:
+    """Multiplication of rows by a matrix that does not change; rows are independent.
+
+    Its bits are those of ``rowwise.linear``. For running: gradients are not followed.
+
+    Args:
+        weight: Matrix [N, K].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach()
+        self._geometry = Geometry(weight.shape[1], weight.shape[0])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiply rows [n, K]: ``x W^T`` [n, N]."""
+        geometry = self._geometry
+        few = 0 < len(x) <= geometry.max_rows
+        if few and rowwise.is_for_onednn(x) and few_rows.product_agrees(geometry):
+            return torch.from_numpy(
+                few_rows.products(x.numpy(), self._matrix, geometry.block)
+            )
+        return rowwise.linear(x, self.weight)
+
+    @cached_property
+    def _matrix(self) -> Numbers:
+        return few_rows.as_matrix(self.weight[:, :, None, None])
+
+
+class Linear(nn.Linear):
+    """Linear layer whose rows do not depend on the batch; for running, not training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x W^T + b`` [n, K] of x [n, D]."""
+        product = self._vectors(x)
+        return product if self.bias is None else product + self.bias
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        return Vectors(self.weight)
+
+
+def as_rowwise(module: nn.Module) -> nn.Module:
+    """Frozen copy of a network with every ``nn.Linear`` made batch-independent."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear  # the same parameters under the same names
+    return module.eval().requires_grad_(False)
