@@ -4,7 +4,7 @@ Axes: n images [n, C, H, W], K classes, A = L + 1 actions, T = most decisions.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
+from dynalay_gym.envs.session import ALL, Rows
 from dynalay_gym.envs.walk import LayerWalk
 from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.models.progress import SolverStatus
@@ -77,24 +78,14 @@ def infer_batch(
     Raises:
         InvalidActionError: for a policy's action that there is not.
     """
-    rows = torch.arange(walk.num_rows, device=walk.session.device)
-    walk.start(rows, images, rows + first, penalty)
+    numbers = torch.arange(first, first + len(images), device=walk.device)
+    walk.start(ALL, images, numbers, penalty)
     macs, steps = walk.macs.clone(), walk.solver_steps.clone()
-    converged = torch.ones_like(rows, dtype=torch.bool)
-    while rows.numel() > 0:
-        seen, infos = walk.observe_rows(rows), _infos(walk, rows)
-        if isinstance(policy, OpenLoopPolicy):
-            walk.follow(rows, policy.plans(seen, infos))
-            going = rows[:0]
-        else:
-            actions = check_actions(
-                policy.act(seen, infos), len(rows), walk.num_actions
-            )
-            going = rows[~walk.advance(rows, actions)]
+    converged = torch.ones_like(numbers, dtype=torch.bool)
+    for rows in _decisions(walk, policy):
         macs[rows] += walk.macs[rows]
         steps[rows] += walk.solver_steps[rows]
         converged[rows] &= walk.status[rows] == SolverStatus.CONVERGED
-        rows = going
     assert walk.state is not None, "started above"
     return Inference(
         probabilities=walk.state.logits.softmax(1),
@@ -108,14 +99,34 @@ def infer_batch(
     )
 
 
-def _infos(walk: LayerWalk, rows: Tensor) -> dict[str, Tensor]:
+def _decisions(walk: LayerWalk, policy: ObservationPolicy) -> Iterator[Rows]:
+    """Let a policy walk to the end; yields the rows of each decision after it."""
+    if isinstance(policy, OpenLoopPolicy):
+        walk.follow(policy.plans(walk.observe_rows(ALL), _infos(walk, ALL)))
+        yield ALL
+        return
+    rows: Rows = ALL
+    going = torch.arange(walk.num_rows, device=walk.device)
+    while len(going) > 0:
+        seen, infos = walk.observe_rows(rows), _infos(walk, rows)
+        actions = check_actions(policy.act(seen, infos), len(going), walk.num_actions)
+        stops = walk.advance(rows, actions)
+        yield rows
+        rows = going = going[~stops]
+
+
+def _infos(walk: LayerWalk, rows: Rows) -> dict[str, Tensor]:
+    """What a policy is told beside the observation; copies."""
     episode = walk.episode
-    return {
-        "index": episode.index[rows],
-        "penalty": episode.penalty[rows],
-        "decisions": episode.decisions[rows],
-        "action_mask": walk.action_mask()[rows].to(torch.int8),
+    told = {
+        "index": episode.index,
+        "penalty": episode.penalty,
+        "decisions": episode.decisions,
+        "action_mask": walk.action_mask().to(torch.int8),
     }
+    if isinstance(rows, slice):
+        return {name: values.clone() for name, values in told.items()}
+    return {name: values.index_select(0, rows) for name, values in told.items()}
 
 
 def read_images(

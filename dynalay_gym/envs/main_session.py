@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.envs.activations import ActivationStore, StemStore
-from dynalay_gym.envs.session import SessionState, StepCost, tensors_digest
+from dynalay_gym.envs.session import Rows, SessionState, StepCost, tensors_digest
 from dynalay_gym.envs.sweep import Host, Work, tiles
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.costs import CostTable
@@ -128,7 +128,7 @@ class MainModelSession:
         return StepCost(*self._index(work.taken))
 
     def reach(
-        self, state: SessionState, rows: Tensor, paths: Tensor, *, final: bool = False
+        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
     ) -> StepCost:
         """Bring rows from their plain pass to given states, in one sweep.
 
@@ -136,7 +136,7 @@ class MainModelSession:
 
         Args:
             state: Changed in place.
-            rows: Distinct rows in which nothing is iterated yet, int64 [m].
+            rows: Distinct rows in which nothing is iterated yet, int64 [m] or ``ALL``.
             paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
             final: Whether only answers and costs are wanted; whatever else the state
                 says of these rows is void then.
@@ -145,7 +145,10 @@ class MainModelSession:
             StepCost of the m rows; zeros where the plain pass is what is asked for.
         """
         assert not bool(state.path[rows].any()), "rows in their plain state"
-        where, target = rows.cpu().numpy(), paths.cpu().numpy()
+        target = paths.cpu().numpy()
+        where = (
+            np.arange(len(target)) if isinstance(rows, slice) else rows.cpu().numpy()
+        )
         moving = np.flatnonzero(target)
         target = target[moving]
         start = np.log2(target & -target).astype(np.int64) + 1

@@ -6,6 +6,7 @@ Axes: n rows, L layers, A = L + 1 actions, D observation features.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -92,6 +93,14 @@ class ActivationObserver:
     def _last_action(self, action: Tensor) -> Tensor:
         """One-hot [n, A]; all zero for -1."""
         return self._one_hot.to(action.device).index_select(0, action + 1)
+
+
+@cache
+def observer_of(
+    feature_sizes: tuple[int, ...], max_decisions: int
+) -> ActivationObserver:
+    """The observer of these sizes; it has no state, so one serves all."""
+    return ActivationObserver(feature_sizes, max_decisions)
 
 
 def squash(x: Tensor) -> Tensor:

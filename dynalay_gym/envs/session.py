@@ -101,7 +101,7 @@ class LayerSession(Protocol):
         """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
 
     def reach(
-        self, state: SessionState, rows: Tensor, paths: Tensor, *, final: bool = False
+        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
     ) -> StepCost:
         """Bring row ``rows[i]`` from its plain pass to state ``paths[i]``."""
 

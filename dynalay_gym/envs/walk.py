@@ -7,11 +7,13 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.observation import ActivationObserver, EpisodeState
-from dynalay_gym.envs.session import LayerSession, Rows, SessionState
+from dynalay_gym.envs.observation import EpisodeState, observer_of
+from dynalay_gym.envs.session import ALL, LayerSession, Rows, SessionState
 
 NOP = 0
 
@@ -46,7 +48,7 @@ class LayerWalk:
         self.session, self.num_rows = session, num_rows
         self.device = session.device if device is None else device
         self.num_actions = session.num_layers + 1
-        self.observer = ActivationObserver(session.feature_sizes, max_decisions)
+        self.observer = observer_of(session.feature_sizes, max_decisions)
         self.state: SessionState | None = None
         # One block, so that rows begin and infos are copied in one operation.
         self._counts = torch.zeros(7, num_rows, dtype=torch.int64, device=self.device)
@@ -76,13 +78,11 @@ class LayerWalk:
         self.__dict__.update(state)
         self._name_counts()
 
-    def start(
-        self, rows: Tensor, inputs: Tensor, index: Tensor, penalty: Tensor
-    ) -> None:
+    def start(self, rows: Rows, inputs: Tensor, index: Tensor, penalty: Tensor) -> None:
         """Start episodes: plain pass over the given inputs.
 
         Args:
-            rows: Rows to start, int64 [m]; all of them the first time.
+            rows: Rows to start, int64 [m], or ``ALL``; all of them the first time.
             inputs: Images [m, C, H, W].
             index: Their numbers, int64 [m].
             penalty: Their penalties, float32 [m].
@@ -90,7 +90,7 @@ class LayerWalk:
         if self.state is None:
             self.state = self.session.begin(inputs)
         else:
-            self.session.restart(self.state, rows, inputs)
+            self.session.restart(self.state, self._numbers[rows], inputs)
         self.history[rows] = -1
         self._counts[:, rows] = self._fresh
         self.episode.index[rows] = index
@@ -110,32 +110,35 @@ class LayerWalk:
         self._apply(rows, actions)
         return self._stops(rows, actions)
 
-    def follow(self, rows: Tensor, plans: Tensor) -> None:
-        """Carry whole plans out in one sweep, and with that end the rows' episodes.
+    def follow(self, plans: Tensor) -> None:
+        """Carry whole plans out in one sweep, and with that end all rows' episodes.
+
+        The rows have just started.
 
         Args:
-            rows: Distinct rows that have just started, int64 [m].
-            plans: Their actions in order, int64 [m, P]; what comes after a NOP, or
+            plans: Their actions in order, int64 [n, P]; what comes after a NOP, or
                 after ``max_decisions``, is not taken.
         """
         assert self.state is not None, "start comes before follow"
-        plans = plans[:, : self.observer.max_decisions]
-        stops = (plans == NOP).long()
+        actions = plans[:, : self.observer.max_decisions].cpu().numpy()
+        stops = actions == NOP
         taken = stops.cumsum(1) == stops  # no NOP before it
-        path = torch.zeros_like(rows)
-        for actions in torch.where(taken, plans, NOP).unbind(1):
-            bit = 1 << actions >> 1  # none for NOP
-            path = torch.where(bit > 0, path & (bit - 1) | bit, path)
-        cost = self.session.reach(self.state, rows, path, final=True)
-        self.macs[rows], self.status[rows] = cost.macs, cost.status
-        self.solver_steps[rows] = cost.solver_steps
-        self.history[rows, : plans.shape[1]] = torch.where(taken, plans, -1)
-        self.episode.decisions[rows] = taken.sum(1)
+        path = np.zeros(len(actions), dtype=np.int64)
+        for bit in (1 << np.where(taken, actions, NOP) >> 1).T:  # none for NOP
+            path = np.where(bit > 0, path & (bit - 1) | bit, path)
+        cost = self.session.reach(self.state, ALL, self._here(path), final=True)
+        self.macs[:], self.solver_steps[:] = cost.macs, cost.solver_steps
+        self.status[:] = cost.status
+        self.history[:, : actions.shape[1]] = self._here(np.where(taken, actions, -1))
+        self.episode.decisions[:] = self._here(taken.sum(1))
 
-    def observe_rows(self, rows: Tensor) -> Tensor:
-        """Observations of m distinct ascending rows, float32 [m, D]."""
+    def _here(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def observe_rows(self, rows: Rows) -> Tensor:
+        """Observations of m distinct ascending rows or ``ALL``, float32 [m, D]."""
         assert self.state is not None, "start comes before observe_rows"
-        if len(rows) == self.num_rows:
+        if isinstance(rows, slice) or len(rows) == self.num_rows:
             return self.observer(self.state, self.episode)
         return self.observer(self.state.summary(rows), self.episode.take(rows))
 

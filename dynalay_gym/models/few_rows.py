@@ -10,7 +10,7 @@ Axes: n rows, C channels, P pixels of an output map, K = k * k * C_in inputs of 
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Geometry:
         padding: Zero padding on every side.
         height: Height in pixels of the input.
         width: Width in pixels of the input.
+        has_bias: Whether a bias is added to each channel.
     """
 
     in_channels: int
@@ -54,6 +55,7 @@ class Geometry:
     padding: int = 0
     height: int = 1
     width: int = 1
+    has_bias: bool = False
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -87,9 +89,10 @@ class Geometry:
 
 
 def as_matrix(weight: Tensor) -> Numbers:
-    """Kernel [C_out, C_in, k, k] as a matrix [K, C_out]."""
-    matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
-    return np.ascontiguousarray(matrix.numpy())
+    """Kernel [C_out, C_in, k, k] as a matrix [K, C_out], or wider with zeros."""
+    matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).numpy()
+    missing = max(_FEWEST_COLUMNS - len(weight), 0)
+    return np.ascontiguousarray(np.pad(matrix, ((0, 0), (0, missing))))
 
 
 def columns(x: Tensor, geometry: Geometry) -> Numbers:
@@ -114,43 +117,57 @@ def columns(x: Tensor, geometry: Geometry) -> Numbers:
     return windows.reshape(-1, geometry.depth)
 
 
-def products(rows: Numbers, matrix: Numbers, block: int) -> Numbers:
-    """Multiply rows [r, K] by a matrix [K, N], a block of rows at a time: [r, N]."""
+def products(rows: Numbers, matrix: Numbers, geometry: Geometry) -> Numbers:
+    """Multiply rows by a matrix, a block of rows at a time.
+
+    Args:
+        rows: Rows [r, K].
+        matrix: What ``as_matrix`` gives.
+        geometry: Sizes of the block and of the result.
+
+    Returns:
+        Products [r, C_out].
+    """
     num, depth = rows.shape
-    if num % block:
-        rows = np.concatenate([rows, np.zeros((-num % block, depth), dtype=np.float32)])
-    width = matrix.shape[1]
-    if width < _FEWEST_COLUMNS:
-        matrix = np.pad(matrix, ((0, 0), (0, _FEWEST_COLUMNS - width)))
-    found: Numbers = np.matmul(rows.reshape(-1, block, depth), matrix)
-    return found.reshape(len(rows), -1)[:num, :width]
+    if num % geometry.block:
+        missing = np.zeros((-num % geometry.block, depth), dtype=np.float32)
+        rows = np.concatenate([rows, missing])
+    found: Numbers = np.matmul(rows.reshape(-1, geometry.block, depth), matrix)
+    return found.reshape(len(rows), -1)[:num, : geometry.out_channels]
+
+
+def convolve(
+    x: Tensor, matrix: Numbers, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Convolve maps [n, C_in, H, W] by products: [n, C_out, H', W']."""
+    out = products(columns(x, geometry), matrix, geometry)
+    if bias is not None:
+        out += bias.numpy()
+    maps = out.reshape(len(x), *geometry.size, -1)
+    return torch.from_numpy(maps).permute(0, 3, 1, 2)
 
 
 @cache
 def convolution_agrees(geometry: Geometry) -> bool:
-    """Whether products give the bits of the convolution on this machine."""
-    generator = torch.Generator().manual_seed(0)
-    side = geometry.kernel
-    weight = torch.randn(
-        geometry.out_channels, geometry.in_channels, side, side, generator=generator
-    ).contiguous(memory_format=torch.channels_last)
-    maps = torch.randn(
-        2, geometry.in_channels, geometry.height, geometry.width, generator=generator
-    ).contiguous(memory_format=torch.channels_last)
+    """Whether products give the bits of ``rowwise.conv2d`` on this machine."""
+    channels, side = geometry.out_channels, geometry.kernel
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    # Drawn with channels last: ``contiguous`` would leave a single channel as it is.
+    weight = draw(channels, side, side, geometry.in_channels).permute(0, 3, 1, 2)
+    maps = draw(2, geometry.height, geometry.width, geometry.in_channels)
+    maps = maps.permute(0, 3, 1, 2)
+    bias = draw(channels) if geometry.has_bias else None
     stride, padding = geometry.stride, geometry.padding
-    expected = rowwise.conv2d(maps, weight, stride=stride, padding=padding)
-    found = products(columns(maps, geometry), as_matrix(weight), geometry.block)
-    return np.array_equal(found, expected.permute(0, 2, 3, 1).reshape(found.shape))
+    expected = rowwise.conv2d(maps, weight, bias, stride=stride, padding=padding)
+    found = convolve(maps, as_matrix(weight), bias, geometry)
+    return torch.equal(found, expected)
 
 
 @cache
 def product_agrees(geometry: Geometry) -> bool:
-    """Whether products of vectors give the bits of ``rowwise.linear``."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(
-        geometry.out_channels, geometry.in_channels, generator=generator
-    )
-    x = torch.randn(2 * _VECTORS, geometry.in_channels, generator=generator)
-    matrix = as_matrix(weight[:, :, None, None])
-    found = products(x.numpy(), matrix, geometry.block)
+    """Whether products give the bits of ``rowwise.linear`` on this machine."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    weight = draw(geometry.out_channels, geometry.in_channels)
+    x = draw(2 * _VECTORS, geometry.in_channels)
+    found = products(x.numpy(), as_matrix(weight[:, :, None, None]), geometry)
     return np.array_equal(found, rowwise.linear(x, weight).numpy())

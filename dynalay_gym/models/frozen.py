@@ -89,25 +89,18 @@ class Kernel:
         if rowwise.is_for_onednn(x) and n > 0:
             geometry = self._geometry(height, width)
             if geometry is not None and n <= geometry.max_rows:
-                return self._multiply(x, geometry)
+                return few_rows.convolve(x, self._matrix, self.bias, geometry)
         stride, padding = self.stride, self.padding
         return rowwise.conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
-
-    def _multiply(self, x: Tensor, geometry: Geometry) -> Tensor:
-        out = few_rows.products(
-            few_rows.columns(x, geometry), self._matrix, geometry.block
-        )
-        if self.bias is not None:
-            out += self.bias.numpy()
-        maps = out.reshape(len(x), *geometry.size, -1)
-        return torch.from_numpy(maps).permute(0, 3, 1, 2)
 
     def _geometry(self, height: int, width: int) -> Geometry | None:
         """Geometry of maps of this size, if products give the library's bits."""
         if (height, width) not in self._geometries:
             channels_out, channels_in, kernel, _ = self.weight.shape
             sizes = kernel, self.stride, self.padding, height, width
-            geometry = Geometry(channels_in, channels_out, *sizes)
+            geometry = Geometry(
+                channels_in, channels_out, *sizes, self.bias is not None
+            )
             agrees = few_rows.convolution_agrees(geometry)
             self._geometries[height, width] = geometry if agrees else None
         return self._geometries[height, width]
@@ -135,9 +128,8 @@ class Vectors:
         geometry = self._geometry
         few = 0 < len(x) <= geometry.max_rows
         if few and rowwise.is_for_onednn(x) and few_rows.product_agrees(geometry):
-            return torch.from_numpy(
-                few_rows.products(x.numpy(), self._matrix, geometry.block)
-            )
+            product = few_rows.products(x.numpy(), self._matrix, geometry)
+            return torch.from_numpy(product)
         return rowwise.linear(x, self.weight)
 
     @cached_property

@@ -70,6 +70,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Output [n, K].
     """
+    if not torch.compiler.is_exporting() and len(x) == 1:  # named, it is cut up
+        return linear(torch.cat([x, x]), weight)[:1]
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
 
 
