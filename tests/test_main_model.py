@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
+from flops import FlopCount
 from networks import random_images, random_model, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.errors import ConfigError
@@ -128,14 +127,14 @@ def test_macs_equal_those_of_pytorchs_counter(name: str) -> None:
     session = MainModelSession(random_model(config), rtol=0.05)
     images = twice_each(random_images(config, 3))
     rows = torch.arange(len(images))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         state = session.begin(images)
-    assert counter.get_total_flops() == 2 * len(images) * session.costs.plain_pass
+    assert counter.total() == 2 * len(images) * session.costs.plain_pass
     choices = [1, 2, 3, 3, 1, 3, 2, 2, 1, 1]
     for layer in choices:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             cost = session.apply(state, rows, torch.full_like(rows, layer))
-        assert counter.get_total_flops() == 2 * int(cost.macs.sum()), layer
+        assert counter.total() == 2 * int(cost.macs.sum()), layer
     assert len(cost.solver_steps.unique()) == 1, "the last choice was a check"
 
 
@@ -150,21 +149,17 @@ def test_macs_of_rows_that_choose_differently(name: str) -> None:
     for _ in range(6):
         layers = torch.randint(0, 4, (4,), generator=generator).repeat_interleave(2)
         chosen = layers > 0
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             cost = session.apply(state, rows[chosen], layers[chosen])
-        assert counter.get_total_flops() == 2 * int(cost.macs.sum())
+        assert counter.total() == 2 * int(cost.macs.sum())
 
 
 @every_config
 def test_a_lone_row_costs_no_more_than_one_of_many(name: str) -> None:
-    def count(x: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return conv_flop_count(x, weight, out_shape)
-
     session = MainModelSession(random_model(CONFIGS[name]))
-    by_name = {torch.ops.aten.mkldnn_convolution: count}
-    with FlopCounterMode(display=False, custom_mapping=by_name) as counter:
+    with FlopCount() as counter:
         session.begin(random_images(CONFIGS[name], 1))
-    assert counter.get_total_flops() == 2 * session.costs.plain_pass
+    assert counter.total() == 2 * session.costs.plain_pass
 
 
 def test_a_lone_row_without_the_named_library_is_padded(
@@ -174,10 +169,10 @@ def test_a_lone_row_without_the_named_library_is_padded(
     images = random_images(CONFIGS["digits"], 1)
     expected = session.begin(images).logits
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         found = session.begin(images).logits
     assert torch.equal(found, expected)
-    assert counter.get_total_flops() == 2 * 2 * session.costs.plain_pass
+    assert counter.total() == 2 * 2 * session.costs.plain_pass
 
 
 # --- states ---------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from flops import FlopCount
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_images, random_model, tiny_config
-from torch.utils.flop_counter import FlopCounterMode
 
 from dynalay_gym.data import load_split
 from dynalay_gym.envs.calibration import parent_state, visit_states
@@ -198,17 +198,17 @@ def test_rows_that_choose_nothing_run_nothing(
 ) -> None:
     case = get_case(cases, name)
     state = case.states[2].clone()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         nobody = torch.empty(0, dtype=torch.int64)
         cost = case.session.apply(state, nobody, nobody)
-    assert counter.get_total_flops() == 0
+    assert counter.total() == 0
     assert cost.macs.shape == (0,)
     # Rows 1 and 4 start from copies of one image, so neither is ever alone.
     case.session.restart(state, torch.tensor([4]), case.images[1:2])
     case.session.restart(state, torch.tensor([1]), case.images[1:2])
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         cost = case.session.apply(state, torch.tensor([1, 4]), torch.tensor([3, 3]))
-    assert counter.get_total_flops() == 2 * int(cost.macs.sum())
+    assert counter.total() == 2 * int(cost.macs.sum())
     for row in (0, 2, 3, 5):
         assert_row_is(state, row, case.states[2], row)
 
@@ -272,9 +272,9 @@ def test_reach_runs_no_refresh_in_between(
     for layer in (1, 2, 3):
         walked += case.session.apply(state, rows, torch.full_like(rows, layer)).macs
     state = case.session.begin(images)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCount() as counter:
         swept = case.session.reach(state, rows, torch.full_like(rows, 7))
-    assert counter.get_total_flops() == 2 * int(swept.macs.sum())
+    assert counter.total() == 2 * int(swept.macs.sum())
     spared = (
         2 * costs.head + costs.layers[2].plain
     )  # after 1 and 2; 3 applied once less

@@ -133,7 +133,8 @@ def products(rows: Numbers, matrix: Numbers, geometry: Geometry) -> Numbers:
         missing = np.zeros((-num % geometry.block, depth), dtype=np.float32)
         rows = np.concatenate([rows, missing])
     found: Numbers = np.matmul(rows.reshape(-1, geometry.block, depth), matrix)
-    return found.reshape(len(rows), -1)[:num, : geometry.out_channels]
+    wanted = found.reshape(len(rows), -1)[:num, : geometry.out_channels]
+    return np.ascontiguousarray(wanted)
 
 
 def convolve(

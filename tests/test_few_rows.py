@@ -1,0 +1,155 @@
+"""Products of few rows: the library's bits, or the library itself."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynalay_gym.models import few_rows, rowwise
+from dynalay_gym.models.few_rows import Geometry
+from dynalay_gym.models.frozen import Kernel, Vectors
+
+# Channels in and out, kernel, side, stride: of the presets' and of odd networks.
+CONVOLUTIONS = [
+    (48, 48, 3, 8, 1),
+    (96, 96, 3, 4, 1),
+    (3, 16, 3, 32, 2),
+    (48, 16, 1, 8, 1),
+    (8, 8, 3, 4, 1),
+    (1, 3, 3, 8, 1),
+    (1, 2, 1, 5, 1),
+    (5, 7, 3, 9, 2),
+]
+SIZES = [(355, 64), (160, 10), (22, 3), (1, 2), (900, 5)]  # K and N of vectors
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def draw(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    numbers = torch.randn(*shape, generator=generator)
+    if len(shape) == 4:
+        numbers = numbers.contiguous(memory_format=torch.channels_last)
+    return numbers
+
+
+def note_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the rows of every product."""
+    taken: list[int] = []
+    multiply = few_rows.products
+
+    def noted(rows, matrix, geometry):
+        taken.append(len(rows))
+        return multiply(rows, matrix, geometry)
+
+    monkeypatch.setattr(few_rows, "products", noted)
+    return taken
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(("c_in", "c_out", "side", "size", "stride"), CONVOLUTIONS)
+def test_a_kernel_has_the_librarys_bits_for_any_number_of_rows(
+    c_in: int, c_out: int, side: int, size: int, stride: int, has_bias: bool
+) -> None:
+    weight, bias = draw(c_out, c_in, side, side), draw(c_out) if has_bias else None
+    maps, options = draw(70, c_in, size, size), {"stride": stride, "padding": side // 2}
+    kernel = Kernel(weight, bias, **options)
+    expected = rowwise.conv2d(maps, weight, bias, **options)
+    for n in (1, 2, 3, 5, 8, 40, 41, 70):
+        found = kernel(maps[:n])
+        assert torch.equal(found, expected[:n]), n
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    turned = kernel(maps[[3, 2, 1]].contiguous())  # in another memory format
+    assert torch.equal(turned, expected[[3, 2, 1]])
+
+
+@pytest.mark.parametrize(("depth", "width"), SIZES)
+def test_vectors_have_the_librarys_bits_for_any_number_of_rows(
+    depth: int, width: int
+) -> None:
+    weight, x = draw(width, depth), draw(200, depth)
+    vectors, expected = Vectors(weight), rowwise.linear(x, weight)
+    for n in (1, 2, 7, 8, 9, 50, 100, 200):
+        assert torch.equal(vectors(x[:n]), expected[:n]), n
+
+
+def test_threads_change_no_bit() -> None:
+    weight, maps = draw(48, 48, 3, 3), draw(2, 48, 8, 8)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(Kernel(weight, padding=1)(maps))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_few_rows_are_products_and_many_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    geometry = Geometry(48, 48, 3, 1, 1, 8, 8)
+    assert few_rows.convolution_agrees(geometry), "this library adds in another order"
+    taken = note_products(monkeypatch)
+    kernel = Kernel(draw(48, 48, 3, 3), padding=1)
+    kernel(draw(geometry.max_rows, 48, 8, 8))
+    assert taken == [64 * geometry.max_rows]
+    kernel(draw(geometry.max_rows + 1, 48, 8, 8))
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("kind", ["kernel", "vectors"])
+def test_products_of_other_bits_are_not_used(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for trial in ("convolution_agrees", "product_agrees"):
+        monkeypatch.setattr(few_rows, trial, lambda geometry: False)
+    monkeypatch.setattr(few_rows, "products", None)
+    if kind == "kernel":
+        weight, x = draw(8, 8, 3, 3), draw(2, 8, 4, 4)
+        found, expected = Kernel(weight)(x), rowwise.conv2d(x, weight)
+    else:
+        weight, x = draw(8, 8), draw(2, 8)
+        found, expected = Vectors(weight)(x), rowwise.linear(x, weight)
+    assert torch.equal(found, expected)
+
+
+def test_a_wrong_order_of_adding_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backwards(rows, matrix, geometry):
+        return multiply(rows[:, ::-1].copy(), matrix[::-1].copy(), geometry)
+
+    multiply = few_rows.products
+    geometry = Geometry(16, 24, 3, 1, 1, 6, 6)
+    monkeypatch.setattr(few_rows, "products", backwards)
+    assert not few_rows.convolution_agrees.__wrapped__(geometry)
+    assert not few_rows.product_agrees.__wrapped__(Geometry(100, 24))
+
+
+def test_only_single_precision_without_gradients_is_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel, maps = Kernel(draw(8, 8, 3, 3), padding=1), draw(2, 8, 4, 4)
+    expected = kernel(maps)
+    monkeypatch.setattr(few_rows, "products", None)
+    with torch.enable_grad():
+        torch.testing.assert_close(kernel(maps), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kernel(maps).dtype == torch.bfloat16
+
+
+def test_a_copy_has_the_same_bits() -> None:
+    kernel, maps = Kernel(draw(8, 8, 3, 3), draw(8), padding=1), draw(2, 8, 4, 4)
+    expected = kernel(maps)
+    assert torch.equal(copy.deepcopy(kernel)(maps), expected)
+
+
+def test_the_block_of_a_product_never_mixes_rows() -> None:
+    for c_in, c_out, side, size, stride in CONVOLUTIONS:
+        geometry = Geometry(c_in, c_out, side, stride, side // 2, size, size)
+        pixels = geometry.size[0] * geometry.size[1]
+        assert pixels % geometry.block == 0
