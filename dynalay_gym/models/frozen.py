@@ -79,7 +79,9 @@ class Kernel:
         stride: int = 1,
         padding: int = 0,
     ) -> None:
-        self.weight, self.bias = weight.detach(), bias
+        # Even of a single channel, which ``contiguous`` would leave as it is.
+        layout = torch.empty_like(weight, memory_format=torch.channels_last)
+        self.weight, self.bias = layout.copy_(weight).detach(), bias
         self.stride, self.padding = stride, padding
         self._geometries: dict[tuple[int, int], Geometry | None] = {}
 
