@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.session import ALL, Rows
+from dynalay_gym.envs.activations import ALL, Rows
 from dynalay_gym.envs.walk import LayerWalk
 from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.models.progress import SolverStatus
-from dynalay_gym.policies import ObservationPolicy, OpenLoopPolicy
+from dynalay_gym.policies import ObservationPolicy
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def infer_batch(
 
 def _decisions(walk: LayerWalk, policy: ObservationPolicy) -> Iterator[Rows]:
     """Let a policy walk to the end; yields the rows of each decision after it."""
-    if isinstance(policy, OpenLoopPolicy):
-        walk.follow(policy.plans(walk.observe_rows(ALL), _infos(walk, ALL)))
+    plans = getattr(policy, "plans", None)  # as OpenLoopPolicy has it
+    if plans is not None:
+        walk.follow(plans(walk.observe_rows(ALL), _infos(walk, ALL)))
         yield ALL
         return
     rows: Rows = ALL
@@ -164,7 +165,8 @@ def read_images(
         )
     inputs = given.detach().to(device, torch.float32)
     # The extremes are NaN or infinite if any pixel is; no mask of all pixels is made.
-    if inputs.numel() > 0 and not all(map(torch.isfinite, inputs.aminmax())):
+    extremes = inputs.aminmax() if inputs.numel() > 0 else ()
+    if not all(math.isfinite(each.item()) for each in extremes):
         raise DataError("the images hold NaN or infinite pixels; mend them")
     return inputs.reshape(-1, *shape)
 
@@ -178,7 +180,8 @@ def read_penalty(penalty: Any, num: int) -> Tensor:
     """Check a penalty, a number or one per image; float32 [num] on the CPU."""
     try:
         values = np.asarray(host(penalty), dtype=np.float32)
-        spread = np.broadcast_to(values, (num,)).copy()
+        spread = np.empty(num, dtype=np.float32)
+        spread[:] = values
     except (TypeError, ValueError):
         raise ConfigError(
             f"penalty must be a number, or one per image [{num}], not {penalty!r}"

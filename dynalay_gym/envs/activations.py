@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from dynalay_gym.models.rowwise import put_rows
 
+Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
+ALL = slice(None)
+
 
 @dataclass
 class ActivationStore:
@@ -33,19 +36,23 @@ class ActivationStore:
 
     def put(
         self,
-        rows: Tensor,
+        rows: Rows,
         *,
         visible: Tensor | None = None,
         hidden: Tensor | None = None,
         injected: Tensor | None = None,
     ) -> None:
-        """Overwrite rows (int64 [m]) by maps [m, C, H, W]; None leaves them."""
+        """Overwrite rows (int64 [m]) by maps [m, C, H, W]; None leaves them.
+
+        All rows at once (a slice) take the maps themselves, which nobody else may
+        write to then.
+        """
         self._visible = self._put(self._visible, rows, visible)
         self._hidden = self._put(self._hidden, rows, hidden)
         self._injected = self._put(self._injected, rows, injected)
 
-    def at(self, rows: Tensor) -> "RowsOfActivations":
-        """Some of the rows, int64 [m]; gathered when they are read."""
+    def at(self, rows: Rows) -> "RowsOfActivations":
+        """Some rows, int64 [m], or all (a slice); gathered when they are read."""
         return RowsOfActivations(self, rows)
 
     @property
@@ -66,10 +73,12 @@ class ActivationStore:
         return taken
 
     def _put(
-        self, kept: Tensor | None, rows: Tensor, new: Tensor | None
+        self, kept: Tensor | None, rows: Rows, new: Tensor | None
     ) -> Tensor | None:
         if new is None:
             return kept
+        if isinstance(rows, slice):
+            return new.permute(0, 2, 3, 1)
         if kept is None:
             _, channels, height, width = new.shape
             kept = new.new_empty(self.num_rows, height, width, channels)
@@ -100,16 +109,17 @@ class RowsOfActivations:
 
     Attributes:
         store: All rows.
-        rows: The rows, int64 [m].
+        rows: The rows, int64 [m], or all of them (a slice).
     """
 
     store: ActivationStore
-    rows: Tensor
+    rows: Rows
 
     @property
     def y(self) -> Tensor:
         """Visible activations [m, C, H, W]."""
-        return self.u.relu_()
+        taken = self.u
+        return torch.relu(taken) if isinstance(self.rows, slice) else taken.relu_()
 
     @property
     def u(self) -> Tensor:
@@ -130,10 +140,13 @@ class RowsOfActivations:
 
     def at(self, rows: Tensor) -> "RowsOfActivations":
         """Some of these rows, int64 [k]."""
-        return replace(self, rows=self.rows[rows])
+        chosen = rows if isinstance(self.rows, slice) else self.rows[rows]
+        return RowsOfActivations(self.store, chosen)
 
     def _take(self, kept: Tensor | None) -> Tensor | None:
-        return None if kept is None else _outside(kept.index_select(0, self.rows))
+        if kept is None or isinstance(self.rows, slice):
+            return None if kept is None else _outside(kept)
+        return _outside(kept.index_select(0, self.rows))
 
 
 def _outside(kept: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.activations import Rows
 from dynalay_gym.envs.calibration import true_log_prob
 from dynalay_gym.envs.reward import Decision, LayerReward
-from dynalay_gym.envs.session import LayerSession, Rows
+from dynalay_gym.envs.session import LayerSession
 from dynalay_gym.envs.transition_table import TransitionTable
 from dynalay_gym.envs.walk import LayerWalk
 

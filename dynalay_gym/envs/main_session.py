@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ActivationStore, StemStore
-from dynalay_gym.envs.session import Rows, SessionState, StepCost, tensors_digest
-from dynalay_gym.envs.sweep import Host, Work, tiles
+from dynalay_gym.envs.activations import ALL, ActivationStore, Rows, StemStore
+from dynalay_gym.envs.session import SessionState, StepCost, tensors_digest
+from dynalay_gym.envs.sweep import TILE, Host, Work, tiles
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.implicit import SolverConfig
@@ -76,7 +76,7 @@ class MainModelSession:
             path=torch.zeros(n, dtype=torch.int64, device=self.device),
             residual=inputs.new_ones(n, self.num_layers),
         )
-        self._begin(state, torch.arange(n, device=self.device), inputs)
+        self._begin(state, ALL, inputs)
         return state
 
     def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
@@ -92,18 +92,27 @@ class MainModelSession:
         state.residual.index_fill_(0, rows, 1.0)
 
     @torch.inference_mode()
-    def _begin(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
-        for part, images in zip(tiles(rows), tiles(inputs), strict=True):
-            images = images.contiguous(memory_format=torch.channels_last)
-            state.layers[0].put(part, hidden=images)
-            y = self.model.stem_activations(images)
-            here = LayerState(y, y)
-            for i, layer in enumerate(self.layers):
-                here = layer.plain(here, 0)
-                state.layers[i + 1].put(part, visible=here.u)
-                features = layer.pool(here)
-                put_rows(state.features[:, self._columns[i]], part, features)
-            put_rows(state.logits, part, self.model.answer(features, 0))
+    def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
+        if len(inputs) <= TILE:
+            self._begin_tile(state, rows, inputs)
+            return
+        numbers = torch.arange(len(state.path), device=self.device)[rows]
+        for part, images in zip(tiles(numbers), tiles(inputs), strict=True):
+            self._begin_tile(state, part, images)
+
+    def _begin_tile(self, state: SessionState, rows: Rows, images: Tensor) -> None:
+        images = torch.empty_like(images, memory_format=torch.channels_last).copy_(
+            images
+        )
+        state.layers[0].put(rows, hidden=images)
+        y = self.model.stem_activations(images)
+        here = LayerState(y, y)
+        for i, layer in enumerate(self.layers):
+            here = layer.plain(here, 0)
+            state.layers[i + 1].put(rows, visible=here.u)
+            features = layer.pool(here)
+            _write(state.features[:, self._columns[i]], rows, features)
+        _write(state.logits, rows, self.model.answer(features, 0))
 
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point and refresh what is above.
@@ -226,7 +235,7 @@ class MainModelSession:
         self, state: SessionState, some: Host, layer: int, work: Work, final: bool
     ) -> NDArray[np.float32]:
         """Solve the rows at some places; their residuals."""
-        where, pattern = self._group(some, layer, work)
+        where, pattern = self._group(state, some, layer, work)
         below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
         new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
         injected = None if final else new.x
@@ -239,35 +248,44 @@ class MainModelSession:
         return residual
 
     def _check(self, state: SessionState, some: Host, layer: int, work: Work) -> None:
-        here = state.layers[layer].at(self._index(work.rows[some]))
+        here = state.layers[layer].at(self._rows(state, work.rows[some]))
         result = self.layers[layer - 1].check(here, self.solver)
         work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
 
     def _refresh(
         self, state: SessionState, some: Host, layer: int, work: Work, final: bool
     ) -> None:
-        where, pattern = self._group(some, layer, work)
+        where, pattern = self._group(state, some, layer, work)
         new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
         state.layers[layer].put(where, visible=new.u)
         self._pool(state, where, layer, new, final)
 
-    def _group(self, some: Host, layer: int, work: Work) -> tuple[Tensor, Pattern]:
-        """Rows at some places, int64 [g], and the pattern of iterated layers below."""
+    def _group(
+        self, state: SessionState, some: Host, layer: int, work: Work
+    ) -> tuple[Rows, Pattern]:
+        """Rows at some places, and the pattern of iterated layers below [g]."""
         below = 2 ** (layer - 1) - 1
         pattern = self._index(work.target[some] & below) if below else 0
-        return self._index(work.rows[some]), pattern
+        return self._rows(state, work.rows[some]), pattern
+
+    def _rows(self, state: SessionState, where: Host) -> Rows:
+        """Rows to gather and put, int64 [g]; ``ALL`` if they are, in their order."""
+        n = len(state.path)
+        if len(where) == n and np.array_equal(where, np.arange(n)):
+            return ALL
+        return self._index(where)
 
     def _pool(
         self,
         state: SessionState,
-        where: Tensor,
+        where: Rows,
         layer: int,
         new: LayerState,
         final: bool = False,
     ) -> None:
         if not final or layer == self.num_layers:
             pooled = self.layers[layer - 1].pool(new)
-            put_rows(state.features[:, self._columns[layer - 1]], where, pooled)
+            _write(state.features[:, self._columns[layer - 1]], where, pooled)
 
     def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
         features = state.features[:, self._columns[-1]].index_select(0, rows)
@@ -275,3 +293,11 @@ class MainModelSession:
 
     def _index(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _write(target: Tensor, rows: Rows, new: Tensor) -> None:
+    """Overwrite some rows, or all."""
+    if isinstance(rows, slice):
+        target.copy_(new)
+    else:
+        put_rows(target, rows, new)

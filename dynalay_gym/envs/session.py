@@ -8,17 +8,15 @@ brings it there, and everything above is applied plainly, from zero, on its new 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ActivationStore
+from dynalay_gym.envs.activations import ActivationStore, Rows
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.implicit import SolverConfig
-
-ALL = slice(None)
-Rows = Tensor | slice  # distinct rows, int64 [m], or ``ALL`` of them
 
 
 @dataclass
@@ -42,8 +40,8 @@ class SessionState:
     @property
     def iterated(self) -> Tensor:
         """Whether a layer sits on its fixed point, bool [n, L]."""
-        bits = 1 << torch.arange(self.residual.shape[1], device=self.path.device)
-        return (self.path[:, None] & bits) != 0
+        facts = bits_of_states(self.residual.shape[1]).to(self.path.device)
+        return facts.index_select(0, self.path)
 
     def summary(self, rows: Tensor) -> "SessionState":
         """What an observer reads of some rows (int64 [m]): all but the maps."""
@@ -64,6 +62,13 @@ class SessionState:
             path=self.path.clone(),
             residual=self.residual.clone(),
         )
+
+
+@cache
+def bits_of_states(num_layers: int) -> Tensor:
+    """Which layers sit on their fixed point in each state, bool [2^L, L]."""
+    states = torch.arange(2**num_layers)[:, None]
+    return (states >> torch.arange(num_layers) & 1).bool()
 
 
 @dataclass(frozen=True)

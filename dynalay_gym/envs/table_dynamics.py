@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.activations import ALL, Rows
 from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
-from dynalay_gym.envs.session import ALL, Rows
 from dynalay_gym.envs.transition_table import CHOICE, TransitionTable, build_table
 from dynalay_gym.envs.walk import NOP
 

@@ -14,13 +14,13 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
+from dynalay_gym.envs.activations import ALL
 from dynalay_gym.envs.dynamics import Array
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
 from dynalay_gym.envs.observation_space import make_space, observe
 from dynalay_gym.envs.reset_options import ResetOptions
-from dynalay_gym.envs.session import ALL
 from dynalay_gym.envs.table_dynamics import make_dynamics
 from dynalay_gym.envs.walk import row_tensors
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.activations import ALL, Rows
 from dynalay_gym.envs.observation import EpisodeState, observer_of
-from dynalay_gym.envs.session import ALL, LayerSession, Rows, SessionState
+from dynalay_gym.envs.session import LayerSession, SessionState, bits_of_states
 
 NOP = 0
 
@@ -190,7 +191,7 @@ def facts_of_states(num_layers: int) -> tuple[Tensor, Tensor]:
         Actions that can change something, bool [2^L, A]; share of layers that sit on
         their fixed point, float32 [2^L].
     """
-    iterated = (torch.arange(2**num_layers)[:, None] >> torch.arange(num_layers)) & 1
+    iterated = bits_of_states(num_layers).long()
     above = iterated.flip(1).cumsum(1).flip(1) - iterated
     pointless = (iterated == 1) & (above == 0)
     nop = torch.ones_like(pointless[:, :1])

@@ -122,7 +122,7 @@ class Vectors:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight.detach()
+        self.weight = weight  # as it is, so that it may still change its device
         self._geometry = Geometry(weight.shape[1], weight.shape[0])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Vectors:
 
     @cached_property
     def _matrix(self) -> Numbers:
-        return few_rows.as_matrix(self.weight[:, :, None, None])
+        return few_rows.as_matrix(self.weight.detach()[:, :, None, None])
 
 
 class Linear(nn.Linear):

@@ -54,10 +54,10 @@ def _convolve_lone_row(
 
 
 def is_for_onednn(x: Tensor) -> bool:
-    """Whether oneDNN is there and may be called by name: not where gradients are."""
+    """Whether oneDNN computes here, and nothing (a gradient, a cast) looks on."""
     is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    is_cast = torch.is_autocast_enabled("cpu")
-    return is_plain and not is_cast and torch.backends.mkldnn.is_available()
+    is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting()
+    return is_plain and not is_changed and torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
