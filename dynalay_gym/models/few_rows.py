@@ -132,7 +132,8 @@ def products(rows: Numbers, matrix: Numbers, geometry: Geometry) -> Numbers:
     if num % geometry.block:
         missing = np.zeros((-num % geometry.block, depth), dtype=np.float32)
         rows = np.concatenate([rows, missing])
-    found: Numbers = np.matmul(rows.reshape(-1, geometry.block, depth), matrix)
+    with np.errstate(over="ignore", invalid="ignore"):  # as tensors do
+        found: Numbers = np.matmul(rows.reshape(-1, geometry.block, depth), matrix)
     wanted = found.reshape(len(rows), -1)[:num, : geometry.out_channels]
     return np.ascontiguousarray(wanted)
 

@@ -128,8 +128,11 @@ class Vectors:
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply rows [n, K]: ``x W^T`` [n, N]."""
         geometry = self._geometry
-        few = 0 < len(x) <= geometry.max_rows
-        if few and rowwise.is_for_onednn(x) and few_rows.product_agrees(geometry):
+        if (
+            rowwise.is_for_onednn(x)
+            and 0 < x.shape[0] <= geometry.max_rows
+            and few_rows.product_agrees(geometry)
+        ):
             product = few_rows.products(x.numpy(), self._matrix, geometry)
             return torch.from_numpy(product)
         return rowwise.linear(x, self.weight)
