@@ -5,14 +5,16 @@ Axes: n rows.
 
 import copy
 from collections.abc import Callable, Hashable
-from functools import cached_property
-from typing import Any, Self
+from functools import cached_property, partial
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dynalay_gym.models import few_rows, rowwise
 from dynalay_gym.models.few_rows import Geometry, Numbers
+
+T = TypeVar("T")
 
 
 class Freezable(nn.Module):
@@ -51,12 +53,24 @@ class Freezable(nn.Module):
             stride: Stride in both directions.
             padding: Zero padding on every side.
         """
-        if self._kept is None or torch.is_grad_enabled():
+        if not self.is_running:
             return rowwise.conv2d(x, *weights(), stride=stride, padding=padding)
+        make = partial(Kernel, stride=stride, padding=padding)
+        return self.kept(key, lambda: make(*weights()))(x)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is frozen, and run by nobody who wants gradients or a graph."""
+        is_watched = torch.is_grad_enabled() or torch.compiler.is_exporting()
+        return self._kept is not None and not is_watched
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives; made once while frozen. For running."""
+        assert self._kept is not None, "frozen"
         if key not in self._kept:
-            self._kept[key] = Kernel(*weights(), stride=stride, padding=padding)
-        convolved: Tensor = self._kept[key](x)
-        return convolved
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
 
 
 class Kernel:
@@ -147,7 +161,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b`` [n, K] of x [n, D]."""
-        product = self._vectors(x)
+        if rowwise.is_for_onednn(x):
+            product = self._vectors(x)
+        else:
+            product = rowwise.linear(x, self.weight)
         return product if self.bias is None else product + self.bias
 
     @cached_property

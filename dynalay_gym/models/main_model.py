@@ -175,12 +175,9 @@ class MainModel(Freezable):
         return self._head(pooled) + self.head_bias
 
     def _head(self, pooled: Tensor) -> Tensor:
-        if self._kept is None or torch.is_grad_enabled():
+        if not self.is_running:
             return rowwise.linear(pooled, self.head)
-        if "head" not in self._kept:
-            self._kept["head"] = Vectors(self.head)
-        product: Tensor = self._kept["head"](pooled)
-        return product
+        return self.kept("head", lambda: Vectors(self.head))(pooled)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, K] of the plain pass over images [n, C, H, W]."""
