@@ -101,10 +101,11 @@ def _solve(
     x: Tensor,
     config: SolverConfig,
 ) -> SolveResult:
-    inside = x
-    if not config.is_plain:  # plain iteration keeps the layout, and so its bits
-        inside, weight = pixels_first(x), pixels_first(weight)
-        z0 = None if z0 is None else pixels_first(z0)
+    if config.is_plain:  # it keeps the layout, and so its bits
+        start = torch.relu(x) if z0 is None else z0
+        return iterate(relu_map(linear, weight), start, x, config=config)
+    inside, weight = pixels_first(x), pixels_first(weight)
+    z0 = None if z0 is None else pixels_first(z0)
     result = iterate(
         relu_map(linear, weight),
         torch.relu(inside) if z0 is None else z0,

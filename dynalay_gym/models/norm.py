@@ -84,9 +84,23 @@ class PatternNorm(Freezable):
                 momentum=self.momentum,
                 eps=self.eps,
             )
-        shape = (-1, x.shape[1]) + (1,) * (x.dim() - 2)
-        scale, shift = (_chosen(part, pattern).view(shape) for part in self.affine())
+        scale, shift = self._rows(pattern, x.dim())
         return (x * scale).add_(shift)
+
+    def _rows(self, pattern: Pattern, dim: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each row, to be broadcast against [n, C, ...]."""
+        scale, shift = self.affine()
+        if isinstance(pattern, int):
+            scale, shift = scale[pattern, None], shift[pattern, None]
+        else:
+            scale, shift = (
+                scale.index_select(0, pattern),
+                shift.index_select(0, pattern),
+            )
+        if dim == 2:
+            return scale, shift
+        shape = *scale.shape, *(1,) * (dim - 2)
+        return scale.view(shape), shift.view(shape)
 
     def convolve(
         self,
@@ -117,17 +131,12 @@ class PatternNorm(Freezable):
         product = self.convolve_kept(
             "kernel", lambda: (kernel, None), x, stride=stride, padding=padding
         )
-        normalised: Tensor = self(product, pattern)
-        return normalised
+        if not self.is_running:
+            return self.forward(product, pattern)
+        scale, shift = self._rows(pattern, product.dim())
+        return product.mul_(scale).add_(shift)  # nobody else has the product
 
     def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
         """Kernel and bias [C] that take the normalisation over."""
         scale, shift = (part[pattern] for part in self.affine())
         return kernel * scale.view(-1, 1, 1, 1), shift
-
-
-def _chosen(table: Tensor, pattern: Pattern) -> Tensor:
-    """Rows of a table [P, C]: the pattern's [C], or each row's [n, C]."""
-    if isinstance(pattern, int):
-        return table[pattern]
-    return table.index_select(0, pattern)

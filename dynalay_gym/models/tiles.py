@@ -18,17 +18,16 @@ _MIN_ROWS = 8
 
 def tile_rows(states: Tensor) -> int:
     """Rows of a tile for states [n, ...]; all of them on an accelerator."""
-    n = max(len(states), 1)
-    if states.device.type != "cpu":
-        return n
-    bytes_of_row = max(states.nbytes // n, 1)
-    return max(_TILE_BYTES // bytes_of_row, _MIN_ROWS)
+    n = max(states.shape[0], 1)
+    if not states.is_cpu or states.nbytes <= _TILE_BYTES:
+        return max(n, _MIN_ROWS)
+    return max(_TILE_BYTES * n // states.nbytes, _MIN_ROWS)
 
 
 def in_tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Cut tensors [n, ...] into tiles of the first one's tile size, along axis 0."""
     size = tile_rows(tensors[0])
-    if len(tensors[0]) <= size:
+    if tensors[0].shape[0] <= size:
         return [tensors]
     return list(zip(*(tensor.split(size) for tensor in tensors), strict=True))
 
