@@ -153,7 +153,7 @@ def make_problem(config: EnvConfig) -> Problem:
         penalty = calibration.break_even(config.alpha)
     return Problem(
         session=session,
-        images=split.images,
+        images=split.images.contiguous(memory_format=torch.channels_last),
         labels=split.labels,
         reward=make_reward(config.reward, config.alpha),
         max_decisions=config.max_decisions or session.num_layers + 1,

@@ -101,9 +101,9 @@ class MainModelSession:
             self._begin_tile(state, part, images)
 
     def _begin_tile(self, state: SessionState, rows: Rows, images: Tensor) -> None:
-        images = torch.empty_like(images, memory_format=torch.channels_last).copy_(
-            images
-        )
+        last = images.contiguous(memory_format=torch.channels_last)
+        is_shared = last.data_ptr() == images.data_ptr()
+        images = last.clone() if is_shared and isinstance(rows, slice) else last
         state.layers[0].put(rows, hidden=images)
         y = self.model.stem_activations(images)
         here = LayerState(y, y)
