@@ -259,7 +259,8 @@ class WideStreamLayer(_PlainPart):
         if self.ratio > 1:
             read = F.interpolate(read, size=(self.size, self.size))
         u = state.u
-        return LayerState(torch.relu(u + read), u, result.value, x), result
+        y = read.add_(u).relu_() if self.is_running else torch.relu(u + read)
+        return LayerState(y, u, result.value, x), result
 
     def _inject(
         self, below: Activations, state: Activations, pattern: Pattern
@@ -272,15 +273,15 @@ class WideStreamLayer(_PlainPart):
         )
         rows = self._rows_with_hidden(pattern)
         if rows is None:
-            x = x + self._from_below(below)
+            own = self._from_below(below)
+            x = x.add_(own) if self.is_running else x + own
         elif rows.numel() > 0:
             new = self._from_below(below.at(rows))
             if x.requires_grad or new.requires_grad:
                 x = x.index_add(0, rows, new.to(x.dtype))
             else:
                 rowwise.add_rows(x, rows, new)
-        injected: Tensor = self.norm_hidden(x, pattern)
-        return injected
+        return self.norm_hidden.normalise_own(x, pattern)
 
     def _from_below(self, below: Activations) -> Tensor:
         h = below.h

@@ -131,10 +131,14 @@ class PatternNorm(Freezable):
         product = self.convolve_kept(
             "kernel", lambda: (kernel, None), x, stride=stride, padding=padding
         )
+        return self.normalise_own(product, pattern)
+
+    def normalise_own(self, x: Tensor, pattern: Pattern) -> Tensor:
+        """``forward`` of an input that nobody else has: its memory may be reused."""
         if not self.is_running:
-            return self.forward(product, pattern)
-        scale, shift = self._rows(pattern, product.dim())
-        return product.mul_(scale).add_(shift)  # nobody else has the product
+            return self.forward(x, pattern)
+        scale, shift = self._rows(pattern, x.dim())
+        return x.mul_(scale).add_(shift)
 
     def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
         """Kernel and bias [C] that take the normalisation over."""
