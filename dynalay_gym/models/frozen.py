@@ -102,10 +102,9 @@ class Kernel:
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve x [n, C_in, H, W] to [n, C_out, H', W']."""
         n, _, height, width = x.shape
-        if rowwise.is_for_onednn(x) and n > 0:
-            geometry = self._geometry(height, width)
-            if geometry is not None and n <= geometry.max_rows:
-                return few_rows.convolve(x, self._matrix, self.bias, geometry)
+        geometry = self._geometry(height, width)
+        if geometry and 0 < n <= geometry.max_rows and rowwise.is_for_onednn(x):
+            return few_rows.convolve(x, self._matrix, self.bias, geometry)
         stride, padding = self.stride, self.padding
         return rowwise.conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
 
