@@ -14,7 +14,6 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.dynamics import Array
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
@@ -22,10 +21,9 @@ from dynalay_gym.envs.observation_space import make_space, observe
 from dynalay_gym.envs.reset_options import ResetOptions
 from dynalay_gym.envs.session import ALL
 from dynalay_gym.envs.table_dynamics import make_dynamics
+from dynalay_gym.envs.vector_output import OUTPUTS, VectorOutput
 from dynalay_gym.envs.walk import row_tensors
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
-
-OUTPUTS = ("numpy", "torch")
 
 
 class DynaLayVectorEnv(ProblemFacts, VectorEnv):
@@ -77,6 +75,7 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         self.num_envs, self.output, self.render_mode = num_envs, output, render_mode
         self.problem = make_problem(self.config)
         self.dynamics = make_dynamics(self.problem, num_envs)
+        self._out = VectorOutput(output, self.device)
         self.single_observation_space = make_space(self.dynamics, self.config)
         self.single_action_space = gym.spaces.Discrete(self.dynamics.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -139,7 +138,7 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             self._begin(ResetOptions(waiting))
         self._finished = terminations.cpu().numpy().copy()  # not the caller's memory
         infos = self._after_step(terminations)
-        truncations = self._copy(terminations)
+        truncations = self._out.copy(terminations)
         truncations[:] = False
         outcome = self._out(rewards), self._out(terminations), truncations
         return self._observations(), *outcome, infos
@@ -159,11 +158,10 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
 
     def _after_step(self, terminations: Tensor) -> dict[str, Any]:
         """Infos of a step; in SameStep also start the next episodes."""
-        final = {"final_obs": self._observations()}
-        final["_final_obs"] = self._copy(terminations)
+        ended = self._out.copy(terminations)
+        final = {"final_obs": self._observations(), "_final_obs": ended}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            final["final_info"] = self._infos()
-            final["_final_info"] = self._copy(terminations)
+            final |= {"final_info": self._infos(), "_final_info": ended}
             if self._finished.any():
                 self._begin(ResetOptions(np.flatnonzero(self._finished)))
         return self._infos() | final
@@ -298,31 +296,10 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         self._finished[asked.rows] = False
 
     def _observations(self) -> Any:
-        observations = observe(self.dynamics, self.config)
-        if isinstance(observations, dict):
-            return {key: self._out(value) for key, value in observations.items()}
-        return self._out(observations)
+        return self._out.observations(observe(self.dynamics, self.config))
 
     def _infos(self) -> dict[str, Any]:
-        """Infos in the chosen output, each with its ``_key`` mask."""
-        infos = self.dynamics.infos()
-        shape = len(infos), self.num_envs
-        there = self._out(np.empty(shape, dtype=np.bool_))
-        there[:] = True
-        out: dict[str, Any] = {}
-        for mask, (key, value) in zip(there, infos.items(), strict=True):
-            out[key], out[f"_{key}"] = self._out(value), mask
-        return out
-
-    def _copy(self, value: Tensor) -> Any:
-        """The value in the chosen output, in memory of its own."""
-        copied = self._out(value)
-        return copied.clone() if isinstance(copied, Tensor) else copied.copy()
-
-    def _out(self, value: Array) -> Any:
-        if self.output == "torch":
-            return torch.as_tensor(value, device=self.device)
-        return value if isinstance(value, np.ndarray) else value.numpy(force=True)
+        return self._out.infos(self.dynamics.infos(), self.num_envs)
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
