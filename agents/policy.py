@@ -197,13 +197,15 @@ def mix_epsilon(log_probs: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 
     p = (1 - epsilon) * masked p + epsilon / (number of allowed actions)
     """
-    masked = log_probs.masked_fill(~mask, -torch.inf)
+    forbidden = ~mask
+    masked = log_probs.masked_fill(forbidden, -torch.inf)
     if epsilon == 0.0:
         return masked.log_softmax(dim=-1)
-    uniform = mask / mask.sum(dim=-1, keepdim=True)
+    allowed = mask.float()
+    uniform = allowed / allowed.sum(dim=-1, keepdim=True)
     mixed = masked.softmax(dim=-1).lerp(uniform, epsilon)
     # log(0) would turn the gradient of the masked entries into 0 / 0.
-    return torch.where(mask, mixed, 1.0).log().masked_fill(~mask, -torch.inf)
+    return mixed.masked_fill(forbidden, 1.0).log().masked_fill(forbidden, -torch.inf)
 
 
 def sample(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
