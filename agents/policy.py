@@ -181,9 +181,10 @@ class NetPolicy:
         device = self._weight.device
         inputs = as_tensor(observations, device)
         mask = as_tensor(infos["action_mask"], device).bool()
-        with torch.no_grad():
-            actions = self.choose(self.log_probs(inputs, mask))
-        return like(actions, observations)
+        with torch.inference_mode():
+            log_probs = self.log_probs(inputs, mask)
+        # Outside of it, because a loss may have to remember the actions.
+        return like(self.choose(log_probs), observations)
 
     def choose(self, log_probs: Tensor) -> Tensor:
         """Return one action per row [N] of log-probabilities [N, A]."""

@@ -204,11 +204,11 @@ class PolicyGradientAgent:
         weight = self._entropy_coef(share)
         loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
         rate = config.learning_rate * (1.0 - (1.0 - LEARNING_RATE_END) * share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        (group,) = optimizer.param_groups
+        group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         (loss - weight * terms["entropy"]).backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(group["params"], config.max_grad_norm)
         if not norm.isfinite():
             raise DivergedError(self.algo)
         optimizer.step()
