@@ -205,6 +205,8 @@ def mix_epsilon(log_probs: Tensor, mask: Tensor, epsilon: float) -> Tensor:
     allowed = mask.float()
     uniform = allowed / allowed.sum(dim=-1, keepdim=True)
     mixed = masked.softmax(dim=-1).lerp(uniform, epsilon)
+    if not mixed.requires_grad:
+        return mixed.log()
     # log(0) would turn the gradient of the masked entries into 0 / 0.
     return mixed.masked_fill(forbidden, 1.0).log().masked_fill(forbidden, -torch.inf)
 

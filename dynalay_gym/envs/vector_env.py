@@ -132,10 +132,8 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
             self._begin(ResetOptions(waiting))
         self._episodes.end(terminations.cpu().numpy())
         infos = self._after_step(terminations)
-        truncations = self._out.copy(terminations)
-        truncations[:] = False
-        outcome = self._out(rewards), self._out(terminations), truncations
-        return self._observations(), *outcome, infos
+        outcome = rewards, terminations, torch.zeros_like(terminations)
+        return self._observations(), *map(self._out, outcome), infos
 
     def _act(self, chosen: Tensor, waiting: np.ndarray) -> tuple[Tensor, Tensor]:
         """Let all but the waiting rows act: rewards and terminations [N]."""
