@@ -172,7 +172,8 @@ class NetPolicy:
 
         Args:
             observations: Float32 [N, D].
-            mask: Bool [N, A], true where an action is allowed; at least one per row.
+            mask: Bool or int8 [N, A], not 0 where an action is allowed; at least one
+                per row.
         """
         return mix_epsilon(self.net(observations), mask, self.epsilon)
 
@@ -180,7 +181,7 @@ class NetPolicy:
         """Choose actions [N]; see `Policy.act`."""
         device = self._weight.device
         inputs = as_tensor(observations, device)
-        mask = as_tensor(infos["action_mask"], device).bool()
+        mask = as_tensor(infos["action_mask"], device)
         with torch.inference_mode():
             log_probs = self.log_probs(inputs, mask)
         # Outside of it, because a loss may have to remember the actions.
@@ -198,7 +199,7 @@ def mix_epsilon(log_probs: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 
     p = (1 - epsilon) * masked p + epsilon / (number of allowed actions)
     """
-    forbidden = ~mask
+    forbidden = mask.logical_not()
     masked = log_probs.masked_fill(forbidden, -torch.inf)
     if epsilon == 0.0:
         return masked.log_softmax(dim=-1)
