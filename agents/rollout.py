@@ -128,7 +128,7 @@ def _step(envs: VectorEnv, policy: NetPolicy, state: RolloutState) -> dict[str, 
     total = state.earned + row["rewards"]
     state.observations = as_tensor(observations, device)
     state.infos = infos
-    state.earned = total.masked_fill(row["terminations"], 0.0)
+    state.earned = total.masked_fill_(row["terminations"], 0.0)
     return row
 
 
