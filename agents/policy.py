@@ -172,7 +172,8 @@ class NetPolicy:
 
         Args:
             observations: Float32 [N, D].
-            mask: Bool [N, A], true where an action is allowed; at least one per row.
+            mask: Bool or int8 [N, A], not 0 where an action is allowed; at least one
+                per row.
         """
         return mix_epsilon(self.net(observations), mask, self.epsilon)
 
@@ -180,10 +181,11 @@ class NetPolicy:
         """Choose actions [N]; see `Policy.act`."""
         device = self._weight.device
         inputs = as_tensor(observations, device)
-        mask = as_tensor(infos["action_mask"], device).bool()
-        with torch.no_grad():
-            actions = self.choose(self.log_probs(inputs, mask))
-        return like(actions, observations)
+        mask = as_tensor(infos["action_mask"], device)
+        with torch.inference_mode():
+            log_probs = self.log_probs(inputs, mask)
+        # Outside of it, because a loss may have to remember the actions.
+        return like(self.choose(log_probs), observations)
 
     def choose(self, log_probs: Tensor) -> Tensor:
         """Return one action per row [N] of log-probabilities [N, A]."""
@@ -197,13 +199,17 @@ def mix_epsilon(log_probs: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 
     p = (1 - epsilon) * masked p + epsilon / (number of allowed actions)
     """
-    masked = log_probs.masked_fill(~mask, -torch.inf)
+    forbidden = mask.logical_not()
+    masked = log_probs.masked_fill(forbidden, -torch.inf)
     if epsilon == 0.0:
         return masked.log_softmax(dim=-1)
-    uniform = mask / mask.sum(dim=-1, keepdim=True)
+    allowed = mask.float()
+    uniform = allowed / allowed.sum(dim=-1, keepdim=True)
     mixed = masked.softmax(dim=-1).lerp(uniform, epsilon)
+    if not mixed.requires_grad:
+        return mixed.log()
     # log(0) would turn the gradient of the masked entries into 0 / 0.
-    return torch.where(mask, mixed, 1.0).log().masked_fill(~mask, -torch.inf)
+    return mixed.masked_fill(forbidden, 1.0).log().masked_fill(forbidden, -torch.inf)
 
 
 def sample(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,6 +7,7 @@ one update; everything stays on the environment's device.
 Axes: T rollout steps, B sub-environments, M = T * B decisions, A actions.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -204,21 +205,30 @@ class PolicyGradientAgent:
         weight = self._entropy_coef(share)
         loss = terms["policy_loss"] + config.value_coef * terms["value_loss"]
         rate = config.learning_rate * (1.0 - (1.0 - LEARNING_RATE_END) * share)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        (group,) = optimizer.param_groups
+        group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         (loss - weight * terms["entropy"]).backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), config.max_grad_norm)
-        if not norm.isfinite():
-            raise DivergedError(self.algo)
+        norm = self._clip_gradients(group["params"])
         optimizer.step()
         numbers = {name: term.item() for name, term in terms.items()}
         return numbers | {
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "learning_rate": rate,
             "entropy_coef": weight,
             "epsilon": policy.epsilon,
         }
+
+    def _clip_gradients(self, weights: list[nn.Parameter]) -> float:
+        """Scale gradients that are longer than allowed, which few are: their norm."""
+        limit = self.config.max_grad_norm
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        length = norm.item()
+        if not math.isfinite(length):
+            raise DivergedError(self.algo)
+        if length > limit:
+            nn.utils.clip_grads_with_norm_(weights, limit, norm)
+        return length
 
     def _targets(
         self, rollout: Rollout, state: RolloutState, values: Tensor

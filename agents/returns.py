@@ -28,7 +28,8 @@ def discounted_returns(
     """
     weights = discount * ~terminations
     following, returns = bootstrap_value, []
-    for reward, weight in zip(reversed(rewards), reversed(weights), strict=True):
+    steps = zip(rewards.unbind(), weights.unbind(), strict=True)
+    for reward, weight in reversed(list(steps)):
         following = torch.addcmul(reward, weight, following)
         returns.append(following)
     return torch.stack(returns[::-1])

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from problems import NeedEnv
+from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from agents.config import PolicyGradientConfig
 from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.policy import NetPolicy, mix_epsilon, sample
+from agents.policy import DivergedError, NetPolicy, mix_epsilon, sample
 from agents.policy_gradient import PolicyGradientAgent
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import RolloutState, collect_rollout
@@ -128,6 +129,9 @@ def test_masked_actions_have_no_probability_and_no_gradient():
         (gradient,) = torch.autograd.grad(mixed[:, 0].sum(), log_probs)
         assert gradient.isfinite().all()
         assert (gradient[~mask] == 0).all()
+        # What is acted on is, to the bit, what is learned from.
+        acted = mix_epsilon(log_probs.detach(), mask.to(torch.int8), epsilon)
+        assert torch.equal(acted, mixed)
 
 
 def test_greedy_takes_the_most_probable_allowed_action():
@@ -191,6 +195,26 @@ def test_the_estimator_is_the_gradient_of_the_expected_return():
     estimate = torch.autograd.grad(-3 * loss, weights)  # the mean is over 3 steps
     flat, expected = parameters_to_vector(estimate), parameters_to_vector(exact)
     assert (flat - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize(("limit", "scale"), [(10.0, 1.0), (1.0, 0.2)])
+def test_gradients_are_scaled_where_they_are_too_long(limit, scale):
+    config = PolicyGradientConfig(hidden=(4,), max_grad_norm=limit)
+    agent = PolicyGradientAgent(NeedEnv(output="torch"), config)
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    for weight, gradient in zip(weights, (3.0, -4.0), strict=True):
+        weight.grad = torch.tensor([gradient])
+    assert agent._clip_gradients(weights) == 5.0
+    found = torch.cat([weight.grad for weight in weights])
+    torch.testing.assert_close(found, scale * torch.tensor([3.0, -4.0]))
+
+
+def test_gradients_that_are_not_finite_name_the_flag():
+    agent = PolicyGradientAgent(NeedEnv(output="torch"), PolicyGradientConfig())
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([1.0, torch.nan])
+    with pytest.raises(DivergedError, match=r"--policy-gradient\.learning-rate"):
+        agent._clip_gradients([weight])
 
 
 def test_rollouts_book_what_belongs_to_the_same_episode():

@@ -391,7 +391,7 @@ def test_rows_that_draw_at_different_rates_keep_their_own_streams() -> None:
     drawn = np.zeros(len(seeds), dtype=int)
     for step in range(200):
         if step == 90:
-            stream.reseed(1, 77)
+            stream.reseed([1], [77])
             seeds[1], drawn[1] = 77, 0
         rows = np.flatnonzero(rng.random(len(seeds)) < [0.9, 0.5, 0.1, 0.3])
         index, penalty = stream.draw(rows)

@@ -31,17 +31,17 @@ class EpisodeStream:
         num_samples: int,
         penalty_range: tuple[float, float],
     ) -> None:
-        self._mixed_seeds = _mix(np.array([s % 2**64 for s in seeds], dtype=np.uint64))
+        self._mixed_seeds = _mix_seeds(seeds)
         self._num_samples = num_samples
         self._penalty_range = penalty_range
         # Episodes first .. first + _AHEAD - 1 of every row, of which some are used.
         self._first = np.full(len(seeds), -_AHEAD, dtype=np.int64)
         self._used = np.full(len(seeds), _AHEAD, dtype=np.int64)
 
-    def reseed(self, row: int, seed: int) -> None:
-        """Restart one row's stream."""
-        self._mixed_seeds[row] = _mix(np.array([seed % 2**64], dtype=np.uint64))[0]
-        self._first[row], self._used[row] = -_AHEAD, _AHEAD
+    def reseed(self, rows: list[int], seeds: list[int]) -> None:
+        """Restart the streams of some rows, each with its seed."""
+        self._mixed_seeds[rows] = _mix_seeds(seeds)
+        self._first[rows], self._used[rows] = -_AHEAD, _AHEAD
 
     def state(self) -> dict[str, NDArray[np.int64]]:
         """What the next episodes depend on, by name: [n] each."""
@@ -82,6 +82,10 @@ class EpisodeStream:
             return
         drawn = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
         self._penalty = drawn.astype(np.float32)
+
+
+def _mix_seeds(seeds: list[int]) -> Counters:
+    return _mix(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64))
 
 
 def _mix(x: Counters) -> Counters:

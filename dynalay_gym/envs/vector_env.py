@@ -3,32 +3,31 @@
 Axes: N rows (sub-environments, one sample each), D features, A = L + 1 actions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
 from dynalay_gym.envs.activations import ALL
-from dynalay_gym.envs.dynamics import Array
-from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.factory import EnvConfig, make_problem
 from dynalay_gym.envs.facts import ProblemFacts
 from dynalay_gym.envs.observation_space import make_space, observe
 from dynalay_gym.envs.reset_options import ResetOptions
+from dynalay_gym.envs.row_episodes import RowEpisodes, Seed, reset_mode, row_seeds
+from dynalay_gym.envs.shared_rows import SharedRows
 from dynalay_gym.envs.table_dynamics import make_dynamics
+from dynalay_gym.envs.vector_output import OUTPUTS, VectorOutput
 from dynalay_gym.envs.walk import row_tensors
-from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
-
-OUTPUTS = ("numpy", "torch")
+from dynalay_gym.errors import ConfigError, ResetNeededError
 
 
-class DynaLayVectorEnv(ProblemFacts, VectorEnv):
+class DynaLayVectorEnv(ProblemFacts, SharedRows):
     """N samples decided on at once; see ``docs/environment.md``.
 
     Args:
@@ -72,23 +71,20 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
             raise ConfigError(
                 'a table cannot be rendered; use render_mode=None or transitions="live"'
             )
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = reset_mode(autoreset_mode)
         self.metadata = self.metadata | {"autoreset_mode": self.autoreset_mode}
         self.num_envs, self.output, self.render_mode = num_envs, output, render_mode
         self.problem = make_problem(self.config)
         self.dynamics = make_dynamics(self.problem, num_envs)
+        self._out = VectorOutput(output, self.device)
         self.single_observation_space = make_space(self.dynamics, self.config)
         self.single_action_space = gym.spaces.Discrete(self.dynamics.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._stream: EpisodeStream | None = None
-        self._finished = np.ones(num_envs, dtype=bool)
+        self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every row, or in those of ``reset_mask``.
 
@@ -128,28 +124,24 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         self._check_begun("step")
         chosen = check_actions(actions, self.num_envs, self.dynamics.num_actions)
         chosen = chosen.to(self.dynamics.device)
-        waiting = np.flatnonzero(self._finished)
-        if waiting.size and self.autoreset_mode is AutoresetMode.DISABLED:
-            raise InvalidActionError(
-                f"rows {waiting.tolist()} have finished; start them with "
-                'reset(options={"reset_mask": ...}) before stepping'
-            )
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            self._episodes.check_none_waits()
+        waiting = self._episodes.waiting()
         rewards, terminations = self._act(chosen, waiting)
         if waiting.size:  # NextStep: the action of a finished row starts its next
             self._begin(ResetOptions(waiting))
-        self._finished = terminations.cpu().numpy().copy()  # not the caller's memory
+        self._episodes.end(terminations.cpu().numpy())
         infos = self._after_step(terminations)
-        truncations = self._copy(terminations)
-        truncations[:] = False
-        outcome = self._out(rewards), self._out(terminations), truncations
-        return self._observations(), *outcome, infos
+        outcome = rewards, terminations, torch.zeros_like(terminations)
+        return self._observations(), *map(self._out, outcome), infos
 
     def _act(self, chosen: Tensor, waiting: np.ndarray) -> tuple[Tensor, Tensor]:
         """Let all but the waiting rows act: rewards and terminations [N]."""
         if not waiting.size:
             return self.dynamics.step(ALL, chosen)
         device = self.dynamics.device
-        running = torch.as_tensor(np.flatnonzero(~self._finished), device=device)
+        acting = np.flatnonzero(~self._episodes.finished)
+        running = torch.as_tensor(acting, device=device)
         rewards = torch.zeros(self.num_envs, device=device)
         terminations = torch.zeros_like(rewards, dtype=torch.bool)
         rewards[running], terminations[running] = self.dynamics.step(
@@ -159,13 +151,12 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
 
     def _after_step(self, terminations: Tensor) -> dict[str, Any]:
         """Infos of a step; in SameStep also start the next episodes."""
-        final = {"final_obs": self._observations()}
-        final["_final_obs"] = self._copy(terminations)
+        ended = self._out.copy(terminations)
+        final = {"final_obs": self._observations(), "_final_obs": ended}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            final["final_info"] = self._infos()
-            final["_final_info"] = self._copy(terminations)
-            if self._finished.any():
-                self._begin(ResetOptions(np.flatnonzero(self._finished)))
+            final |= {"final_info": self._infos(), "_final_info": ended}
+            if self._episodes.finished.any():
+                self._begin(ResetOptions(self._episodes.waiting()))
         return self._infos() | final
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
@@ -195,11 +186,9 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         The network's weights are not part of it.
         """
         self._check_begun("get_state")
-        assert self._stream is not None, "seeded by reset"
         parts = row_tensors(self.dynamics) | {"states": self.dynamics.states()}
-        stream = {name: torch.from_numpy(a) for name, a in self._stream.state().items()}
-        finished = {"finished": torch.from_numpy(self._finished)}
-        return {k: v.cpu().clone() for k, v in (parts | stream | finished).items()}
+        parts |= {k: torch.from_numpy(v) for k, v in self._episodes.state().items()}
+        return {name: part.cpu().clone() for name, part in parts.items()}
 
     def set_state(self, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
         """Go on from what ``get_state`` returned, in an equal environment.
@@ -207,14 +196,10 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         Returns:
             Observations and infos of all rows.
         """
-        self._stream = EpisodeStream(
-            [0] * self.num_envs, self.num_samples, self.penalty_range
-        )
-        self._stream.load({k: v.cpu().numpy() for k, v in state.items()})
+        self._episodes.load({k: v.cpu().numpy() for k, v in state.items()})
         for name, part in row_tensors(self.dynamics).items():
             part.copy_(state[name])
         self.dynamics.stand_in(state["states"].to(self.dynamics.device))
-        self._finished = state["finished"].cpu().numpy().copy()
         return self._observations(), self._infos()
 
     def action_masks(self) -> Any:
@@ -232,27 +217,10 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
         rows = range(self.num_envs)
         return tuple(render_row(self.dynamics, i, self.render_mode) for i in rows)
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method or read an attribute; one entry per row."""
-        value = getattr(self, name)
-        if not callable(value):
-            return (value,) * self.num_envs
-        value = value(*args, **kwargs)
-        per_row = isinstance(value, tuple | np.ndarray | Tensor)
-        return tuple(value) if per_row else (value,) * self.num_envs
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Attribute of every row."""
-        return (getattr(self, name),) * self.num_envs
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute; the rows share it."""
-        setattr(self, name, values)
-
     @property
     def is_seeded(self) -> bool:
         """Whether a reset has chosen the rows' episode streams."""
-        return self._stream is not None
+        return self._episodes.seeded
 
     def _check_begun(self, what: str) -> None:
         if not self.dynamics.begun or self.closed:
@@ -260,76 +228,21 @@ class DynaLayVectorEnv(ProblemFacts, VectorEnv):
                 f"call reset() before {what}(), and neither after close()"
             )
 
-    def _seed_rows(
-        self, seed: int | Sequence[int | None] | None, rows: np.ndarray
-    ) -> None:
+    def _seed_rows(self, seed: Seed, rows: np.ndarray) -> None:
         """Restart the episode streams of the rows that are given a seed."""
-        seeds = self._seed_of_each_row(seed)
-        if any(one is not None and one < 0 for one in seeds):
-            raise ConfigError(f"seeds must not be negative: {seed}")
+        seeds = row_seeds(seed, self.num_envs)
         if isinstance(seed, int | np.integer) or self._np_random is None:
-            super().reset(seed=None if seeds[0] is None else int(seeds[0]))
-        if self._stream is None:
+            super().reset(seed=seeds[0])
+        if not self._episodes.seeded:
             drawn = self.np_random.integers(2**62, size=self.num_envs)
-            first = [int(x) for x in drawn]
-            self._stream = EpisodeStream(first, self.num_samples, self.penalty_range)
-        for row in rows:
-            one = seeds[row]
-            if one is not None:
-                self._stream.reseed(row, one)
-
-    def _seed_of_each_row(
-        self, seed: int | Sequence[int | None] | None
-    ) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ConfigError(f"{len(seed)} seeds for {self.num_envs} rows")
-        return [None if one is None else int(one) for one in seed]
+            self._episodes.seed(np.arange(self.num_envs), drawn.tolist())
+        self._episodes.seed(rows, seeds)
 
     def _begin(self, asked: ResetOptions) -> None:
-        assert self._stream is not None, "seeded by reset"
-        index, penalty = self._stream.draw(asked.rows)
-        index = index if asked.index is None else asked.index
-        penalty = penalty if asked.penalty is None else asked.penalty
-        self.dynamics.begin(asked.rows, index, penalty)
-        self._finished[asked.rows] = False
+        self.dynamics.begin(asked.rows, *self._episodes.begin(asked))
 
     def _observations(self) -> Any:
-        observations = observe(self.dynamics, self.config)
-        if isinstance(observations, dict):
-            return {key: self._out(value) for key, value in observations.items()}
-        return self._out(observations)
+        return self._out.observations(observe(self.dynamics, self.config))
 
     def _infos(self) -> dict[str, Any]:
-        """Infos in the chosen output, each with its ``_key`` mask."""
-        infos = self.dynamics.infos()
-        shape = len(infos), self.num_envs
-        there = self._out(np.empty(shape, dtype=np.bool_))
-        there[:] = True
-        out: dict[str, Any] = {}
-        for mask, (key, value) in zip(there, infos.items(), strict=True):
-            out[key], out[f"_{key}"] = self._out(value), mask
-        return out
-
-    def _copy(self, value: Tensor) -> Any:
-        """The value in the chosen output, in memory of its own."""
-        copied = self._out(value)
-        return copied.clone() if isinstance(copied, Tensor) else copied.copy()
-
-    def _out(self, value: Array) -> Any:
-        if self.output == "torch":
-            return torch.as_tensor(value, device=self.device)
-        return value if isinstance(value, np.ndarray) else value.numpy(force=True)
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        names = [member.value for member in AutoresetMode]
-        raise ConfigError(
-            f"unknown autoreset_mode {mode!r}; choose one of {names}"
-        ) from None
+        return self._out.infos(self.dynamics.infos(), self.num_envs)

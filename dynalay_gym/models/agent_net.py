@@ -67,7 +67,12 @@ class AgentNet(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Return log-probabilities [B, A] of float32 observations [B, D]."""
-        return self.policy_head.log_prob(self.torso(_centre(observations)))
+        features = self.torso(_centre(observations))
+        # What `policy_head.log_prob` gives, to the bit, without its slice-wise copies.
+        head = self.policy_head.head(features).log_softmax(dim=1)
+        tail = self.policy_head.tail[0](features).log_softmax(dim=1)
+        first = self.policy_head.cutoffs[0]
+        return torch.cat([head[:, :first], tail + head[:, first:]], dim=1)
 
     def value(self, observations: Tensor) -> Tensor:
         """Return the expected return [B] from float32 observations [B, D]."""
