@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -89,12 +88,6 @@ class SolverConfig:
                     f"unknown {name} {value!r}; choose one of: {', '.join(kind)}"
                 )
             object.__setattr__(self, name, kind(value))
-
-
-@cache
-def one_step(config: SolverConfig) -> SolverConfig:
-    """The same options for a single application of the map."""
-    return replace(config, max_steps=1)
 
 
 def iterate(

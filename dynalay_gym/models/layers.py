@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
-from dynalay_gym.models.adjoint import relu_solve
+from dynalay_gym.models.adjoint import relu_map, relu_solve
 from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.models.fixed_point import fixed_point_iteration
 from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
 from dynalay_gym.models.progress import SolveResult
@@ -115,12 +116,16 @@ class FixedPointLayer(Freezable, ABC):
         start = torch.relu(x) if z0 is None else z0
         return solve(f, start, x, replace(config, warm_precision=None))
 
+    def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
+        """Apply the map once at z [n, ...], whatever the steps of the solver."""
+        f = relu_map(self, self.weight())
+        return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
+
     def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
         """Relative residual after each iteration of one sample's solve, x [1, ...]."""
         z, curve = torch.relu(x), list[float]()
-        one_step = SolverConfig(rtol=solver.rtol, max_steps=1)
         while len(curve) < solver.max_steps:
-            result = self.solve(x, z, one_step)
+            result = self.check(x, z, solver)
             z = result.value
             curve.append(float(result.residual))
             if not curve[-1] >= solver.rtol:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.frozen import Freezable
-from dynalay_gym.models.implicit import SolverConfig, one_step
+from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.norm import Pattern, PatternNorm
 from dynalay_gym.models.progress import SolveResult
@@ -185,7 +185,7 @@ class StateLayer(_PlainPart):
     def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z."""
         assert state.x is not None, "only an iterated layer is checked"
-        return self.recurrence.solve(state.x, state.y, one_step(solver))
+        return self.recurrence.check(state.x, state.y, solver)
 
     def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one iterated sample, for pictures."""
@@ -304,7 +304,8 @@ class WideStreamLayer(_PlainPart):
     def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
         """Apply the recurrent map once at h."""
         assert state.x is not None, "only an iterated layer is checked"
-        return self.recurrence.solve(state.x, state.h, one_step(solver))
+        assert state.h is not None, "the fixed point of an iterated layer"
+        return self.recurrence.check(state.x, state.h, solver)
 
     def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
         """Residuals along the solve of one iterated sample, for pictures."""
