@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from dynalay_gym.models import few_rows, rowwise
 from dynalay_gym.models.few_rows import Geometry
 from dynalay_gym.models.frozen import Kernel, Vectors
+from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.layers import ConvFixedPointLayer
+from dynalay_gym.models.progress import SolverStatus
 
 # Channels in and out, kernel, side, stride: of the presets' and of odd networks.
 CONVOLUTIONS = [
@@ -153,3 +157,60 @@ def test_the_block_of_a_product_never_mixes_rows() -> None:
         geometry = Geometry(c_in, c_out, side, stride, side // 2, size, size)
         pixels = geometry.size[0] * geometry.size[1]
         assert pixels % geometry.block == 0
+
+
+def frozen_layer(kind: type[ConvFixedPointLayer] = ConvFixedPointLayer) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(8, 6, 6, kappa=0.95).eval().freeze()
+
+
+@pytest.mark.parametrize(("rtol", "max_steps"), [(1e-3, 50), (1e-3, 4), (0.3, 50)])
+def test_a_solve_of_few_rows_is_that_of_many(
+    rtol: float, max_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, solver = frozen_layer(), SolverConfig(rtol=rtol, max_steps=max_steps)
+    x = draw(7, 8, 6, 6) * torch.logspace(-2, 2, 7).view(-1, 1, 1, 1)
+    few = layer.solve(x, solver=solver)
+    alone = [layer.solve(x[i : i + 1], solver=solver) for i in range(7)]
+    again = layer.check(x, few.value, solver)
+    monkeypatch.setattr(ConvFixedPointLayer, "_iterate_few", lambda *_: None)
+    many, checked = layer.solve(x, solver=solver), layer.check(x, few.value, solver)
+    for found, expected in ((few, many), (again, checked)):
+        for name, value in vars(expected).items():
+            assert torch.equal(getattr(found, name), value), name
+    assert len(few.num_steps.unique()) > 1 or max_steps == 4, "rows leave one by one"
+    for i, one in enumerate(alone):
+        assert torch.equal(one.value[0], few.value[i])
+        assert int(one.num_steps) == int(few.num_steps[i])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
+def test_states_out_of_range_are_solved_with_care(scale: float) -> None:
+    layer, solver = frozen_layer(), SolverConfig(rtol=1e-3, max_steps=50)
+    x = draw(2, 8, 6, 6)
+    x[1] *= scale
+    found, alone = layer.solve(x, solver=solver), layer.solve(x[:1], solver=solver)
+    overflows = scale > 1e20  # its squares do
+    ends = SolverStatus.NONFINITE if overflows else SolverStatus.CONVERGED
+    assert found.status.tolist() == [SolverStatus.CONVERGED, ends]
+    assert torch.equal(found.value[:1], alone.value)
+    assert found.value.isfinite().all()
+
+
+def test_a_map_of_ones_own_is_iterated() -> None:
+    class Halved(ConvFixedPointLayer):
+        def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+            return super().recur(z, weight) / 2
+
+    x, solver = draw(2, 8, 6, 6), SolverConfig(rtol=1e-6, max_steps=100)
+    layer = frozen_layer(Halved)
+    z = layer.solve(x, solver=solver).value
+    torch.testing.assert_close(z, torch.relu(x + layer.recur(z, layer.weight())))
+
+
+def test_no_steps_return_the_start() -> None:
+    x = draw(2, 8, 6, 6)
+    result = frozen_layer().solve(x, solver=SolverConfig(max_steps=0))
+    assert torch.equal(result.value, torch.relu(x))
+    assert result.num_steps.tolist() == [0, 0]

@@ -95,9 +95,8 @@ def as_matrix(weight: Tensor) -> Numbers:
     return np.ascontiguousarray(np.pad(matrix, ((0, 0), (0, missing))))
 
 
-def columns(x: Tensor, geometry: Geometry) -> Numbers:
-    """Inputs of every output pixel of maps [n, C, H, W]: [n * P, K]."""
-    maps = np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())
+def columns(maps: Numbers, geometry: Geometry) -> Numbers:
+    """Inputs of every output pixel of maps [n, H, W, C]: [n * P, K]."""
     if geometry.kernel == 1 and geometry.stride == 1:
         return maps.reshape(-1, geometry.depth)
     n, height, width, channels = maps.shape
@@ -142,7 +141,8 @@ def convolve(
     x: Tensor, matrix: Numbers, bias: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """Convolve maps [n, C_in, H, W] by products: [n, C_out, H', W']."""
-    out = products(columns(x, geometry), matrix, geometry)
+    pixels = np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())
+    out = products(columns(pixels, geometry), matrix, geometry)
     if bias is not None:
         out += bias.numpy()
     maps = out.reshape(len(x), *geometry.size, -1)

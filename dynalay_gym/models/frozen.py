@@ -101,12 +101,19 @@ class Kernel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve x [n, C_in, H, W] to [n, C_out, H', W']."""
+        geometry = self.few(x)
+        if geometry is not None:
+            return few_rows.convolve(x, self.matrix, self.bias, geometry)
+        stride, padding = self.stride, self.padding
+        return rowwise.conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
+
+    def few(self, x: Tensor) -> Geometry | None:
+        """Sizes of the products that convolve x; None if the library does it."""
         n, _, height, width = x.shape
         geometry = self._geometry(height, width)
         if geometry and 0 < n <= geometry.max_rows and rowwise.is_for_onednn(x):
-            return few_rows.convolve(x, self._matrix, self.bias, geometry)
-        stride, padding = self.stride, self.padding
-        return rowwise.conv2d(x, self.weight, self.bias, stride=stride, padding=padding)
+            return geometry
+        return None
 
     def _geometry(self, height: int, width: int) -> Geometry | None:
         """Geometry of maps of this size, if products give the library's bits."""
@@ -121,7 +128,8 @@ class Kernel:
         return self._geometries[height, width]
 
     @cached_property
-    def _matrix(self) -> Numbers:
+    def matrix(self) -> Numbers:
+        """The kernel as a matrix [K, C_out]."""
         return few_rows.as_matrix(self.weight)
 
 

@@ -22,7 +22,7 @@ _TINY = 1e-24
 
 # Elements of a row from which libraries divide a sum among threads (PyTorch 2^15,
 # OpenBLAS 10,000).
-_GRAIN = 2**13
+GRAIN = 2**13
 
 
 class SolverStatus(IntEnum):
@@ -166,17 +166,32 @@ def squared_norm(states: Tensor) -> Tensor:
 def _squared_norms(states: Tensor) -> NDArray[np.float32]:
     """``squared_norm`` on the host; in its memory without another array of states."""
     rows = flat_rows(states)
-    if not states.is_cpu or states.dtype != torch.float32 or rows.shape[1] > _GRAIN:
+    if not states.is_cpu or states.dtype != torch.float32 or rows.shape[1] > GRAIN:
         found: NDArray[np.float32] = squared_norm(states).cpu().numpy()
         return found
-    numbers = rows.numpy()
+    return row_norms(rows.numpy())
+
+
+def row_norms(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared norm of each row of [n, D], D at most ``GRAIN``."""
     dots: NDArray[np.float32] = np.vecdot(numbers, numbers)
     return dots
 
 
+def simple_residual(
+    norm: NDArray[np.float32], step: NDArray[np.float32]
+) -> NDArray[np.float32] | None:
+    """``sqrt(step / norm)`` of squared norms [n]; None if one is out of range."""
+    is_finite = norm.sum() + step.sum() < math.inf  # only if every term is
+    if not is_finite or norm.min(initial=1.0) <= _TINY:
+        return None
+    found: NDArray[np.float32] = np.sqrt(step / norm)
+    return found
+
+
 def row_sums(numbers: Tensor) -> Tensor:
     """Sum of each row of [n, D]; a lone row is not divided among threads."""
-    is_divided = numbers.shape[1] >= _GRAIN and not torch.compiler.is_exporting()
+    is_divided = numbers.shape[1] >= GRAIN and not torch.compiler.is_exporting()
     if is_divided and len(numbers) == 1:
         return numbers.expand(2, -1).sum(1)[:1]
     return numbers.sum(1)
@@ -205,10 +220,8 @@ def checked_residual(new: Tensor, change: Tensor) -> NDArray[np.float32]:
         float32 [n]; NaN where a norm is not finite.
     """
     with np.errstate(over="ignore"):
-        norm, step = _squared_norms(new), _squared_norms(change)
-        is_finite = norm.sum() + step.sum() < math.inf  # only if every term is
-    if is_finite and norm.min(initial=1.0) > _TINY:
-        found: NDArray[np.float32] = np.sqrt(step / norm)
+        found = simple_residual(_squared_norms(new), _squared_norms(change))
+    if found is not None:
         return found
     size = torch.maximum(_largest(new), _largest(change))
     small = (size < math.sqrt(_TINY)) & (size > 0)
