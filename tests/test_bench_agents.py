@@ -11,11 +11,10 @@ from benchmarks.bench_agents import (
     Args,
     NullEnv,
     medians,
-    race_table,
     run,
-    summary,
     throughput_table,
 )
+from benchmarks.bench_race import race_table, summary
 
 
 def test_the_null_environment_has_the_same_spaces_and_infos() -> None:
