@@ -31,7 +31,8 @@ from agents.config import CONFIGS
 from agents.sb3 import SB3Agent
 from agents.sb3_vec_env import SB3VecEnv
 from agents.store import make_agent
-from benchmarks.bench_race import ENV_ID, race, race_table
+from benchmarks.bench_race import race, race_table
+from benchmarks.race_baselines import ENV_ID
 from dynalay_gym.metrics import environment_facts, write_json
 
 
@@ -48,7 +49,7 @@ class Args:
     samples: int = 32_768
     """Decisions of one turn on a table or a null environment; a quarter on a live."""
     naive_steps: int = 100_000
-    """Decisions of the PPO that sets the mark; 0 leaves the whole part out."""
+    """Decisions of the PPO that sets the race's mark; 0 leaves the race out."""
     seeds: int = 3
     """Seeds of the fast ways."""
 
