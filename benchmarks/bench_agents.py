@@ -5,21 +5,16 @@
 *Throughput*: each algorithm trains on the live environment, on its transition table and
 on a null environment that costs nothing; variants take turns, figures are medians over
 rounds. The step of the environment and the conversions of the adapter are timed within.
-*Time to a return*: Stable-Baselines3's PPO on one environment per row sets the mark;
-the fast ways start from nothing (network loaded, table built anew) and are trained with
-rising budgets until the median seed's test return reaches it. Seconds are of the
-process's CPU clock, on one thread, evaluation left out.
+*Time to a return*: see ``bench_race.py``. Seconds are of the process's CPU clock, on
+one thread.
 
 Axes: N rows, D features, A actions.
 """
 
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +24,16 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import dynalay_gym  # noqa: F401 - registers the ids
-from agents.baselines import PlanPolicy
-from agents.config import CONFIGS, AgentConfig
-from agents.evaluation import walk
-from agents.sb3 import SB3Agent, SB3Policy
+from agents.config import CONFIGS
+from agents.sb3 import SB3Agent
 from agents.sb3_vec_env import SB3VecEnv
 from agents.store import make_agent
-from dynalay_gym.envs.oracle import plan_table
+from benchmarks.bench_race import race, race_table
+from benchmarks.race_baselines import ENV_ID
 from dynalay_gym.metrics import environment_facts, write_json
-
-ENV_ID = "DynaLay/Digits-v0"
-ROWS = 64
-NAIVE = {"n_steps": 32, "batch_size": 256, "gamma": 1.0, "device": "cpu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +49,7 @@ class Args:
     samples: int = 32_768
     """Decisions of one turn on a table or a null environment; a quarter on a live."""
     naive_steps: int = 100_000
-    """Decisions of the PPO that sets the mark; 0 leaves the whole part out."""
+    """Decisions of the PPO that sets the race's mark; 0 leaves the race out."""
     seeds: int = 3
     """Seeds of the fast ways."""
 
@@ -82,10 +69,8 @@ def run(args: Args) -> dict[str, Any]:
     torch.set_num_threads(1)
     facts = {"args": asdict(args) | {"out": str(args.out)}}
     facts |= {"environment": environment_facts(), "throughput": throughput(args)}
-    return facts | {"race": race(args) if args.naive_steps else {}}
-
-
-# --- throughput -----------------------------------------------------------------------
+    found = race(args.naive_steps, args.seeds) if args.naive_steps else {}
+    return facts | {"race": found}
 
 
 class NullEnv(VectorEnv):
@@ -213,142 +198,6 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, Any]:
     return middle | {"speed_range": [min(speeds), max(speeds)]}
 
 
-# --- time to a return -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to train: environment, algorithm, rising budgets."""
-
-    name: str
-    transitions: str
-    config: AgentConfig
-    budgets: tuple[int, ...]
-
-
-def ways(args: Args) -> list[Way]:
-    """The fast ways, and SB3 with the mark's constants on our batch."""
-    naive = replace(
-        CONFIGS["ppo"](), learning_rate=3e-4, ent_coef=0.0, n_steps=32, batch_size=256
-    )
-    gradient = tuple(20_000 * k for k in (1, 2, 3, 4, 6, 8, 10))
-    nodes = tuple(60_000 * k for k in (1, 2, 3, 4, 6, 8, 10, 15, 20))
-    same = (args.naive_steps,)
-    return [
-        Way("SB3 PPO, batched env, live", "live", naive, same),
-        Way("SB3 PPO, batched env, table", "table", naive, same),
-        Way("policy-gradient, table", "table", CONFIGS["policy-gradient"](), gradient),
-        Way("exact, table", "table", CONFIGS["exact"](), nodes),
-    ]
-
-
-def race(args: Args) -> dict[str, Any]:
-    """The mark and how soon the other ways reach it."""
-    judge = Judge()
-    mark = naive_run(args, judge)
-    found = []
-    for way in ways(args):
-        seeds = 1 if way.transitions == "live" else args.seeds
-        tries: list[dict[str, Any]] = []
-        for budget in way.budgets:
-            runs = [fresh_run(way, budget, seed, judge) for seed in range(seeds)]
-            tries.append({"budget": budget} | summary(runs, mark))
-            print(way.name, tries[-1], file=sys.stderr)
-            if tries[-1]["reached"]:
-                break
-        found.append({"way": way.name, "seeds": seeds, "tries": tries})
-    return {"mark": mark, "optimum": judge.optimum, "ways": found}
-
-
-class Judge:
-    """Walks the test split; its table is built before any clock starts."""
-
-    def __init__(self) -> None:
-        self._envs = gym.make_vec(
-            ENV_ID,
-            num_envs=256,
-            split="test",
-            transitions="table",
-            autoreset_mode="Disabled",
-        )
-        base: Any = self._envs.unwrapped
-        self.penalty: float = base.penalty_range[0]
-        self.optimum = float(plan_table(base, self.penalty).returns.max(1).mean())
-        walk(self._envs, PlanPolicy("nop", [()], base.nop_action))
-
-    def __call__(self, policy: Any) -> float:
-        """Mean return of a policy."""
-        return walk(self._envs, policy, penalty=self.penalty).mean_return
-
-
-def naive_run(args: Args, judge: Judge) -> dict[str, Any]:
-    """PPO as a user would run it: one environment per row, everything else stock."""
-    began, wall = time.process_time(), time.perf_counter()
-    envs = DummyVecEnv([lambda: gym.make(ENV_ID)] * ROWS)
-    model = PPO("MlpPolicy", envs, seed=0, **NAIVE)
-    model.learn(args.naive_steps)
-    seconds, wall = time.process_time() - began, time.perf_counter() - wall
-    widths = (envs.observation_space.shape[0], 64, 64, int(envs.action_space.n))
-    earned = judge(SB3Policy("ppo", model, widths))
-    facts = {"constants": NAIVE, "rows": ROWS, "steps": args.naive_steps}
-    return facts | {
-        "seconds": seconds,
-        "wall_seconds": wall,
-        "test_return": earned,
-        "regret": judge.optimum - earned,
-    }
-
-
-def fresh_run(way: Way, budget: int, seed: int, judge: Judge) -> dict[str, float]:
-    """One training from nothing: what it took and what its policy earns."""
-    output = "torch" if way.config == CONFIGS["policy-gradient"]() else "numpy"
-    with no_cache():
-        began, wall = time.process_time(), time.perf_counter()
-        envs = gym.make_vec(
-            ENV_ID, num_envs=ROWS, transitions=way.transitions, output=output
-        )
-        built = time.process_time() - began
-        agent = make_agent(envs, way.config, seed=seed)
-        agent.learn(budget)
-        seconds, wall = time.process_time() - began, time.perf_counter() - wall
-    return {
-        "seconds": seconds,
-        "wall_seconds": wall,
-        "build_seconds": built,
-        "test_return": judge(agent.policy),
-    }
-
-
-@contextmanager
-def no_cache() -> Iterator[None]:
-    """Let transition tables be built anew, in a folder that goes away."""
-    before = os.environ.get("DYNALAY_CACHE_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DYNALAY_CACHE_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["DYNALAY_CACHE_DIR"]
-            if before is not None:
-                os.environ["DYNALAY_CACHE_DIR"] = before
-
-
-def summary(runs: list[dict[str, float]], mark: dict[str, Any]) -> dict[str, Any]:
-    """Medians over seeds, and the ratio to the mark."""
-    middle = {key: float(np.median([r[key] for r in runs])) for key in runs[0]}
-    best = mark["test_return"] + mark["regret"]
-    return middle | {
-        "regret": best - middle["test_return"],
-        "test_return_per_seed": [r["test_return"] for r in runs],
-        "reached": middle["test_return"] >= mark["test_return"],
-        "times_faster": mark["seconds"] / middle["seconds"],
-        "times_faster_wall": mark["wall_seconds"] / middle["wall_seconds"],
-    }
-
-
-# --- tables ---------------------------------------------------------------------------
-
-
 def throughput_table(rows: list[dict[str, Any]]) -> str:
     """Markdown table."""
     lines = [
@@ -363,26 +212,6 @@ def throughput_table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['algo']} | {row['env']} | {row['rows']} | {row['speed']:,.0f} "
             f"({low:,.0f} to {high:,.0f}) | {shares} |"
-        )
-    return "\n".join(lines)
-
-
-def race_table(race: dict[str, Any]) -> str:
-    """Markdown table; every way at its smallest budget that reaches the mark."""
-    mark = race["mark"]
-    lines = [
-        "| way | decisions | of it table | CPU s | test return | regret | faster |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        f"| SB3 PPO, one env per row | {mark['steps']:,} | | {mark['seconds']:.1f} "
-        f"| {mark['test_return']:.4f} | {mark['regret']:.4f} | 1 |",
-    ]
-    for way in race["ways"]:
-        row = way["tries"][-1]
-        built = "" if "live" in way["way"] else f"{row['build_seconds']:.2f} s"
-        lines.append(
-            f"| {way['way']} | {row['budget']:,} | {built} | {row['seconds']:.2f} "
-            f"| {row['test_return']:.4f}{'' if row['reached'] else ' (below)'} "
-            f"| {row['regret']:.4f} | {row['times_faster']:.0f} |"
         )
     return "\n".join(lines)
 

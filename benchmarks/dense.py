@@ -4,64 +4,88 @@ A rollout is tallied into kinds of work (the plain application of a layer, a sol
 set-up, one iteration, ...); every kind is timed alone at several batch sizes in both
 memory formats, and its best time counts. Nothing that the environment adds is in it:
 no residuals, no rows to gather, no observations.
+
+A second bound takes the same work in batches no larger than the groups in which an
+environment of so many rows meets it: what separates the two bounds is that kernels are
+slower on few rows, what separates an environment from its second bound is overhead.
 """
 
-from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.common import Clock, random_actions
+from benchmarks.common import Clock
 from benchmarks.plain_network import PlainNetwork
+from benchmarks.tally import Tally
 from dynalay_gym.envs.dynamics import Problem
 
 BATCHES = (32, 64, 256)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 _ITERATIONS = 4  # of one timed call, as in a solve
 
-Work = Counter[str]
-Jobs = dict[str, tuple[Callable[[], object], int]]  # a call, and how often it does it
+Job = tuple[Callable[[], object], int]  # a call, and how many units of work it does
+Jobs = dict[str, Job]
 
 
 class DenseBound:
     """Sample-steps per second that dense batches of a rollout's work would reach.
 
     Args:
-        envs: Environment whose rollout with random actions is tallied.
+        problem: What the rollout was of.
+        work: Tally of the rollout.
         clock: Clock.
         seconds: Length of a turn.
+        groups: Tally of the environment whose groups no batch may exceed; any of
+            ``BATCHES`` is allowed without one.
     """
 
-    def __init__(self, envs: Any, clock: Clock, seconds: float) -> None:
-        self.clock, self.seconds = clock, seconds
-        self.work, self.num_steps = tally(envs)
-        every = [
-            make_jobs(envs.problem, batch, memory_format)
-            for batch in BATCHES
-            for memory_format in FORMATS
-        ]
-        self.best = {kind: self._fastest(kind, every) for kind in self.work}
+    def __init__(
+        self,
+        problem: Problem,
+        work: Tally,
+        clock: Clock,
+        seconds: float,
+        groups: Tally | None = None,
+    ) -> None:
+        self.work, self.clock, self.seconds = work, clock, seconds
 
-    def __call__(self) -> float:
-        """One turn."""
-        each, total = self.seconds / len(self.work), 0.0
-        with torch.no_grad():
-            for kind, count in self.work.items():
-                job, times = self.best[kind]
-                total += count * self.clock.per_call(job, each) / times
-        return self.num_steps / total
+        @cache
+        def jobs(batch: int, memory_format: torch.memory_format) -> Jobs:
+            return make_jobs(problem, batch, memory_format)
+
+        self.best = {}
+        for kind in work.units:
+            sizes = batch_sizes(kind, groups)
+            ways = [jobs(size, form)[kind] for size in sizes for form in FORMATS]
+            self.best[kind] = self._fastest(ways)
 
     @torch.no_grad()
-    def _fastest(self, kind: str, every: list[Jobs]) -> tuple[Callable, int]:
-        def seconds(jobs: Jobs) -> float:
-            job, times = jobs[kind]
-            job()
-            took = [self.clock.per_call(job, self.seconds / 50) for _ in range(3)]
+    def __call__(self) -> float:
+        """One turn."""
+        each, total = self.seconds / len(self.best), 0.0
+        for kind, (job, times) in self.best.items():
+            total += self.work.units[kind] * self.clock.per_call(job, each) / times
+        return self.work.num_steps / total
+
+    @torch.no_grad()
+    def _fastest(self, jobs: list[Job]) -> Job:
+        def seconds(job: Job) -> float:
+            call, times = job
+            call()
+            took = [self.clock.per_call(call, self.seconds / 50) for _ in range(3)]
             return min(took) / times
 
-        return min(every, key=seconds)[kind]
+        return min(jobs, key=seconds)
+
+
+def batch_sizes(kind: str, groups: Tally | None) -> tuple[int, ...]:
+    """Batches in which a kind of work may be done; a large group may be cut."""
+    if groups is None:
+        return BATCHES
+    size = groups.group(kind)
+    return (size, *(batch for batch in BATCHES if batch < size))
 
 
 def make_jobs(problem: Problem, batch: int, memory_format: torch.memory_format) -> Jobs:
@@ -104,38 +128,3 @@ def _layer_jobs(
         f"setup/{i}/iterated below": (lambda: setup(below, 2**i - 1), n),
         f"iteration/{i}": (iterate, n * _ITERATIONS),
     }
-
-
-def tally(envs: Any, num_steps: int = 20) -> tuple[Work, int]:
-    """Units of every kind of work in a rollout of random actions; its sample-steps."""
-    work: Work = Counter()
-    path = np.zeros(envs.num_envs, dtype=np.int64)
-    generator = np.random.default_rng(0)
-    envs.reset(seed=0)
-    for _ in range(num_steps):
-        actions = random_actions(generator, envs.num_envs, envs.num_layers)
-        _, _, ended, _, infos = envs.step(actions)
-        steps = infos["final_info"]["solver_steps"]
-        path = _count(work, actions, path, steps, envs.num_layers)
-        begun = int(ended.sum())
-        work.update({"stem": begun, "head": begun})
-        work.update({f"plain/{i}": begun for i in range(envs.num_layers)})
-        path[ended] = 0
-    return Counter({k: v for k, v in work.items() if v}), num_steps * envs.num_envs
-
-
-def _count(
-    work: Work, actions: np.ndarray, path: np.ndarray, steps: np.ndarray, layers: int
-) -> np.ndarray:
-    """Add one step's work; returns the paths after it."""
-    work["head"] += int((actions > 0).sum())
-    for i in range(layers):
-        work[f"plain/{i}"] += int(((actions > 0) & (actions < i + 1)).sum())
-        chosen = actions == i + 1
-        work[f"iteration/{i}"] += int(steps[chosen].sum())
-        fresh = chosen & (path >> i & 1 == 0)
-        below = (path >> (i - 1) & 1 == 1) if i else np.ones_like(fresh)
-        work[f"setup/{i}/iterated below"] += int((fresh & below).sum())
-        work[f"setup/{i}/plain below"] += int((fresh & ~below).sum())
-    bit = 1 << actions >> 1
-    return np.where(actions > 0, path & (bit - 1) | bit, path)

@@ -26,7 +26,9 @@ from benchmarks import (
     bench_solver,
     bench_table,
 )
+from benchmarks.bench_race import race_table
 from benchmarks.common import Options
+from benchmarks.deq import torchdeq
 from dynalay_gym.errors import ConfigError, DynaLayError
 from dynalay_gym.metrics import environment_facts, write_json
 
@@ -34,7 +36,7 @@ from dynalay_gym.metrics import environment_facts, write_json
 def run_solver(options: Options) -> dict[str, Any]:
     """Solver and gradients against torchdeq; says so where it is not installed."""
     try:
-        bench_solver.torchdeq()
+        torchdeq()
     except ConfigError as missing:
         return {"markdown": f"Not measured: {missing}."}
     args = bench_solver.Args(rounds=options.rounds, broyden=not options.quick)
@@ -50,7 +52,7 @@ def run_agents(options: Options) -> dict[str, Any]:
         args = replace(args, naive_steps=0, samples=args.samples // 4)
     found = bench_agents.run(args)
     tables = [bench_agents.throughput_table(found["throughput"])]
-    tables += [bench_agents.race_table(found["race"])] if found["race"] else []
+    tables += [race_table(found["race"])] if found["race"] else []
     return found | {"markdown": "\n\n".join(tables)}
 
 

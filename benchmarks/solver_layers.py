@@ -17,10 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.implicit import SolverConfig, SolverMethod
 from dynalay_gym.models.layers import ConvFixedPointLayer
 
 KAPPA = 0.95
+PRECISE = SolverConfig(
+    rtol=1e-9,
+    max_steps=2000,
+    method=SolverMethod.ANDERSON,
+    adjoint_rtol=1e-9,
+    adjoint_max_steps=2000,
+)
 _TRAIN_STEPS = 120
 
 
@@ -70,6 +77,13 @@ def subject(name: str, num_samples: int) -> Subject:
     layer.load_state_dict({"free_weight": weight})
     with torch.no_grad():
         return Subject(name, layer, stem(images).contiguous(), labels)
+
+
+def in_double(layer: OpenLayer) -> OpenLayer:
+    """The same layer in double precision."""
+    double = OpenLayer(*layer.state_shape).double()
+    double.load_state_dict(layer.state_dict())
+    return double
 
 
 def digits(num_samples: int, side: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """What speed is held against does the same work: by-hand network, env, dense bound."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,32 @@ from networks import (
     tiny_config,
 )
 
-from benchmarks.common import table
-from benchmarks.dense import BATCHES, make_jobs, tally
+from benchmarks.bench_env import BOUND, bound_of, make_bounds
+from benchmarks.common import Clock, table
+from benchmarks.dense import BATCHES, DenseBound, batch_sizes, make_jobs
 from benchmarks.naive_env import NaiveEnv, Task
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.run import PARTS
 from benchmarks.skipping import KINDS, Skipping, StepByStep, apportion, boltzmann, walk
 from benchmarks.subjects import Subject
+from benchmarks.tally import Tally, count_step, tally
 from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.models.costs import CostTable
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 @pytest.fixture(params=["digits", "tiny"])
-def envs(request: pytest.FixtureRequest) -> Any:
+def make_envs(request: pytest.FixtureRequest) -> Callable[[int], Any]:
     if request.param == "digits":
-        from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+        return partial(DynaLayVectorEnv, device="cpu")
+    return make_vec
 
-        return DynaLayVectorEnv(8, device="cpu")
-    return make_vec(8)
+
+@pytest.fixture
+def envs(make_envs: Callable[[int], Any]) -> Any:
+    return make_envs(8)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -78,8 +86,13 @@ def test_the_environment_by_hand_has_the_same_transitions(envs: Any) -> None:
 
 
 def test_the_dense_bound_multiplies_what_the_environment_did(envs: Any) -> None:
-    work, num_steps = tally(envs, 30)
-    assert num_steps == 30 * 8
+    work = tally(envs, 30)
+    assert work.num_steps == 30 * 8
+    assert counted_macs(work.units, envs) == macs_of_rollout(envs, 30)
+
+
+def counted_macs(work: Mapping[str, int], envs: Any) -> int:
+    """MACs of tallied work by the table of costs."""
     costs = CostTable.of(envs.problem.session.model)
     counted = work["stem"] * costs.stem + work["head"] * costs.head
     for i, layer in enumerate(costs.layers):
@@ -87,7 +100,7 @@ def test_the_dense_bound_multiplies_what_the_environment_did(envs: Any) -> None:
         counted += work[f"iteration/{i}"] * layer.iteration
         counted += work[f"setup/{i}/plain below"] * layer.setup[0]
         counted += work[f"setup/{i}/iterated below"] * layer.setup[1]
-    assert counted == macs_of_rollout(envs, 30)
+    return counted
 
 
 def macs_of_rollout(envs: Any, num_steps: int) -> int:
@@ -104,13 +117,79 @@ def macs_of_rollout(envs: Any, num_steps: int) -> int:
 
 
 def test_every_kind_of_work_can_be_timed(envs: Any) -> None:
-    work, _ = tally(envs, 30)
+    work = tally(envs, 30)
     with torch.no_grad():
         jobs = make_jobs(envs.problem, BATCHES[0], torch.channels_last)
-        assert set(work) <= set(jobs)
+        assert set(work.units) <= set(jobs)
         for job, times in jobs.values():
             assert times % min(BATCHES[0], envs.num_samples) == 0
             job()
+
+
+def test_the_groups_of_a_step() -> None:
+    work = Tally()
+    actions, steps = np.array([1, 1, 3, 0, 2, 2]), np.array([3, 2, 5, 0, 4, 1])
+    path = np.array([0, 0, 0, 0, 1, 0])
+    path = count_step(work, actions, path, steps, layers=3)
+    assert path.tolist() == [1, 1, 4, 0, 3, 2]
+    assert work.units == {
+        "head": 5,
+        "iteration/0": 5,
+        "setup/0/iterated below": 2,
+        "plain/1": 2,
+        "iteration/1": 5,
+        "setup/1/iterated below": 1,
+        "setup/1/plain below": 1,
+        "plain/2": 4,
+        "iteration/2": 5,
+        "setup/2/plain below": 1,
+    }
+    # Two rows are iterated for three steps, of which one leaves after two.
+    assert work.calls["iteration/0"] == 3
+    # Both rows that solve layer 2 are set up together, whatever is below them.
+    assert work.group("setup/1/iterated below") == 2
+    assert work.group("setup/1/plain below") == 2
+    assert work.group("plain/2") == 4
+    assert work.group("stem") == 1
+    # A row that only checks its fixed point is iterated apart from one that solves.
+    both = np.array([1, 1])
+    count_step(work, both, np.array([1, 0]), np.array([1, 4]), layers=3)
+    assert work.units["iteration/0"] == 5 + 1 + 4
+    assert work.calls["iteration/0"] == 3 + 1 + 4
+
+
+class CountingClock(Clock):
+    """Every call takes a second."""
+
+    def per_call(self, job: Callable[[], object], seconds: float) -> float:
+        job()
+        return 1.0
+
+
+def test_all_dense_bounds_time_the_same_work(make_envs: Callable[[int], Any]) -> None:
+    batched = {n: make_envs(n) for n in (2, 8)}
+    bounds: Any = make_bounds(batched, CountingClock("cpu"), 1.0, samples=160)
+    assert list(bounds) == [BOUND, bound_of(2), bound_of(8)]
+    macs = macs_of_rollout(batched[8], 20)
+    for bound in bounds.values():
+        assert counted_macs(bound.work.units, batched[8]) == macs
+        assert set(bound.best) == set(bound.work.units)
+        calls = sum(n / bound.best[kind][1] for kind, n in bound.work.units.items())
+        assert bound() == pytest.approx(bound.work.num_steps / calls)
+
+
+def test_batches_are_no_larger_than_the_groups(envs: Any) -> None:
+    work, groups = tally(envs, 30), tally(envs, 60)
+    clock, largest = CountingClock("cpu"), min(max(BATCHES), envs.num_samples)
+    dense = DenseBound(envs.problem, work, clock, 1.0)
+    grouped = DenseBound(envs.problem, work, clock, 1.0, groups=groups)
+    for kind in work.units:  # where all calls cost the same, the largest batch wins
+        times = 4 if kind.startswith("iteration") else 1
+        assert dense.best[kind][1] == times * largest
+        assert grouped.best[kind][1] == times * groups.group(kind) <= times * 8
+    many = Tally()
+    many.add("stem", 100)
+    assert batch_sizes("stem", many) == (100, 32, 64)
 
 
 def test_mixtures_reach_the_asked_cost() -> None:
