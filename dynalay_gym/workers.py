@@ -54,8 +54,10 @@ class Workers:
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     def leave(self) -> None:
-        """Part from the other processes."""
+        """Part from the other processes, once all are ready to."""
         if self.size > 1 and distributed.is_initialized():
+            # One that ends while another still speaks may be aborted.
+            distributed.barrier()
             distributed.destroy_process_group()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
