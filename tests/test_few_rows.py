@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynalay_gym.models import few_rows, rowwise
 from dynalay_gym.models.few_rows import Geometry
-from dynalay_gym.models.frozen import Kernel, Vectors
+from dynalay_gym.models.frozen import Kernel, Vectors, as_rowwise
 from dynalay_gym.models.implicit import SolverConfig
 from dynalay_gym.models.layers import ConvFixedPointLayer
 from dynalay_gym.models.progress import SolverStatus
@@ -22,7 +22,7 @@ CONVOLUTIONS = [
     (3, 16, 3, 32, 2),
     (48, 16, 1, 8, 1),
     (8, 8, 3, 4, 1),
-    (1, 3, 3, 8, 1),
+    (1, 3, 3, 8, 1),  # of one channel: the library adds in another order
     (1, 2, 1, 5, 1),
     (5, 7, 3, 9, 2),
 ]
@@ -85,13 +85,13 @@ def test_vectors_have_the_librarys_bits_for_any_number_of_rows(
 
 def test_threads_change_no_bit() -> None:
     weight, maps = draw(48, 48, 3, 3), draw(2, 48, 8, 8)
-    found = []
-    before = torch.get_num_threads()
+    before, found = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(Kernel(weight, padding=1)(maps))
+        found.append(rowwise.conv2d(maps, weight, padding=1))
     torch.set_num_threads(before)
-    assert torch.equal(*found)
+    for expected in found:
+        assert torch.equal(Kernel(weight, padding=1)(maps), expected)
 
 
 def test_few_rows_are_products_and_many_are_not(
@@ -105,6 +105,26 @@ def test_few_rows_are_products_and_many_are_not(
     assert taken == [64 * geometry.max_rows]
     kernel(draw(geometry.max_rows + 1, 48, 8, 8))
     assert len(taken) == 1
+
+
+def test_a_trial_does_not_depend_on_the_settings_of_the_moment() -> None:
+    geometry = Geometry(5, 16, 3, 1, 1, 7, 7)
+    few_rows.convolution_agrees.cache_clear()
+    kernel, maps = Kernel(draw(16, 5, 3, 3), padding=1), draw(2, 5, 7, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        kernel(maps)
+    assert few_rows.convolution_agrees.cache_info().currsize == 0
+    with torch.device("meta"):
+        assert few_rows.convolution_agrees(geometry)
+    assert torch.equal(kernel(maps), rowwise.conv2d(maps, kernel.weight, padding=1))
+
+
+def test_a_linear_layer_takes_other_weights() -> None:
+    net = as_rowwise(torch.nn.Sequential(torch.nn.Linear(30, 20)))
+    x = draw(300, 30)
+    net(x[:2])
+    net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()})
+    assert torch.equal(net(x[:2]), net(x)[:2])
 
 
 @pytest.mark.parametrize("kind", ["kernel", "vectors"])
@@ -128,10 +148,12 @@ def test_a_wrong_order_of_adding_is_found_out(monkeypatch: pytest.MonkeyPatch) -
         return multiply(rows[:, ::-1].copy(), matrix[::-1].copy(), geometry)
 
     multiply = few_rows.products
-    geometry = Geometry(16, 24, 3, 1, 1, 6, 6)
-    monkeypatch.setattr(few_rows, "products", backwards)
-    assert not few_rows.convolution_agrees.__wrapped__(geometry)
-    assert not few_rows.product_agrees.__wrapped__(Geometry(100, 24))
+    convolution, vectors = Geometry(16, 24, 3, 1, 1, 6, 6), Geometry(30, 20)
+    for order in (multiply, backwards):
+        monkeypatch.setattr(few_rows, "products", order)
+        is_right = order is multiply
+        assert few_rows.convolution_agrees.__wrapped__(convolution) == is_right
+        assert few_rows.product_agrees.__wrapped__(vectors) == is_right
 
 
 def test_only_single_precision_without_gradients_is_multiplied(

@@ -9,6 +9,7 @@ used. Every product has one size, whatever the batch, so rows stay independent.
 Axes: n rows, C channels, P pixels of an output map, K = k * k * C_in inputs of a pixel.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
@@ -23,8 +24,8 @@ Numbers = NDArray[np.float32]
 
 # Larger products may be cut up by the library and added in another order.
 _LARGEST_PRODUCT = 1_000_000
-# Narrower ones may take another order, too.
-_FEWEST_COLUMNS = 16
+# Products of other widths than multiples of it may take another order, too.
+_COLUMNS = 16
 # Rows of a product of vectors; any number would do that is never one.
 _VECTORS = 8
 
@@ -91,13 +92,13 @@ class Geometry:
 def as_matrix(weight: Tensor) -> Numbers:
     """Kernel [C_out, C_in, k, k] as a matrix [K, C_out], or wider with zeros."""
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).numpy()
-    missing = max(_FEWEST_COLUMNS - len(weight), 0)
+    missing = -len(weight) % _COLUMNS
     return np.ascontiguousarray(np.pad(matrix, ((0, 0), (0, missing))))
 
 
 def columns(maps: Numbers, geometry: Geometry) -> Numbers:
     """Inputs of every output pixel of maps [n, H, W, C]: [n * P, K]."""
-    if geometry.kernel == 1 and geometry.stride == 1:
+    if (geometry.kernel, geometry.stride, geometry.padding) == (1, 1, 0):
         return maps.reshape(-1, geometry.depth)
     n, height, width, channels = maps.shape
     edge, side, step = geometry.padding, geometry.kernel, geometry.stride
@@ -149,11 +150,17 @@ def convolve(
     return torch.from_numpy(maps).permute(0, 3, 1, 2)
 
 
+def _generator() -> Callable[..., Tensor]:
+    """Draws tensors that do not depend on the defaults of the moment."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
+
+
 @cache
 def convolution_agrees(geometry: Geometry) -> bool:
     """Whether products give the bits of ``rowwise.conv2d`` on this machine."""
     channels, side = geometry.out_channels, geometry.kernel
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    draw = _generator()
     # Drawn with channels last: ``contiguous`` would leave a single channel as it is.
     weight = draw(channels, side, side, geometry.in_channels).permute(0, 3, 1, 2)
     maps = draw(2, geometry.height, geometry.width, geometry.in_channels)
@@ -168,7 +175,7 @@ def convolution_agrees(geometry: Geometry) -> bool:
 @cache
 def product_agrees(geometry: Geometry) -> bool:
     """Whether products give the bits of ``rowwise.linear`` on this machine."""
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    draw = _generator()
     weight = draw(geometry.out_channels, geometry.in_channels)
     x = draw(2 * _VECTORS, geometry.in_channels)
     found = products(x.numpy(), as_matrix(weight[:, :, None, None]), geometry)

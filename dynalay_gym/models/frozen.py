@@ -66,10 +66,11 @@ class Freezable(nn.Module):
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives; made once while frozen. For running."""
-        assert self._kept is not None, "frozen"
-        if key not in self._kept:
-            self._kept[key] = make()
-        found: T = self._kept[key]
+        store = self._kept  # freezing anew in another thread makes a new one
+        assert store is not None, "frozen"
+        if key not in store:
+            store[key] = make()
+        found: T = store[key]
         return found
 
 
@@ -110,10 +111,10 @@ class Kernel:
     def few(self, x: Tensor) -> Geometry | None:
         """Sizes of the products that convolve x; None if the library does it."""
         n, _, height, width = x.shape
+        if n == 0 or not rowwise.is_for_onednn(x):
+            return None
         geometry = self._geometry(height, width)
-        if geometry and 0 < n <= geometry.max_rows and rowwise.is_for_onednn(x):
-            return geometry
-        return None
+        return geometry if geometry and n <= geometry.max_rows else None
 
     def _geometry(self, height: int, width: int) -> Geometry | None:
         """Geometry of maps of this size, if products give the library's bits."""
@@ -123,7 +124,7 @@ class Kernel:
             geometry = Geometry(
                 channels_in, channels_out, *sizes, self.bias is not None
             )
-            agrees = few_rows.convolution_agrees(geometry)
+            agrees = geometry.max_rows > 0 and few_rows.convolution_agrees(geometry)
             self._geometries[height, width] = geometry if agrees else None
         return self._geometries[height, width]
 
@@ -165,6 +166,10 @@ class Vectors:
 
 class Linear(nn.Linear):
     """Linear layer whose rows do not depend on the batch; for running, not training."""
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop("_vectors", None)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b`` [n, K] of x [n, D]."""

@@ -81,13 +81,15 @@ class FixedPointLayer(Freezable, ABC):
         if self._kept is not None:
             frozen: Tensor = self._kept["weight"]
             return frozen
+        return self._contraction()
+
+    def _contraction(self) -> Tensor:
         with torch.autocast(self.free_weight.device.type, enabled=False):
             return contract(self.free_weight, self.norm_bound(), self.kappa)
 
     def freeze(self) -> Self:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""
-        self._kept = None
-        weight = self.weight().detach()
+        weight = self._contraction().detach()
         if weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         self._kept = {"weight": weight}

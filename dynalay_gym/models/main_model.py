@@ -243,6 +243,8 @@ class MainModel(Freezable):
         """Evaluation mode without gradients; what is constant is computed once.
 
         The kernels move to the channels-last format, the fastest one for running.
+        Freeze again after giving it other weights: what was computed from the old ones
+        is kept.
         """
         self.eval().requires_grad_(False)
         for module in self.modules():
