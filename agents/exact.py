@@ -19,14 +19,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.config import ExactConfig
 from agents.induction import action_values, advantage_loss, soft_policy, visits
-from agents.policy import DivergedError, Infos, NetPolicy, Progress, sizes
+from agents.net_agent import NetAgent
+from agents.policy import DivergedError, Infos, NetPolicy, Progress
 from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.models.agent_net import AgentNet
 from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
@@ -46,7 +46,7 @@ class Phased(Protocol):
         ...
 
 
-class ExactAgent:
+class ExactAgent(NetAgent):
     """Learns an AgentNet from an environment's transition table.
 
     One timestep is one node of one input. After training the network's probabilities
@@ -71,20 +71,8 @@ class ExactAgent:
         self._training: _Training | None = None
         self._resumed = False  # whether the next `learn` goes on from `_training`
         self._generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.net = AgentNet(*sizes(envs), config.hidden)
+        super().__init__(envs, config.hidden, seed)
         self.policy = NetPolicy(self.net, name=self.algo)
-
-    @property
-    def module(self) -> nn.Module:
-        """The network: its state dict is what is saved."""
-        return self.net
-
-    @property
-    def scorer(self) -> nn.Module:
-        """The network: it scores the actions."""
-        return self.net
 
     def learn(
         self,

@@ -20,25 +20,24 @@ from torch import Tensor, nn
 from agents.config import PolicyGradientConfig
 from agents.evaluation import walk
 from agents.losses import entropy, policy_gradient_loss, value_loss
+from agents.net_agent import NetAgent
 from agents.policy import (
     DivergedError,
     Infos,
     NetPolicy,
     Progress,
     as_tensor,
-    sizes,
 )
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollout
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.models.agent_net import AgentNet
 from dynalay_gym.optimizer_state import below, flatten, restore
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
 
-class PolicyGradientAgent:
+class PolicyGradientAgent(NetAgent):
     """Learns an AgentNet on a vector environment.
 
     Args:
@@ -72,20 +71,8 @@ class PolicyGradientAgent:
         self._state: RolloutState | None = None
         self._training: _Training | None = None
         self._resumed = False  # whether the next `learn` goes on from `_training`
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.net = AgentNet(*sizes(envs), config.hidden)
+        super().__init__(envs, config.hidden, seed)
         self.policy = NetPolicy(self.net)
-
-    @property
-    def module(self) -> nn.Module:
-        """The network: its state dict is what is saved."""
-        return self.net
-
-    @property
-    def scorer(self) -> nn.Module:
-        """The network: it scores the actions."""
-        return self.net
 
     def learn(
         self,
