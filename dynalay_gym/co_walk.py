@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.data import Split
+from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.envs.dynamics import LayerDynamics, Problem
-from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.models.main_model import MainModel
 
 
@@ -48,7 +48,7 @@ def problem_over(problem: Problem, model: MainModel, split: Split) -> Problem:
     solver = problem.session.solver
     return replace(
         problem,
-        session=MainModelSession(model, solver.rtol, solver.max_steps),
+        session=session_of(model, solver.rtol, solver.max_steps),
         images=split.images,
         labels=split.labels,
         split=split.name,

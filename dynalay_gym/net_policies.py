@@ -3,19 +3,23 @@
 Axes: m rows that still run, D observation features, A = L + 1 actions.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.kernels.perceptron import Perceptron, tree_log_probs
 from dynalay_gym.models.agent_net import AgentNet
 from dynalay_gym.models.frozen import as_rowwise
 from dynalay_gym.policies import SavedPolicy
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_KINDS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class NetPolicy(SavedPolicy):
@@ -31,16 +35,26 @@ class NetPolicy(SavedPolicy):
     def __init__(self, net: nn.Module, observation_size: int, num_actions: int) -> None:
         self.net = as_rowwise(net)
         self.observation_size, self.num_actions = observation_size, num_actions
+        self._perceptron = self._pack()
+
+    @abstractmethod
+    def _pack(self) -> Perceptron:
+        """The network for the CPU, down to what ``_scores`` makes scores of."""
+
+    def _scores(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores [m, A] of the perceptron's outputs."""
+        return outputs
 
     @torch.no_grad()
     def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
         """Choose the allowed action of the highest score."""
-        device = next(self.net.parameters()).device
-        if device != observations.device:
-            self.net.to(observations.device)
-        mask = infos["action_mask"].bool()
-        scores: Tensor = self.net(observations)
-        return scores.masked_fill(~mask, -torch.inf).argmax(1)
+        mask = infos["action_mask"]
+        if observations.is_cpu:
+            scores = self._scores(self._perceptron(observations.numpy()))
+            allowed = np.where(mask.numpy() != 0, scores, -np.inf)
+            return torch.from_numpy(allowed.argmax(1))
+        found: Tensor = self.net.to(observations.device)(observations)
+        return found.masked_fill(mask == 0, -torch.inf).argmax(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the network."""
@@ -68,6 +82,19 @@ class AgentNetPolicy(NetPolicy):
     def __init__(self, net: AgentNet) -> None:
         super().__init__(net, net.observation_size, net.num_actions)
         self.hidden, self.macs_per_decision = net.hidden, net.macs
+
+    def _pack(self) -> Perceptron:
+        net = cast(AgentNet, self.net)
+        head, tail = net.policy_head.head, cast(Any, net.policy_head.tail[0])
+        # The tail's two matrices follow each other, so they are one.
+        ends = torch.cat([head.weight, tail[1].weight @ tail[0].weight])
+        biases = torch.cat([head.bias, head.bias.new_zeros(tail[1].out_features)])
+        layers = [*_linears(net.torso), (ends.numpy(), biases.numpy())]
+        return Perceptron(layers, "tanh", scale=2.0, shift=-1.0)
+
+    def _scores(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        first = cast(AgentNet, self.net).policy_head.cutoffs[0]
+        return tree_log_probs(outputs, first)
 
     def options(self) -> dict[str, Any]:
         """Sizes of the network."""
@@ -103,7 +130,7 @@ class MLPPolicy(NetPolicy):
     def __init__(self, net: nn.Sequential) -> None:
         linears, between = list(net)[::2], list(net)[1::2]
         kinds = {type(part) for part in between}
-        names = [name for name, kind in ACTIVATIONS.items() if kinds <= {kind}]
+        names = [name for name, kind in _KINDS.items() if kinds <= {kind}]
         alternating = len(linears) == len(between) + 1
         if not (
             alternating
@@ -121,6 +148,9 @@ class MLPPolicy(NetPolicy):
         self.macs_per_decision = sum(a * b for a, b in pairwise(self.widths))
         super().__init__(net, self.widths[0], self.widths[-1])
 
+    def _pack(self) -> Perceptron:
+        return Perceptron(_linears(self.net), self.activation)
+
     def options(self) -> dict[str, Any]:
         """Sizes of the network."""
         return {"widths": self.widths, "activation": self.activation}
@@ -130,13 +160,22 @@ class MLPPolicy(NetPolicy):
         cls, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> "MLPPolicy":
         """Make the policy from what was saved."""
-        activation = ACTIVATIONS[options["activation"]]
+        activation = _KINDS[options["activation"]]
         parts: list[nn.Module] = []
         for width_in, width_out in pairwise(options["widths"]):
             parts += [nn.Linear(width_in, width_out), activation()]
         net = nn.Sequential(*parts[:-1])
         net.load_state_dict(dict(tensors))
         return cls(net)
+
+
+def _linears(net: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Weight and bias of the linear layers of a sequence."""
+    return [
+        (part.weight.numpy(), part.bias.numpy())
+        for part in net
+        if isinstance(part, nn.Linear)
+    ]
 
 
 def network_policy(net: nn.Module) -> NetPolicy:

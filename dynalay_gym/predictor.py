@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.walk import LayerWalk
 from dynalay_gym.errors import CheckpointError, ConfigError
@@ -75,7 +76,7 @@ class DynaLayPredictor:
     ) -> None:
         if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
             raise ConfigError("batch_size and max_decisions must be at least 1")
-        self.session = MainModelSession(network, rtol, max_steps)
+        self.session = session_of(network, rtol, max_steps)
         self.policy, self.batch_size = policy, batch_size
         self.max_decisions = max_decisions or self.session.num_layers + 1
         self.penalty = float(read_penalty(penalty, 1)[0])

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.data import Split, augment
 from dynalay_gym.envs.calibration import accuracies, calibrate, state_table
-from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
 from dynalay_gym.models.checkpoint import load_tensors, save_model, save_tensors
 from dynalay_gym.models.implicit import SolverConfig
@@ -218,7 +218,7 @@ def one_cycle(progress: float, peak_at: float = 0.3) -> float:
 def state_accuracies(model: MainModel, split: Split) -> dict[str, float]:
     """Accuracy in every state; keys are bits, layer 1 first (``"100"``)."""
     was_training = model.training
-    values = accuracies(state_table(MainModelSession(model), split))
+    values = accuracies(state_table(session_of(model), split))
     model.requires_grad_(True).train(was_training)
     return {state_name(i, model.num_layers): v for i, v in enumerate(values)}
 
@@ -242,7 +242,7 @@ def export(
     Returns:
         What was written beside the weights.
     """
-    session = MainModelSession(model)
+    session = session_of(model)
     table = state_table(session, splits["agent"])
     calibration = calibrate(session, splits["agent"], table)
     meta = {

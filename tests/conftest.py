@@ -1,9 +1,15 @@
 """What every test runs under."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from dynalay_gym.cache_folder import cache_dir
+
+# Processes that a test starts with another cache folder need not compile anew.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -79,8 +79,14 @@ def test_one_file_knows_tensorboard() -> None:
     assert not offenders(paths, "tensorboard", "torch.utils.tensorboard")
 
 
-def test_only_its_session_and_the_factory_know_the_main_network() -> None:
-    knowing = ("main_session", "factory")
+def test_compiled_arithmetic_knows_arrays_and_nothing_else() -> None:
+    paths = [p for p in modules("dynalay_gym/kernels") if p.stem != "pack"]
+    above = ("models", "envs", "errors", "data", "policies", "predictor")
+    assert not offenders(paths, "torch", *(f"dynalay_gym.{name}" for name in above))
+
+
+def test_only_its_sessions_and_the_factory_know_the_main_network() -> None:
+    knowing = ("main_session", "compiled_session", "factory")
     paths = [p for p in modules("dynalay_gym/envs") if p.stem not in knowing]
     assert not offenders(paths, "dynalay_gym.models.main_model")
     assert not offenders(
@@ -90,7 +96,14 @@ def test_only_its_session_and_the_factory_know_the_main_network() -> None:
 
 def test_the_session_knows_no_gymnasium() -> None:
     below = ("session", "observation", "reward", "dynamics", "episodes", "calibration")
-    below += ("main_session", "activations", "sweep", "walk", "decision_tree")
+    below += (
+        "main_session",
+        "compiled_session",
+        "activations",
+        "sweep",
+        "walk",
+        "decision_tree",
+    )
     tables = ("transition_table", "table_store", "table_dynamics")
     paths = [PACKAGE / "envs" / f"{name}.py" for name in below + tables]
     assert not offenders(paths, "gymnasium")

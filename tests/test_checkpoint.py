@@ -12,7 +12,7 @@ import torch
 from networks import make_vec, random_images, random_model, random_split, tiny_config
 
 from dynalay_gym.envs.calibration import calibrate, find_calibration
-from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, DynaLayError
 from dynalay_gym.models.checkpoint import (
@@ -85,7 +85,7 @@ def test_a_network_comes_back_with_the_same_answers(form: str, tmp_path: Path) -
 
 def test_an_environment_uses_what_the_checkpoint_stores(tmp_path: Path) -> None:
     model, split = random_model(tiny_config()), random_split(tiny_config())
-    stored = calibrate(MainModelSession(model), split).to_dict()
+    stored = calibrate(session_of(model), split).to_dict()
     stored |= {"always_extra_macs": 12345.5, "plain_accuracy": 0.25}
     stored |= {"always_accuracy": 0.75}
     save_model(tmp_path, model, {"calibrations": [stored]})

@@ -120,8 +120,8 @@ def test_the_plain_part_shows_the_first_observation(
     found = watching.infer(images, penalty=penalty)
     with torch.no_grad():
         logits, observation = plain.module(images, penalty)
-    assert torch.equal(logits.softmax(1), found.probabilities)
-    assert torch.equal(observation, seen[0])
+    torch.testing.assert_close(logits.softmax(1), found.probabilities)
+    torch.testing.assert_close(observation, seen[0], rtol=0, atol=1e-5)
 
 
 def test_iterating_the_part_solves_the_layer(predictor: DynaLayPredictor) -> None:

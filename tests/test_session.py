@@ -9,6 +9,7 @@ from networks import random_images, random_model, tiny_config
 
 from dynalay_gym.data import load_split
 from dynalay_gym.envs.calibration import parent_state, visit_states
+from dynalay_gym.envs.compiled_session import CompiledSession
 from dynalay_gym.envs.factory import SHIPPED
 from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.session import SessionState
@@ -17,19 +18,22 @@ from dynalay_gym.models.progress import SolverStatus
 
 NUM_IMAGES = 10
 NAMES = ("wide", "state", "shipped")
+Kind = type[MainModelSession]
 
 
 class Case:
     """A session with all eight states of a few images, each reached bottom up."""
 
-    def __init__(self, name: str, rtol: float) -> None:
+    def __init__(
+        self, name: str, rtol: float = 0.1, kind: Kind = MainModelSession
+    ) -> None:
         if name == "shipped":
             model, _ = load_model(SHIPPED / "digits")
             self.images = load_split("digits", "agent").images[:NUM_IMAGES]
         else:
             model = random_model(tiny_config(name))
             self.images = random_images(model.config, NUM_IMAGES)
-        self.session = MainModelSession(model, rtol=rtol, max_steps=50)
+        self.session = kind(model, rtol=rtol, max_steps=50)
         self.states: dict[int, SessionState] = {}
         self.steps: dict[int, torch.Tensor] = {}
         for path, state, cost in visit_states(self.session, self.images):
@@ -37,16 +41,22 @@ class Case:
             self.states[path], self.steps[path] = state, before + cost.solver_steps
 
 
-@pytest.fixture(scope="module")
-def cases() -> dict[tuple[str, float], Case]:
-    return {}
+class Cases(dict[tuple[str, float], Case]):
+    """Cases of one kind of session, made when they are asked for."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
 
 
-def get_case(
-    cases: dict[tuple[str, float], Case], name: str, rtol: float = 0.1
-) -> Case:
+@pytest.fixture(scope="module", params=[CompiledSession, MainModelSession])
+def cases(request: pytest.FixtureRequest) -> Cases:
+    return Cases(request.param)
+
+
+def get_case(cases: Cases, name: str, rtol: float = 0.1) -> Case:
     if (name, rtol) not in cases:
-        cases[name, rtol] = Case(name, rtol)
+        cases[name, rtol] = Case(name, rtol, cases.kind)
     return cases[name, rtol]
 
 
@@ -109,7 +119,7 @@ def walk(case: Case, images: list[int], choices: list[list[int]]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rtol", [0.5, 0.1, 1e-3])
 def test_any_order_in_any_batch_gives_the_same_bits(
-    name: str, rtol: float, cases: dict[tuple[str, float], Case]
+    name: str, rtol: float, cases: Cases
 ) -> None:
     case = get_case(cases, name, rtol)
     generator = torch.Generator().manual_seed(int(1000 * rtol))
@@ -121,9 +131,7 @@ def test_any_order_in_any_batch_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("form", ["wide", "state"])
-def test_any_sequence_of_choices(
-    form: str, cases: dict[tuple[str, float], Case]
-) -> None:
+def test_any_sequence_of_choices(form: str, cases: Cases) -> None:
     case = get_case(cases, form)
     row = st.tuples(
         st.integers(0, NUM_IMAGES - 1), st.lists(st.integers(1, 3), max_size=5)
@@ -141,9 +149,7 @@ def test_any_sequence_of_choices(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_choosing_clears_the_bits_above(
-    name: str, cases: dict[tuple[str, float], Case]
-) -> None:
+def test_choosing_clears_the_bits_above(name: str, cases: Cases) -> None:
     case = get_case(cases, name)
     rows = torch.arange(NUM_IMAGES)
     for path, layer in [(7, 1), (7, 2), (6, 1), (5, 2), (4, 3), (3, 1), (0, 2)]:
@@ -156,9 +162,7 @@ def test_choosing_clears_the_bits_above(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_check_costs_one_iteration_and_moves_nothing(
-    name: str, cases: dict[tuple[str, float], Case]
-) -> None:
+def test_a_check_costs_one_iteration_and_moves_nothing(name: str, cases: Cases) -> None:
     case = get_case(cases, name)
     costs, rows = case.session.costs, torch.arange(NUM_IMAGES)
     for path in range(1, 8):
@@ -174,7 +178,7 @@ def test_a_check_costs_one_iteration_and_moves_nothing(
 
 
 def test_a_check_of_a_converged_layer_says_converged(
-    cases: dict[tuple[str, float], Case],
+    cases: Cases,
 ) -> None:
     case = get_case(cases, "wide", 1e-3)
     state = case.states[1].clone()
@@ -193,10 +197,8 @@ def test_a_layer_short_of_its_tolerance_says_so_and_counts_as_iterated() -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_that_choose_nothing_run_nothing(
-    name: str, cases: dict[tuple[str, float], Case]
-) -> None:
-    case = get_case(cases, name)
+def test_rows_that_choose_nothing_run_nothing(name: str) -> None:
+    case = Case(name)
     state = case.states[2].clone()
     with FlopCount() as counter:
         nobody = torch.empty(0, dtype=torch.int64)
@@ -214,7 +216,7 @@ def test_rows_that_choose_nothing_run_nothing(
 
 
 def test_put_overwrites_rows_and_no_others(
-    cases: dict[tuple[str, float], Case],
+    cases: Cases,
 ) -> None:
     case = get_case(cases, "wide")
     state = case.states[7].clone()
@@ -226,9 +228,7 @@ def test_put_overwrites_rows_and_no_others(
 
 
 @pytest.mark.parametrize("form", ["wide", "state"])
-def test_residual_curves_end_where_the_solve_did(
-    form: str, cases: dict[tuple[str, float], Case]
-) -> None:
+def test_residual_curves_end_where_the_solve_did(form: str, cases: Cases) -> None:
     case = get_case(cases, form, 1e-3)
     state, steps = case.states[5], case.steps
     for row in (0, 3):
@@ -239,16 +239,14 @@ def test_residual_curves_end_where_the_solve_did(
         assert curves[0][-1] == pytest.approx(float(state.residual[row, 0]), rel=1e-3)
 
 
-def test_states_of_one_image_differ(cases: dict[tuple[str, float], Case]) -> None:
+def test_states_of_one_image_differ(cases: Cases) -> None:
     case = get_case(cases, "shipped")
     logits = torch.stack([case.states[path].logits for path in range(8)])
     assert len(logits[:, 0].unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reach_brings_rows_to_any_state(
-    name: str, cases: dict[tuple[str, float], Case]
-) -> None:
+def test_reach_brings_rows_to_any_state(name: str, cases: Cases) -> None:
     case = get_case(cases, name)
     target, sample = torch.cartesian_prod(torch.arange(8), torch.arange(NUM_IMAGES)).T
     order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
@@ -261,10 +259,9 @@ def test_reach_brings_rows_to_any_state(
     assert ((cost.macs == 0) == (target == 0)).all()
 
 
-def test_reach_runs_no_refresh_in_between(
-    cases: dict[tuple[str, float], Case],
-) -> None:
-    case, costs = get_case(cases, "wide"), get_case(cases, "wide").session.costs
+def test_reach_runs_no_refresh_in_between() -> None:
+    case = Case("wide")
+    costs = case.session.costs
     images = case.images.repeat_interleave(2, 0)  # no row is ever alone, and padded
     rows = torch.arange(len(images))
     walked = torch.zeros_like(rows)

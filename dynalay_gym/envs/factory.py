@@ -8,8 +8,8 @@ import torch
 
 from dynalay_gym.data import Split, dataset_spec, load_split
 from dynalay_gym.envs.calibration import calibrate, find_calibration
+from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.envs.dynamics import Problem
-from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.envs.table_store import get_table
 from dynalay_gym.errors import CheckpointError, ConfigError, DataError
@@ -136,7 +136,7 @@ def make_problem(config: EnvConfig) -> Problem:
     """
     device = resolve_device(config.device)
     model, meta = _network(config, device)
-    session = MainModelSession(model, config.rtol, config.max_steps)
+    session = session_of(model, config.rtol, config.max_steps)
     split = _split(config, config.split, device)
     _check_fit(model, split)
     table = None

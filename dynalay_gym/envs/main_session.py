@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,12 +104,12 @@ class MainModelSession:
         last = images.contiguous(memory_format=torch.channels_last)
         is_shared = last.data_ptr() == images.data_ptr()
         images = last.clone() if is_shared and isinstance(rows, slice) else last
-        state.layers[0].put(rows, hidden=images)
+        _store(state, 0).put(rows, hidden=images)
         y = self.model.stem_activations(images)
         here = LayerState(y, y)
         for i, layer in enumerate(self.layers):
             here = layer.plain(here, 0)
-            state.layers[i + 1].put(rows, visible=here.u)
+            _store(state, i + 1).put(rows, visible=here.u)
             features = layer.pool(here)
             _write(state.features[:, self._columns[i]], rows, features)
         _write(state.logits, rows, self.model.answer(features, 0))
@@ -239,7 +239,7 @@ class MainModelSession:
         below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
         new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
         injected = None if final else new.x
-        state.layers[layer].put(where, visible=new.y, hidden=new.h, injected=injected)
+        _store(state, layer).put(where, visible=new.y, hidden=new.h, injected=injected)
         self._pool(state, where, layer, new, final)
         macs = self.costs.layers[layer - 1]
         below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
@@ -257,7 +257,7 @@ class MainModelSession:
     ) -> None:
         where, pattern = self._group(state, some, layer, work)
         new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
-        state.layers[layer].put(where, visible=new.u)
+        _store(state, layer).put(where, visible=new.u)
         self._pool(state, where, layer, new, final)
 
     def _group(
@@ -293,6 +293,10 @@ class MainModelSession:
 
     def _index(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _store(state: SessionState, layer: int) -> ActivationStore:
+    return cast(ActivationStore, state.layers[layer])
 
 
 def _write(target: Tensor, rows: Rows, new: Tensor) -> None:

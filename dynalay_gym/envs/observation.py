@@ -9,10 +9,14 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.session import SessionState
+from dynalay_gym.envs.activations import ALL, Rows
+from dynalay_gym.envs.session import SessionState, row_numbers
+from dynalay_gym.kernels.observation import observe_episode, observe_network
 
 
 @dataclass
@@ -68,9 +72,42 @@ class ActivationObserver:
         self._one_hot = torch.eye(self.num_actions + 1)[:, 1:]
         self.max_decisions = max_decisions
 
-    def __call__(self, state: SessionState, episode: EpisodeState) -> Tensor:
-        """Observe n rows: float32 [n, D]."""
+    def __call__(
+        self, state: SessionState, episode: EpisodeState, rows: Rows = ALL
+    ) -> Tensor:
+        """Observe some rows (int64 [m]) or all: float32 [m, D]."""
+        if episode.decisions.is_cpu and not torch.compiler.is_exporting():
+            return self._observe_on_cpu(state, episode, rows)
+        if not isinstance(rows, slice):
+            state, episode = state.summary(rows), episode.take(rows)
         return torch.cat([*self.network_parts(state), *self.episode_parts(episode)], 1)
+
+    def network(self, state: SessionState) -> Tensor:
+        """What is seen of the network, of all rows: float32 [n, D'], D' < D."""
+        if not state.logits.is_cpu:
+            return torch.cat(self.network_parts(state), 1)
+        seen = np.empty((len(state.path), self.layout["penalty"].start), np.float32)
+        _observe_network(state, np.arange(len(seen)), seen)
+        return torch.from_numpy(seen)
+
+    def _observe_on_cpu(
+        self, state: SessionState, episode: EpisodeState, rows: Rows
+    ) -> Tensor:
+        """The same in one pass."""
+        where = row_numbers(state, rows)
+        seen = np.empty((len(where), self.size), dtype=np.float32)
+        _observe_network(state, where, seen)
+        observe_episode(
+            episode.penalty.numpy(),
+            episode.last_action.numpy(),
+            episode.consecutive.numpy(),
+            episode.decisions.numpy(),
+            self.max_decisions,
+            self.num_actions,
+            where,
+            seen,
+        )
+        return torch.from_numpy(seen)
 
     def network_parts(self, state: SessionState) -> list[Tensor]:
         """What is seen of the network: the slices before ``penalty``."""
@@ -93,6 +130,19 @@ class ActivationObserver:
     def _last_action(self, action: Tensor) -> Tensor:
         """One-hot [n, A]; all zero for -1."""
         return self._one_hot.to(action.device).index_select(0, action + 1)
+
+
+def _observe_network(
+    state: SessionState, rows: NDArray[np.int64], seen: NDArray[np.float32]
+) -> None:
+    observe_network(
+        state.features.numpy(),
+        state.logits.numpy(),
+        state.residual.numpy(),
+        state.path.numpy(),
+        rows,
+        seen,
+    )
 
 
 @cache

@@ -6,17 +6,34 @@ brings it there, and everything above is applied plainly, from zero, on its new 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ActivationStore, Rows
+from dynalay_gym.envs.activations import Rows
 from dynalay_gym.models.costs import CostTable
 from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.models.main_layers import Activations
+
+
+class LayerMaps(Protocol):
+    """One layer's maps of n rows, to be looked at."""
+
+    @property
+    def y(self) -> Tensor:
+        """Visible activations of all rows [n, C, H, W]."""
+
+    def at(self, rows: Rows) -> Activations:
+        """Some rows, int64 [m], or all."""
+
+    def clone(self) -> Self:
+        """Independent copy."""
 
 
 @dataclass
@@ -31,7 +48,7 @@ class SessionState:
         residual: Relative residual of its last solve, float [n, L]; 1 if only plain.
     """
 
-    layers: list[ActivationStore]
+    layers: Sequence[LayerMaps]
     features: Tensor
     logits: Tensor
     path: Tensor
@@ -62,6 +79,11 @@ class SessionState:
             path=self.path.clone(),
             residual=self.residual.clone(),
         )
+
+
+def row_numbers(state: SessionState, rows: Rows) -> NDArray[np.int64]:
+    """Some rows (int64 [m]), or all, as numbers on the host."""
+    return np.arange(len(state.path)) if isinstance(rows, slice) else rows.numpy()
 
 
 @cache

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynalay_gym import __version__
+from dynalay_gym.cache_folder import cache_dir
 from dynalay_gym.envs.session import LayerSession, tensors_digest
 from dynalay_gym.envs.transition_table import (
     Layout,
@@ -28,16 +29,7 @@ from dynalay_gym.envs.transition_table import (
 )
 from dynalay_gym.errors import ConfigError
 
-FORMAT = 2
-
-
-def cache_dir() -> Path:
-    """``$DYNALAY_CACHE_DIR``, or ``dynalay_gym`` in ``$XDG_CACHE_HOME`` or ~/.cache."""
-    own = os.environ.get("DYNALAY_CACHE_DIR")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "dynalay_gym"
+FORMAT = 3
 
 
 def get_table(session: LayerSession, images: Tensor, labels: Tensor) -> TransitionTable:

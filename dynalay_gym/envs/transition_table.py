@@ -167,7 +167,7 @@ def _fill(
     rows = torch.arange(len(labels), device=session.device)
     solves, checks = {}, {}
     for path, state, cost in visit_states(session, images):
-        seen = torch.cat(observer.network_parts(state), 1).cpu()
+        seen = observer.network(state).cpu()
         table.observations[first + path, : seen.shape[1]] = seen
         table.log_score[first + path] = true_log_prob(state.logits, labels).cpu()
         answer = state.logits.argmax(1)

@@ -139,9 +139,7 @@ class LayerWalk:
     def observe_rows(self, rows: Rows) -> Tensor:
         """Observations of m distinct ascending rows or ``ALL``, float32 [m, D]."""
         assert self.state is not None, "start comes before observe_rows"
-        if isinstance(rows, slice) or len(rows) == self.num_rows:
-            return self.observer(self.state, self.episode)
-        return self.observer(self.state.summary(rows), self.episode.take(rows))
+        return self.observer(self.state, self.episode, rows)
 
     def prediction(self) -> Tensor:
         """Current answer of all rows, int64 [n]."""

@@ -15,9 +15,8 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.adjoint import relu_map, relu_solve
 from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
-from dynalay_gym.models.few_rows_iteration import iterate_few_rows
 from dynalay_gym.models.fixed_point import fixed_point_iteration
-from dynalay_gym.models.frozen import Freezable, Kernel
+from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
 from dynalay_gym.models.progress import SolveResult
 
@@ -109,10 +108,6 @@ class FixedPointLayer(Freezable, ABC):
             SolveResult; ``num_steps`` counts applications of ``W``.
         """
         config = solver or self.solver
-        if config.is_plain:
-            few = self._iterate_few(z0, x, config.rtol, config.max_steps)
-            if few is not None:
-                return few
         weight = self.weight()
         unrolled = config.rule is GradientRule.UNROLL and torch.is_grad_enabled()
         if not unrolled and config.max_steps > 0:
@@ -126,17 +121,8 @@ class FixedPointLayer(Freezable, ABC):
 
     def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z [n, ...], whatever the steps of the solver."""
-        few = self._iterate_few(z, x, solver.rtol, 1)
-        if few is not None:
-            return few
         f = relu_map(self, self.weight())
         return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
-
-    def _iterate_few(
-        self, z0: Tensor | None, x: Tensor, rtol: float, max_steps: int
-    ) -> SolveResult | None:
-        """The same, faster, for few rows while running; None where there is no such."""
-        return None
 
     def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
         """Relative residual after each iteration of one sample's solve, x [1, ...]."""
@@ -189,30 +175,7 @@ class ConvFixedPointLayer(FixedPointLayer):
 
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
         """Convolve [n, C, H, W]; H and W at most those certified."""
-        if self.is_running and weight is self.weight():
-            return self._kernel()(z)
         return rowwise.conv2d(z, weight, padding=weight.shape[-1] // 2)
-
-    def _kernel(self) -> Kernel:
-        weight = self.weight()
-        return self.kept(
-            "kernel", lambda: Kernel(weight, padding=weight.shape[-1] // 2)
-        )
-
-    def _iterate_few(
-        self, z0: Tensor | None, x: Tensor, rtol: float, max_steps: int
-    ) -> SolveResult | None:
-        is_own = type(self).recur is ConvFixedPointLayer.recur  # not another map
-        if not (self.is_running and is_own and max_steps > 0):
-            return None
-        kernel = self._kernel()
-        geometry = kernel.few(x)
-        if geometry is None:
-            return None
-        start = torch.relu(x) if z0 is None else z0
-        return iterate_few_rows(
-            start, x, kernel.matrix, geometry, rtol=rtol, max_steps=max_steps
-        )
 
     def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
         """Correlate [n, C, H, W]: a convolution with the kernel turned round."""

@@ -268,9 +268,7 @@ class WideStreamLayer(_PlainPart):
         visible = state.y
         if self.ratio > 1:
             visible = F.avg_pool2d(visible, self.ratio, ceil_mode=True)
-        x = self.convolve_kept(
-            "visible", lambda: (self.visible_to_hidden, None), visible, padding=1
-        )
+        x = rowwise.conv2d(visible, self.visible_to_hidden, padding=1)
         rows = self._rows_with_hidden(pattern)
         if rows is None:
             own = self._from_below(below)
@@ -286,9 +284,8 @@ class WideStreamLayer(_PlainPart):
     def _from_below(self, below: Activations) -> Tensor:
         h = below.h
         assert h is not None, "the pattern says that the layer below was iterated"
-        weights, stride = (self.hidden_to_hidden, None), self.hidden_stride
-        return self.convolve_kept(
-            "hidden", lambda: weights, h, stride=stride, padding=1
+        return rowwise.conv2d(
+            h, self.hidden_to_hidden, stride=self.hidden_stride, padding=1
         )
 
     def _rows_with_hidden(self, pattern: Pattern) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.models import rowwise
-from dynalay_gym.models.frozen import Freezable, Vectors
+from dynalay_gym.models.frozen import Freezable
 from dynalay_gym.models.implicit import GradientRule, SolverConfig
 from dynalay_gym.models.main_layers import (
     LayerState,
@@ -172,12 +172,7 @@ class MainModel(Freezable):
     def answer(self, features: Tensor, path: Pattern) -> Tensor:
         """Head: logits [n, K] from the last layer's pooled activations [n, F_L]."""
         pooled = self.head_norm(features, path)
-        return self._head(pooled) + self.head_bias
-
-    def _head(self, pooled: Tensor) -> Tensor:
-        if not self.is_running:
-            return rowwise.linear(pooled, self.head)
-        return self.kept("head", lambda: Vectors(self.head))(pooled)
+        return rowwise.linear(pooled, self.head) + self.head_bias
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, K] of the plain pass over images [n, C, H, W]."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalay_gym.models import rowwise
 from dynalay_gym.models.frozen import Freezable
 
 Pattern = int | Tensor
@@ -127,10 +128,9 @@ class PatternNorm(Freezable):
         """
         if isinstance(pattern, int) and not self.training:
             fold = partial(self._fold, kernel, pattern)
-            return self.convolve_kept(pattern, fold, x, stride=stride, padding=padding)
-        product = self.convolve_kept(
-            "kernel", lambda: (kernel, None), x, stride=stride, padding=padding
-        )
+            folded = self.kept(pattern, fold) if self.is_running else fold()
+            return rowwise.conv2d(x, *folded, stride=stride, padding=padding)
+        product = rowwise.conv2d(x, kernel, stride=stride, padding=padding)
         return self.normalise_own(product, pattern)
 
     def normalise_own(self, x: Tensor, pattern: Pattern) -> Tensor:
@@ -143,4 +143,5 @@ class PatternNorm(Freezable):
     def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
         """Kernel and bias [C] that take the normalisation over."""
         scale, shift = (part[pattern] for part in self.affine())
-        return kernel * scale.view(-1, 1, 1, 1), shift
+        folded = kernel * scale.view(-1, 1, 1, 1)
+        return folded.contiguous(memory_format=torch.channels_last), shift

@@ -1,0 +1,233 @@
+"""``LayerSession`` of a ``MainModel`` on a processor: compiled, row by row.
+
+It does what ``MainModelSession`` does; only roundings differ. A row's program runs from
+end to end before the next one's, so nothing of a row depends on the others, and the
+processors' cores share the rows.
+
+Axes: n rows (one sample each), m of them acted on, L layers, S numbers of a row's maps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalay_gym.envs.activations import Rows
+from dynalay_gym.envs.main_session import MainModelSession
+from dynalay_gym.envs.session import SessionState, StepCost, row_numbers
+from dynalay_gym.envs.sweep import Host
+from dynalay_gym.kernels import network
+from dynalay_gym.kernels.pack import Place, pack
+from dynalay_gym.models.main_layers import LayerState
+from dynalay_gym.models.main_model import MainModel
+
+# Rows below which a further thread costs more than it brings.
+_ROWS_OF_A_THREAD = 8
+
+
+@dataclass(frozen=True)
+class MapViews:
+    """One layer's maps in the memory of all rows.
+
+    Attributes:
+        maps: Memory of every row [n, S]; its image first.
+        place: Where the layer's maps are.
+        unshuffle: Factor that makes a hidden stream of the image below layer 1; 0 of a
+            layer.
+    """
+
+    maps: Tensor
+    place: Place
+    unshuffle: int = 0
+
+    def clone(self) -> "MapViews":
+        """Independent copy."""
+        return replace(self, maps=self.maps.clone())
+
+    @property
+    def y(self) -> Tensor:
+        """Visible activations of all rows [n, C, H, W]."""
+        return torch.relu(self._view(self.place.visible, self.place.shape))
+
+    def at(self, rows: Rows) -> LayerState:
+        """Some rows, int64 [m], or all (a slice); copies."""
+        visible, hidden, injected = (
+            self._view(at, shape)[rows].clone()
+            for at, shape in (
+                (self.place.visible, self.place.shape),
+                (self.place.hidden, self.place.hidden_shape),
+                (self.place.injected, self.place.hidden_shape),
+            )
+        )
+        if self.unshuffle:
+            hidden = F.pixel_unshuffle(hidden, self.unshuffle)
+        return LayerState(torch.relu(visible), visible, hidden, injected)
+
+    def _view(self, at: int, shape: tuple[int, int]) -> Tensor:
+        side, channels = shape
+        numbers = self.maps[:, at : at + side * side * channels]
+        return numbers.view(-1, side, side, channels).permute(0, 3, 1, 2)
+
+
+@dataclass
+class CompiledState(SessionState):
+    """Networks in progress whose maps stand side by side.
+
+    Attributes:
+        maps: Memory of every row [n, S].
+        layers: Views of it.
+    """
+
+    layers: Sequence[MapViews]
+    maps: Tensor
+
+    def clone(self) -> "CompiledState":
+        """Independent copy."""
+        maps = self.maps.clone()
+        return CompiledState(
+            layers=[replace(layer, maps=maps) for layer in self.layers],
+            features=self.features.clone(),
+            logits=self.logits.clone(),
+            path=self.path.clone(),
+            residual=self.residual.clone(),
+            maps=maps,
+        )
+
+
+class CompiledSession(MainModelSession):
+    """Runs a frozen ``MainModel`` on the CPU.
+
+    Args:
+        model: The main network, float32; it is frozen (evaluation mode, no gradients).
+        rtol: Relative tolerance of a solve; the network's own if None.
+        max_steps: Most iterations of a solve; the network's own if None.
+    """
+
+    def __init__(
+        self,
+        model: MainModel,
+        rtol: float | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        super().__init__(model, rtol, max_steps)
+        self._net, self._places, self._size = pack(model, self.solver)
+
+    def begin(self, inputs: Tensor) -> SessionState:
+        """Plain pass: every layer applied once, from zero.
+
+        Args:
+            inputs: Images [n, C, H, W].
+
+        Returns:
+            State of n rows.
+        """
+        n, config = len(inputs), self.model.config
+        # Memory of NumPy's that nobody has touched yet takes no time.
+        maps = torch.from_numpy(np.zeros((n, self._size), dtype=np.float32))
+        image = Place(0, 0, 0, *[(config.in_shape[1], config.in_shape[0])] * 2)
+        state = CompiledState(
+            layers=[
+                MapViews(maps, image, config.unshuffle),
+                *(MapViews(maps, place) for place in self._places),
+            ],
+            features=torch.empty(n, sum(self.feature_sizes)),
+            logits=torch.empty(n, self.num_classes),
+            path=torch.zeros(n, dtype=torch.int64),
+            residual=torch.ones(n, self.num_layers),
+            maps=maps,
+        )
+        self._begin(state, slice(None), inputs)
+        return state
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights of the same architecture; states begun before are void."""
+        super().set_weights(weights)
+        self._net, *_ = pack(self.model, self.solver)
+
+    def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
+        """Bring one layer per row to its fixed point and refresh what is above.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            layers: Chosen layer of each, 1..L, int64 [m].
+
+        Returns:
+            StepCost of the m rows.
+        """
+        return self._run(network.apply, state, rows.numpy(), layers.numpy())
+
+    def reach(
+        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
+    ) -> StepCost:
+        """Bring rows from their plain pass to given states; see ``MainModelSession``.
+
+        Args:
+            state: Changed in place.
+            rows: Rows in which nothing is iterated yet, int64 [m] or ``ALL``.
+            paths: Bit patterns of the states, int64 [m].
+            final: Nothing is saved by it here.
+
+        Returns:
+            StepCost of the m rows; zeros where the plain pass is what is asked for.
+        """
+        where = row_numbers(state, rows)
+        assert not state.path.numpy()[where].any(), "rows in their plain state"
+        return self._run(network.reach, state, where, paths.numpy())
+
+    def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
+        maps, features, logits, *_ = _arrays(state)
+        where = row_numbers(state, rows)
+        images = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
+        maps[where, : images.shape[1]] = images
+        _share(
+            lambda some: network.begin(self._net, maps, features, logits, where[some]),
+            len(where),
+        )
+
+    def _run(
+        self, kernel: Callable[..., None], state: SessionState, rows: Host, goals: Host
+    ) -> StepCost:
+        """Run a kernel for some rows and their layers or states."""
+        arrays, cost = _arrays(state), np.empty((3, len(rows)), dtype=np.int64)
+        _share(
+            lambda some: kernel(
+                self._net, *arrays, rows[some], goals[some], *cost[:, some]
+            ),
+            len(rows),
+        )
+        return StepCost(*torch.from_numpy(cost))
+
+
+def session_of(
+    model: MainModel, rtol: float | None = None, max_steps: int | None = None
+) -> MainModelSession:
+    """The fastest session of a network where it is; arguments as there."""
+    is_compiled = model.head.device.type == "cpu"
+    session = CompiledSession if is_compiled else MainModelSession
+    return session(model, rtol, max_steps)
+
+
+def _arrays(state: SessionState) -> list[NDArray[Any]]:
+    assert isinstance(state, CompiledState), "a state that this session began"
+    parts = state.maps, state.features, state.logits, state.residual, state.path
+    return [part.numpy() for part in parts]
+
+
+def _share(run: Callable[[slice], None], num_rows: int) -> None:
+    """Run rows in as many threads as PyTorch may use."""
+    threads = min(torch.get_num_threads(), num_rows // _ROWS_OF_A_THREAD)
+    if threads <= 1:
+        run(slice(None))
+        return
+    # Rows differ in what they take; small shares even that out.
+    size = -(-num_rows // (4 * threads))
+    shares = [slice(at, at + size) for at in range(0, num_rows, size)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, shares))

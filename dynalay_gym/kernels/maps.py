@@ -1,0 +1,144 @@
+"""Convolutions of one map, and what stands between them.
+
+Maps are flat, [H * W * C] with the channels of a pixel side by side; in *padded* ones
+columns of zeros stand on both sides of every row.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dynalay_gym.kernels.compiler import compiled
+from dynalay_gym.kernels.vectors import Numbers, multiply, panel_width
+
+ZERO, ANY = np.float32(0), np.float32(-math.inf)  # least values of a map
+
+CONV = np.dtype(
+    [
+        ("in_channels", np.int64),
+        ("out_channels", np.int64),
+        ("columns", np.int64),  # out_channels in whole vectors
+        ("kernel", np.int64),
+        ("stride", np.int64),
+        ("padding", np.int64),
+        ("in_side", np.int64),
+        ("out_side", np.int64),
+        ("weight", np.int64),  # where its packed kernel begins among the numbers
+    ]
+)
+
+
+@compiled
+def convolve(conv: Any, numbers: Numbers, x: Numbers, out: Numbers) -> None:
+    """Convolve a padded map; out has ``columns`` numbers a pixel, the last ones zero.
+
+    Kernel rows that lie outside the map are left out.
+    """
+    side, channels, columns = conv.out_side, conv.in_channels, conv.columns
+    line = (conv.in_side + 2 * conv.padding) * channels
+    run, step = conv.kernel * channels, conv.stride * channels
+    width = panel_width(columns)
+    for first in range(0, columns, width):
+        panel = conv.weight + first * conv.kernel * run
+        for y in range(side):
+            top = y * conv.stride - conv.padding
+            low, high = max(0, -top), min(conv.kernel, conv.in_side - top)
+            at, w_at = (top + low) * line, panel + low * run * width
+            o = y * side * columns + first
+            multiply(
+                side, x, at, step, line, high - low, run,
+                numbers, w_at, out, o, columns, width,
+            )  # fmt: skip
+
+
+@compiled
+def pad(
+    x: Numbers, least: np.float32, side: int, channels: int, edge: int, padded: Numbers
+) -> None:
+    """Padded map of ``max(x, least)``; NaN stays."""
+    line, margin = side * channels, edge * channels
+    wide = line + 2 * margin
+    for y in range(side):
+        first, numbers = y * wide, x[y * line : (y + 1) * line]
+        padded[first : first + margin] = 0.0
+        padded[first + margin + line : first + wide] = 0.0
+        inside = padded[first + margin : first + margin + line]
+        for i in range(line):
+            inside[i] = least if numbers[i] < least else numbers[i]
+
+
+@compiled
+def pad_shuffled(
+    image: Numbers, side: int, channels: int, factor: int, padded: Numbers
+) -> None:
+    """Padded map of an image, pixel-unshuffled to ``side``.
+
+    Its channels are those of the pixels that they come from, in their order.
+    """
+    run, line = factor * channels, side * factor * channels
+    padded[: side * (side + 2) * factor * run] = 0.0
+    for y in range(side):
+        for x in range(side):
+            first = (y * (side + 2) + x + 1) * factor * run
+            for down in range(factor):
+                at, to = (y * factor + down) * line + x * run, first + down * run
+                inside, pixels = padded[to : to + run], image[at : at + run]
+                for i in range(run):
+                    inside[i] = pixels[i]
+
+
+@compiled
+def pad_pooled(
+    u: Numbers, side: int, channels: int, ratio: int, padded: Numbers
+) -> None:
+    """Padded map of ``relu(u)``, averaged over squares of ``ratio`` (less at edges)."""
+    small = (side + ratio - 1) // ratio
+    padded[: small * (small + 2) * channels] = 0.0
+    for y in range(small):
+        bottom = min(side, (y + 1) * ratio)
+        for x in range(small):
+            right = min(side, (x + 1) * ratio)
+            first = (y * (small + 2) + x + 1) * channels
+            here = padded[first : first + channels]
+            for i in range(y * ratio, bottom):
+                for j in range(x * ratio, right):
+                    pixel = u[(i * side + j) * channels : (i * side + j + 1) * channels]
+                    for c in range(channels):
+                        here[c] += max(pixel[c], ZERO)
+            count = np.float32((bottom - y * ratio) * (right - x * ratio))
+            for c in range(channels):
+                here[c] /= count
+
+
+@compiled
+def normalise(
+    sums: Numbers,
+    columns: int,
+    numbers: Numbers,
+    norm: int,
+    channels: int,
+    out: Numbers,
+) -> None:
+    """``out = sums * scale + shift`` for a map of whole pixels; sums may be wider."""
+    scale = numbers[norm : norm + channels]
+    shift = numbers[norm + channels : norm + 2 * channels]
+    for pixel in range(out.size // channels):
+        inside = sums[pixel * columns : pixel * columns + channels]
+        outside = out[pixel * channels : (pixel + 1) * channels]
+        for c in range(channels):
+            outside[c] = inside[c] * scale[c] + shift[c]
+
+
+@compiled
+def average(x: Numbers, least: np.float32, out: Numbers) -> None:
+    """Average of ``max(x, least)`` over the pixels of a map."""
+    channels = out.size
+    out[:] = 0.0
+    for pixel in range(x.size // channels):
+        here = x[pixel * channels : (pixel + 1) * channels]
+        for c in range(channels):
+            out[c] += least if here[c] < least else here[c]
+    count = np.float32(x.size // channels)
+    for c in range(channels):
+        out[c] /= count
