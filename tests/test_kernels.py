@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from dynalay_gym.kernels.iteration import CONVERGED, MAX_STEPS, NONFINITE, iterate
-from dynalay_gym.kernels.maps import CONV, ZERO, convolve, pad, pad_pooled, pad_shuffled
+from dynalay_gym.kernels.maps import (
+    CONV,
+    ZERO,
+    convolve,
+    pad,
+    pad_pooled,
+    pad_shuffled,
+)
 from dynalay_gym.kernels.pack import pack_kernel
 from dynalay_gym.kernels.perceptron import Perceptron, tree_log_probs
-from dynalay_gym.kernels.vectors import LANES, multiply, pack_matrix, panel_width
+from dynalay_gym.kernels.vectors import (
+    FROM_ZERO,
+    LANES,
+    NO_NORM,
+    multiply,
+    pack_matrix,
+    panel_width,
+)
 from dynalay_gym.models.progress import SolverStatus
 
 ANY_NUMBER = np.float32(-math.inf)
@@ -31,7 +45,7 @@ def product(x: NDArray[np.float32], matrix: NDArray[np.float32]) -> Any:
     for first in range(0, columns, width):
         at = first * depth
         sizes = (x.ravel(), 0, depth, 0, 1, depth, packed, at, out, first)
-        multiply(rows, *sizes, columns, width)
+        multiply(rows, *sizes, columns, width, 0, -1)
     return out.reshape(rows, columns)
 
 
@@ -81,7 +95,7 @@ def test_convolutions_are_those_of_pytorch(
     padded = np.full(side * (side + 2) * channels[0], np.nan, np.float32)
     pad(pixels(x), ANY_NUMBER, side, channels[0], kernel // 2, padded)
     out = np.full(facts["out_side"] ** 2 * facts["columns"], np.nan, np.float32)
-    convolve(facts, pack_kernel(weight), padded, out)
+    convolve(facts, pack_kernel(weight), padded, out, FROM_ZERO, NO_NORM)
     expected = F.conv2d(x.double(), weight.double(), None, stride, kernel // 2)
     found = torch.from_numpy(out.reshape(*expected.shape[2:], -1)).permute(2, 0, 1)
     torch.testing.assert_close(

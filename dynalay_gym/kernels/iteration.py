@@ -7,7 +7,7 @@ import numpy as np
 
 from dynalay_gym.kernels.compiler import compiled, compiled_sum
 from dynalay_gym.kernels.maps import ZERO, convolve, pad
-from dynalay_gym.kernels.vectors import Numbers
+from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM, Numbers
 
 # Squares of smaller norms would be lost to underflow, and with them a residual.
 _TINY = np.float32(1e-24)
@@ -83,7 +83,7 @@ def iterate(
     residual, steps, status = np.float32(1), 0, MAX_STEPS
     while steps < max_steps and status == MAX_STEPS:
         steps += 1
-        convolve(conv, numbers, padded, sums)
+        convolve(conv, numbers, padded, sums, FROM_ZERO, NO_NORM)
         residual = _relax(conv, sums, x, padded)
         if math.isnan(residual):
             status = NONFINITE

@@ -30,10 +30,19 @@ CONV = np.dtype(
 
 
 @compiled
-def convolve(conv: Any, numbers: Numbers, x: Numbers, out: Numbers) -> None:
-    """Convolve a padded map; out has ``columns`` numbers a pixel, the last ones zero.
+def convolve(
+    conv: Any, numbers: Numbers, x: Numbers, out: Numbers, resumes: int, norm: int
+) -> None:
+    """Convolve a padded map; kernel rows that lie outside it are left out.
 
-    Kernel rows that lie outside the map are left out.
+    Args:
+        conv: The convolution.
+        numbers: Kernels, scales and shifts.
+        x: The padded map.
+        out: Written: ``columns`` numbers a pixel, those after the channels zero.
+        resumes: ``ON_TOP`` of what out holds, or ``FROM_ZERO``.
+        norm: Where scales and shifts of the columns begin among the numbers, or
+            ``NO_NORM``.
     """
     side, channels, columns = conv.out_side, conv.in_channels, conv.columns
     line = (conv.in_side + 2 * conv.padding) * channels
@@ -41,6 +50,7 @@ def convolve(conv: Any, numbers: Numbers, x: Numbers, out: Numbers) -> None:
     width = panel_width(columns)
     for first in range(0, columns, width):
         panel = conv.weight + first * conv.kernel * run
+        here = norm + first if norm >= 0 else norm
         for y in range(side):
             top = y * conv.stride - conv.padding
             low, high = max(0, -top), min(conv.kernel, conv.in_side - top)
@@ -48,8 +58,28 @@ def convolve(conv: Any, numbers: Numbers, x: Numbers, out: Numbers) -> None:
             o = y * side * columns + first
             multiply(
                 side, x, at, step, line, high - low, run,
-                numbers, w_at, out, o, columns, width,
+                numbers, w_at, out, o, columns, width, resumes, here,
             )  # fmt: skip
+
+
+@compiled
+def convolve_into(
+    conv: Any,
+    numbers: Numbers,
+    x: Numbers,
+    resumes: int,
+    norm: int,
+    sums: Numbers,
+    out: Numbers,
+) -> None:
+    """``convolve`` into a map of whole pixels, by way of sums if they are wider."""
+    if conv.columns == conv.out_channels:
+        convolve(conv, numbers, x, out, resumes, norm)
+        return
+    convolve(conv, numbers, x, sums, resumes, norm)
+    for pixel in range(conv.out_side**2):
+        for c in range(conv.out_channels):
+            out[pixel * conv.out_channels + c] = sums[pixel * conv.columns + c]
 
 
 @compiled
@@ -109,25 +139,6 @@ def pad_pooled(
             count = np.float32((bottom - y * ratio) * (right - x * ratio))
             for c in range(channels):
                 here[c] /= count
-
-
-@compiled
-def normalise(
-    sums: Numbers,
-    columns: int,
-    numbers: Numbers,
-    norm: int,
-    channels: int,
-    out: Numbers,
-) -> None:
-    """``out = sums * scale + shift`` for a map of whole pixels; sums may be wider."""
-    scale = numbers[norm : norm + channels]
-    shift = numbers[norm + channels : norm + 2 * channels]
-    for pixel in range(out.size // channels):
-        inside = sums[pixel * columns : pixel * columns + channels]
-        outside = out[pixel * channels : (pixel + 1) * channels]
-        for c in range(channels):
-            outside[c] = inside[c] * scale[c] + shift[c]
 
 
 @compiled

@@ -15,12 +15,12 @@ from dynalay_gym.kernels.maps import (
     ZERO,
     average,
     convolve,
-    normalise,
+    convolve_into,
     pad,
     pad_pooled,
     pad_shuffled,
 )
-from dynalay_gym.kernels.vectors import Integers, Numbers
+from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM, ON_TOP, Integers, Numbers
 
 LAYER = np.dtype(
     [
@@ -122,10 +122,8 @@ def _plain(
     """Apply layer k once to ``max(source, least)``: its u."""
     layer, conv = net.layers[k], net.convs[2 + CONVS_PER_LAYER * k + _IN]
     pad(source, least, conv.in_side, conv.in_channels, conv.padding, padded)
-    convolve(conv, net.numbers, padded, sums)
-    norm = layer.norm + 2 * pattern * conv.out_channels
-    u = _visible(net, k, row)
-    normalise(sums, conv.columns, net.numbers, norm, conv.out_channels, u)
+    norm, u = layer.norm + 2 * pattern * conv.columns, _visible(net, k, row)
+    convolve_into(conv, net.numbers, padded, FROM_ZERO, norm, sums, u)
 
 
 @compiled
@@ -136,7 +134,6 @@ def _inject(
     pattern: int,
     padded: Numbers,
     sums: Numbers,
-    more: Numbers,
 ) -> None:
     """Input of layer k's iteration."""
     layer, first = net.layers[k], 2 + CONVS_PER_LAYER * k
@@ -147,20 +144,19 @@ def _inject(
         return
     conv, below = net.convs[first + _VISIBLE], net.convs[first + _BELOW]
     side = net.convs[first + _IN].out_side
+    norm = layer.norm_hidden + 2 * pattern * conv.columns
     pad_pooled(u, side, conv.in_channels, layer.ratio, padded)
-    convolve(conv, net.numbers, padded, sums)
-    if layer.from_below == 0 or pattern & layer.from_below != 0:
-        if k == 0:
-            channels = below.in_channels // net.unshuffle**2
-            pad_shuffled(row, below.in_side, channels, net.unshuffle, padded)
-        else:
-            h = _hidden(net, k - 1, row)
-            pad(h, ZERO, below.in_side, below.in_channels, below.padding, padded)
-        convolve(below, net.numbers, padded, more)
-        for i in range(conv.out_side**2 * conv.columns):
-            sums[i] += more[i]
-    norm = layer.norm_hidden + 2 * pattern * conv.out_channels
-    normalise(sums, conv.columns, net.numbers, norm, conv.out_channels, x)
+    if layer.from_below != 0 and pattern & layer.from_below == 0:
+        convolve_into(conv, net.numbers, padded, FROM_ZERO, norm, sums, x)
+        return
+    convolve_into(conv, net.numbers, padded, FROM_ZERO, NO_NORM, sums, x)
+    if k == 0:
+        channels = below.in_channels // net.unshuffle**2
+        pad_shuffled(row, below.in_side, channels, net.unshuffle, padded)
+    else:
+        h = _hidden(net, k - 1, row)
+        pad(h, ZERO, below.in_side, below.in_channels, below.padding, padded)
+    convolve_into(below, net.numbers, padded, ON_TOP, norm, sums, x)
 
 
 @compiled
@@ -168,18 +164,16 @@ def _read_out(net: Net, k: int, row: Numbers, pattern: int, sums: Numbers) -> No
     """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
     layer, first = net.layers[k], 2 + CONVS_PER_LAYER * k
     conv, side = net.convs[first + _READ], net.convs[first + _IN].out_side
-    convolve(conv, net.numbers, _hidden(net, k, row), sums)
+    norm = layer.norm_readout + 2 * pattern * conv.columns
+    convolve(conv, net.numbers, _hidden(net, k, row), sums, FROM_ZERO, norm)
     channels, y = conv.out_channels, _visible(net, k, row)
-    norm = layer.norm_readout + 2 * pattern * channels
-    scale = net.numbers[norm : norm + channels]
-    shift = net.numbers[norm + channels : norm + 2 * channels]
     for i in range(side):
         for j in range(side):
             pixel = net.nearest[k, i] * conv.out_side + net.nearest[k, j]
             read = sums[pixel * conv.columns : pixel * conv.columns + channels]
             here = y[(i * side + j) * channels : (i * side + j + 1) * channels]
             for c in range(channels):
-                value = read[c] * scale[c] + shift[c] + here[c]
+                value = read[c] + here[c]
                 here[c] = ZERO if value < 0 else value
 
 
@@ -210,9 +204,10 @@ def _answer(
     conv, last = net.convs[1], net.layers[len(net.layers) - 1]
     norm = net.head_norm + 2 * path * conv.in_channels
     pooled = features[last.pooled : last.pooled + conv.in_channels]
-    inside = more[: conv.in_channels]
-    normalise(pooled, conv.in_channels, net.numbers, norm, conv.in_channels, inside)
-    convolve(conv, net.numbers, inside, sums)
+    for i in range(conv.in_channels):
+        scale, shift = net.numbers[norm + i], net.numbers[norm + conv.in_channels + i]
+        more[i] = pooled[i] * scale + shift
+    convolve(conv, net.numbers, more, sums, FROM_ZERO, NO_NORM)
     for k in range(logits.size):
         logits[k] = sums[k] + net.numbers[net.head_bias + k]
 
@@ -236,10 +231,9 @@ def begin(
         source, least = row[: stem.in_side**2 * stem.in_channels], ANY
         if net.has_stem:
             pad(source, least, stem.in_side, stem.in_channels, stem.padding, padded)
-            convolve(stem, net.numbers, padded, sums)
             source, least = more[: stem.out_side**2 * stem.out_channels], ZERO
-            channels = stem.out_channels
-            normalise(sums, stem.columns, net.numbers, net.stem_norm, channels, source)
+            norm = net.stem_norm
+            convolve_into(stem, net.numbers, padded, FROM_ZERO, norm, sums, source)
         for k in range(len(net.layers)):
             _plain(net, k, source, least, row, _NO_PATTERN, padded, sums)
             _pool(net, k, row, _NOT_ITERATED, features[r])
@@ -295,7 +289,7 @@ def _sweep(
                 macs += layer.plain_macs
                 residuals[k] = 1.0
             if target & bit:
-                _inject(net, k, row, pattern, padded, sums, more)
+                _inject(net, k, row, pattern, padded, sums)
                 most = net.max_steps
                 residuals[k], steps, status = iterate(
                     recur, net.numbers, x, x, h, net.rtol, most, padded, sums

@@ -62,8 +62,9 @@ class _Packer:
         return self.size - numbers.size
 
     def norm(self, norm: PatternNorm) -> int:
-        """Scale and shift of each pattern, [P, 2, C]."""
-        return self.put(torch.stack(norm.affine(), 1).detach().numpy())
+        """Scale and shift of each pattern and column, [P, 2, N]; zero beyond C."""
+        affine = torch.stack(norm.affine(), 1).detach().numpy()
+        return self.put(np.pad(affine, ((0, 0), (0, 0), (0, -affine.shape[2] % LANES))))
 
     def conv(self, weight: Tensor, in_side: int, stride: int = 1) -> None:
         """A convolution that pads by half its kernel."""
@@ -102,7 +103,8 @@ def pack(model: MainModel, solver: SolverConfig) -> tuple[Net, list[Place], int]
         packer.convs.append((channels, *[0] * 5, side, 0, 0))
         stem_norm = 0
     packer.conv(model.head[:, :, None, None], 1)
-    head_norm = packer.norm(model.head_norm)
+    head_affine = torch.stack(model.head_norm.affine(), 1)
+    head_norm = packer.put(head_affine.detach().numpy())
     head_bias = packer.put(model.head_bias.detach().numpy())
     rows, places, nearest = [], [], []
     size, pooled = channels * side * side, 0

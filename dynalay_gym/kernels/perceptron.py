@@ -2,18 +2,25 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynalay_gym.kernels.compiler import compiled
 from dynalay_gym.kernels.vectors import (
+    FROM_ZERO,
     LANES,
+    NO_NORM,
     Numbers,
     multiply,
     pack_matrix,
     panel_width,
 )
+
+# Of the type of a variable, whose code they share.
+_ZERO: Any = np.int64(0)
+_ONE: Any = np.int64(1)
 
 ACTIVATIONS = ("tanh", "relu")
 
@@ -75,8 +82,8 @@ def _run(
         for first in range(0, columns, width):
             w_at = at + first * depth
             multiply(
-                n, rows, 0, depth, 0, 1, depth,
-                numbers, w_at, sums, first, columns, width,
+                n, rows, _ZERO, depth, _ZERO, _ONE, depth,
+                numbers, w_at, sums, first, columns, width, FROM_ZERO, NO_NORM,
             )  # fmt: skip
         at += depth * columns
         is_last = layer == len(widths) - 1

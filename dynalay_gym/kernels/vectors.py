@@ -24,6 +24,12 @@ Integers = NDArray[np.int64]
 LANES = 16  # numbers of a vector; it is split where registers are shorter
 PANEL = 2 * LANES
 
+# Whether a sum begins at zero or at what is there; and that nothing scales it. (Plain
+# constants would have code of their own compiled for them.)
+FROM_ZERO: Any = np.int64(0)
+ON_TOP: Any = np.int64(1)
+NO_NORM: Any = np.int64(-1)
+
 
 def pack_matrix(matrix: Numbers) -> Numbers:
     """Pack a matrix [K, N], made wider by zeros if need be: flat."""
@@ -38,7 +44,10 @@ def pack_matrix(matrix: Numbers) -> Numbers:
 def _block(pixels: int, vectors: int) -> Any:
     """Instruction that computes some pixels of a panel of columns, in registers.
 
-    ``out[p] = sum over rows r and i < run of x[p * x_step + r * x_row + i] * w[r, i]``
+    ``out[p] = sum over rows r and i < run of x[p * x_step + r * x_row + i] * w[r, i]``,
+    begun ``ON_TOP`` of what out holds or ``FROM_ZERO`` (``resumes``); then, unless norm
+    is ``NO_NORM``, scaled and shifted by the columns' numbers that begin at ``w[norm]``
+    and ``w[norm + out_step]``.
     """
 
     @intrinsic
@@ -55,9 +64,11 @@ def _block(pixels: int, vectors: int) -> Any:
         out: Any,
         out_at: Any,
         out_step: Any,
+        resumes: Any,
+        norm: Any,
     ) -> Any:
         signature = types.void(
-            x, *[types.int64] * 5, w, types.int64, out, *[types.int64] * 2
+            x, *[types.int64] * 5, w, types.int64, out, *[types.int64] * 4
         )
 
         def generate(context: Any, to: Any, signature: Any, args: Any) -> Any:
@@ -73,7 +84,8 @@ def _generate(
 ) -> Any:
     # Copied into every caller, it would take minutes to compile.
     to.function.attributes.add("noinline")
-    x, x_at, x_step, x_row, rows, run, w, w_at, out, out_at, out_step = args
+    x, x_at, x_step, x_row, rows, run, w, w_at, out, out_at, out_step, *rest = args
+    resumes, norm = rest
     number, integer = ir.FloatType(), ir.IntType(64)
     vector = ir.VectorType(number, LANES)
     fma = cgutils.get_or_insert_function(
@@ -97,8 +109,18 @@ def _generate(
     sums = [
         [cgutils.alloca_once(to, vector) for _ in range(vectors)] for _ in range(pixels)
     ]
-    for each in (each for pixel in sums for each in pixel):
-        to.store(ir.Constant(vector, None), each)
+    results = [
+        to.gep(
+            out_data, [to.add(out_at, to.mul(out_step, ir.Constant(integer, pixel)))]
+        )
+        for pixel in range(pixels)
+    ]
+    every = [(pixel, v) for pixel in range(pixels) for v in range(vectors)]
+    for pixel, v in every:
+        to.store(ir.Constant(vector, None), sums[pixel][v])
+    with to.if_then(to.icmp_signed("!=", resumes, ir.Constant(integer, 0))):
+        for pixel, v in every:
+            to.store(to.load(as_vector(results[pixel], v), align=4), sums[pixel][v])
     weights = cgutils.alloca_once_value(to, to.gep(w_data, [w_at]))
     to.store(to.gep(w_data, [w_at]), weights)
     starts = [
@@ -116,11 +138,18 @@ def _generate(
                     total = to.call(fma, [value, columns[v], to.load(sums[pixel][v])])
                     to.store(total, sums[pixel][v])
             to.store(to.gep(here, [ir.Constant(integer, vectors * LANES)]), weights)
-    for pixel in range(pixels):
-        at = to.add(out_at, to.mul(out_step, ir.Constant(integer, pixel)))
-        place = to.gep(out_data, [at])
+    with to.if_then(to.icmp_signed(">=", norm, ir.Constant(integer, 0))):
+        first = to.gep(w_data, [norm])
+        second = to.gep(first, [out_step])
         for v in range(vectors):
-            to.store(to.load(sums[pixel][v]), as_vector(place, v), align=4)
+            scale, shift = (
+                to.load(as_vector(each, v), align=4) for each in (first, second)
+            )
+            for pixel in range(pixels):
+                scaled = to.fmul(to.load(sums[pixel][v]), scale)
+                to.store(to.fadd(scaled, shift), sums[pixel][v])
+    for pixel, v in every:
+        to.store(to.load(sums[pixel][v]), as_vector(results[pixel], v), align=4)
     return context.get_dummy_value()
 
 
@@ -143,30 +172,32 @@ def multiply(
     out_at: int,
     columns: int,
     width: int,
+    resumes: int,
+    norm: int,
 ) -> None:
-    """N pixels of one panel, in blocks of one size; the last ones may overlap."""
-    size = 8 if n >= 8 else 4 if n >= 4 else 2 if n >= 2 else 1
-    first = 0
+    """N pixels of one panel, in blocks; the arguments are explained at ``_block``."""
+    first, more = 0, (resumes, norm)
     while first < n:
-        pixel = min(first, n - size)
-        i, o = x_at + pixel * x_step, out_at + pixel * columns
+        left = n - first
+        size = 8 if left >= 8 else 4 if left >= 4 else 2 if left >= 2 else 1
+        i, o = x_at + first * x_step, out_at + first * columns
         if width == PANEL:
             if size == 8:
-                _8x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+                _8x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
             elif size == 4:
-                _4x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+                _4x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
             elif size == 2:
-                _2x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+                _2x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
             else:
-                _1x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+                _1x2(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
         elif size == 8:
-            _8x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+            _8x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
         elif size == 4:
-            _4x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+            _4x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
         elif size == 2:
-            _2x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+            _2x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
         else:
-            _1x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns)
+            _1x1(x, i, x_step, x_row, rows, run, w, w_at, out, o, columns, *more)
         first += size
 
 
@@ -174,15 +205,3 @@ def multiply(
 def panel_width(columns: int) -> int:
     """Columns of each panel of a packed matrix."""
     return PANEL if columns % PANEL == 0 else LANES
-
-
-@compiled
-def linear(x: Numbers, weight: Numbers, depth: int, columns: int) -> Numbers:
-    """Multiply rows (flat, [n * D]) by a packed matrix: [n * columns]."""
-    n = x.size // depth
-    out = np.empty(n * columns, dtype=np.float32)
-    width = panel_width(columns)
-    for first in range(0, columns, width):
-        at = first * depth
-        multiply(n, x, 0, depth, 0, 1, depth, weight, at, out, first, columns, width)
-    return out
