@@ -140,8 +140,8 @@ def visit_states(
         path (bit pattern), state of all rows, cost of the last choice on the way there.
     """
     rows = torch.arange(len(images), device=session.device)
-    nothing = torch.zeros_like(rows)
-    pending = [(0, session.begin(images), StepCost(nothing, nothing, nothing))]
+    nothing = StepCost(rows.new_zeros(3, len(rows)))
+    pending = [(0, session.begin(images), nothing)]
     while pending:
         path, state, last = pending.pop()
         yield path, state, last

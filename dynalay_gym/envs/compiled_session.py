@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,8 +137,8 @@ class CompiledSession(MainModelSession):
             ],
             features=torch.empty(n, sum(self.feature_sizes)),
             logits=torch.empty(n, self.num_classes),
-            path=torch.zeros(n, dtype=torch.int64),
-            residual=torch.ones(n, self.num_layers),
+            path=torch.empty(n, dtype=torch.int64),
+            residual=torch.empty(n, self.num_layers),
             maps=maps,
         )
         self._begin(state, slice(None), inputs)
@@ -156,7 +155,7 @@ class CompiledSession(MainModelSession):
         Args:
             state: Changed in place.
             rows: Distinct rows, int64 [m].
-            layers: Chosen layer of each, 1..L, int64 [m].
+            layers: Chosen layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
 
         Returns:
             StepCost of the m rows.
@@ -181,13 +180,21 @@ class CompiledSession(MainModelSession):
         assert not state.path.numpy()[where].any(), "rows in their plain state"
         return self._run(network.reach, state, where, paths.numpy())
 
+    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
+        """Plain pass over new inputs in some rows of a state.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            inputs: Images [m, C, H, W].
+        """
+        self._begin(state, rows, inputs)
+
     def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
-        maps, features, logits, *_ = _arrays(state)
-        where = row_numbers(state, rows)
+        arrays, where = _arrays(state), row_numbers(state, rows)
         images = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
-        maps[where, : images.shape[1]] = images
         _share(
-            lambda some: network.begin(self._net, maps, features, logits, where[some]),
+            lambda some: network.begin(self._net, *arrays, where[some], images[some]),
             len(where),
         )
 
@@ -202,7 +209,7 @@ class CompiledSession(MainModelSession):
             ),
             len(rows),
         )
-        return StepCost(*torch.from_numpy(cost))
+        return StepCost(torch.from_numpy(cost))
 
 
 def session_of(
@@ -214,7 +221,7 @@ def session_of(
     return session(model, rtol, max_steps)
 
 
-def _arrays(state: SessionState) -> list[NDArray[Any]]:
+def _arrays(state: SessionState) -> Any:
     assert isinstance(state, CompiledState), "a state that this session began"
     parts = state.maps, state.features, state.logits, state.residual, state.path
     return [part.numpy() for part in parts]

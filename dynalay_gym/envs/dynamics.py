@@ -153,14 +153,15 @@ class LayerDynamics(LayerWalk):
     def infos(self) -> dict[str, Array]:
         """Facts of all rows about their last step, [n] each (the mask [n, A])."""
         index, _, _, decisions, macs, steps, status = self._counts.clone().unbind()
+        prediction = self.prediction()
         return {
             "index": index,
             "penalty": self.episode.penalty.clone(),
             "macs": macs,
             "solver_steps": steps,
             "solver_status": status,
-            "correct": self.correct().to(torch.int8),
-            "prediction": self.prediction(),
+            "correct": (prediction == self.problem.labels[index]).to(torch.int8),
+            "prediction": prediction,
             "decisions": decisions,
             "action_mask": self.action_mask().to(torch.int8),
         }

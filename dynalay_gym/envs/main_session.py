@@ -123,18 +123,25 @@ class MainModelSession:
         Args:
             state: Changed in place.
             rows: Distinct rows, int64 [m].
-            layers: Chosen layer of each, 1..L, int64 [m].
+            layers: Chosen layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
 
         Returns:
             StepCost of the m rows.
         """
+        acting = layers.nonzero().flatten()
+        if len(acting) < len(layers):
+            counts = layers.new_zeros(3, len(layers))
+            if len(acting) > 0:
+                cost = self.apply(state, rows[acting], layers[acting])
+                counts[:, acting] = cost.counts
+            return StepCost(counts)
         start = layers.cpu().numpy()
         before = state.path.index_select(0, rows).cpu().numpy()
         bit = 1 << (start - 1)
         again = (before & bit) != 0
         work = Work(rows.cpu().numpy(), start, before & (bit - 1) | bit, again)
         self._sweep(state, work)
-        return StepCost(*self._index(work.taken))
+        return StepCost(self._index(work.taken))
 
     def reach(
         self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
@@ -165,7 +172,7 @@ class MainModelSession:
         self._sweep(state, work, final)
         cost = np.zeros((3, len(where)), dtype=np.int64)
         cost[:, moving] = work.taken
-        return StepCost(*self._index(cost))
+        return StepCost(self._index(cost))
 
     @torch.inference_mode()
     def _sweep(self, state: SessionState, work: Work, final: bool = False) -> None:

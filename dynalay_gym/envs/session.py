@@ -98,14 +98,26 @@ class StepCost:
     """What a choice took, per chosen row.
 
     Attributes:
-        macs: Multiply-adds executed, int64 [m].
-        solver_steps: Iterations taken, int64 [m].
-        status: ``SolverStatus`` values, int64 [m].
+        counts: Multiply-adds executed, iterations taken, and the worst
+            ``SolverStatus``, int64 [3, m].
     """
 
-    macs: Tensor
-    solver_steps: Tensor
-    status: Tensor
+    counts: Tensor
+
+    @property
+    def macs(self) -> Tensor:
+        """Multiply-adds executed, int64 [m]."""
+        return self.counts[0]
+
+    @property
+    def solver_steps(self) -> Tensor:
+        """Iterations taken, int64 [m]."""
+        return self.counts[1]
+
+    @property
+    def status(self) -> Tensor:
+        """``SolverStatus`` values, int64 [m]."""
+        return self.counts[2]
 
 
 class LayerSession(Protocol):
@@ -125,7 +137,7 @@ class LayerSession(Protocol):
         """Plain pass over new inputs in some rows of a state."""
 
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
-        """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point."""
+        """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point; 0: none."""
 
     def reach(
         self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from dynalay_gym.envs.activations import ALL, Rows
 from dynalay_gym.envs.observation import EpisodeState, observer_of
-from dynalay_gym.envs.session import LayerSession, SessionState, bits_of_states
+from dynalay_gym.envs.session import (
+    LayerSession,
+    SessionState,
+    bits_of_states,
+    row_numbers,
+)
+from dynalay_gym.kernels.episode import advance
 
 NOP = 0
 
@@ -66,6 +72,7 @@ class LayerWalk:
     def _name_counts(self) -> None:
         index, last_action, consecutive, decisions, *costs = self._counts.unbind()
         self.macs, self.solver_steps, self.status = costs
+        self._costs = self._counts[-len(costs) :]
         self.episode = EpisodeState(
             index=index,
             penalty=self._penalty,
@@ -128,8 +135,7 @@ class LayerWalk:
         for bit in (1 << np.where(taken, actions, NOP) >> 1).T:  # none for NOP
             path = np.where(bit > 0, path & (bit - 1) | bit, path)
         cost = self.session.reach(self.state, ALL, self._here(path), final=True)
-        self.macs[:], self.solver_steps[:] = cost.macs, cost.solver_steps
-        self.status[:] = cost.status
+        self._costs[:] = cost.counts
         self.history[:, : actions.shape[1]] = self._here(np.where(taken, actions, -1))
         self.episode.decisions[:] = self._here(taken.sum(1))
 
@@ -158,27 +164,36 @@ class LayerWalk:
     def _apply(self, rows: Rows, actions: Tensor) -> Tensor:
         """Carry the actions out; whether the layer already sat there, bool [m]."""
         assert self.state is not None, "begin comes before step"
-        again = self._sits(rows, actions)
-        self.history[self._numbers[rows], self.episode.decisions[rows]] = actions
-        self.macs[rows] = self.solver_steps[rows] = self.status[rows] = 0
-        iterating = (actions != NOP).nonzero().flatten()
-        if iterating.numel() > 0:
-            some = self._numbers[rows][iterating]
-            cost = self.session.apply(self.state, some, actions[iterating])
-            self.macs[some], self.status[some] = cost.macs, cost.status
-            self.solver_steps[some] = cost.solver_steps
-        self.episode.advance(rows, actions)
+        again = self._note(self.state, rows, actions)
+        cost = self.session.apply(self.state, self._numbers[rows], actions)
+        self._costs[:, rows] = cost.counts
         return again
+
+    def _note(self, state: SessionState, rows: Rows, actions: Tensor) -> Tensor:
+        """Note actions that are about to be carried out; see ``_apply``."""
+        episode = self.episode
+        if self.device.type == "cpu":
+            again = np.empty(len(actions), dtype=np.bool_)
+            advance(
+                episode.last_action.numpy(),
+                episode.consecutive.numpy(),
+                episode.decisions.numpy(),
+                self.history.numpy(),
+                state.path.numpy(),
+                row_numbers(state, rows),
+                actions.numpy(),
+                again,
+            )
+            return torch.from_numpy(again)
+        bit = 1 << actions >> 1  # none for NOP
+        sits = (state.path[rows] & bit) != 0
+        self.history[self._numbers[rows], episode.decisions[rows]] = actions
+        episode.advance(rows, actions)
+        return sits
 
     def _stops(self, rows: Rows, actions: Tensor) -> Tensor:
         spent = self.episode.decisions[rows] >= self.observer.max_decisions
         return (actions == NOP) | spent
-
-    def _sits(self, rows: Rows, actions: Tensor) -> Tensor:
-        """Whether the chosen layer already sits on its fixed point, bool [m]."""
-        assert self.state is not None, "begin comes before step"
-        bit = 1 << actions >> 1  # none for NOP
-        return (self.state.path[rows] & bit) != 0
 
 
 @cache

@@ -214,23 +214,37 @@ def _answer(
 
 @compiled
 def begin(
-    net: Net, maps: Numbers, features: Numbers, logits: Numbers, rows: Integers
+    net: Net,
+    maps: Numbers,
+    features: Numbers,
+    logits: Numbers,
+    residuals: Numbers,
+    path: Integers,
+    rows: Integers,
+    images: Numbers,
 ) -> None:
-    """Plain pass of some rows over the images that begin their memory.
+    """Plain pass of some rows over new images.
 
     Args:
         net: The network.
         maps: Memory of all rows [n, S].
         features: Pooled features [n, F].
         logits: Answers [n, K].
+        residuals: Relative residuals of the last solves [n, L].
+        path: States [n].
         rows: The rows, int64 [m].
+        images: Their images [m, H * W * C].
     """
     padded, sums, more = _scratch(net), _scratch(net), _scratch(net)
-    for r in rows:
-        row, stem = maps[r], net.convs[0]
-        source, least = row[: stem.in_side**2 * stem.in_channels], ANY
+    stem = net.convs[0]
+    for i in range(len(rows)):
+        r = rows[i]
+        row, image = maps[r], images[i]
+        for j in range(image.size):
+            row[j] = image[j]
+        source, least = image, ANY
         if net.has_stem:
-            pad(source, least, stem.in_side, stem.in_channels, stem.padding, padded)
+            pad(image, least, stem.in_side, stem.in_channels, stem.padding, padded)
             source, least = more[: stem.out_side**2 * stem.out_channels], ZERO
             norm = net.stem_norm
             convolve_into(stem, net.numbers, padded, FROM_ZERO, norm, sums, source)
@@ -238,6 +252,7 @@ def begin(
             _plain(net, k, source, least, row, _NO_PATTERN, padded, sums)
             _pool(net, k, row, _NOT_ITERATED, features[r])
             source, least = _visible(net, k, row), ZERO
+        residuals[r], path[r] = 1.0, 0
         _answer(net, features[r], _NO_PATTERN, logits[r], sums, more)
 
 
@@ -330,13 +345,16 @@ def apply(
         residuals: Relative residuals of the last solves [n, L].
         path: States [n].
         rows: Rows that act, int64 [m].
-        layers: Layer of each, 1..L, int64 [m].
+        layers: Layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
         macs: Written: multiply-adds [m].
         steps: Written: iterations [m].
         status: Written: worst statuses [m].
     """
     scratch = _scratch(net), _scratch(net), _scratch(net)
     for i in range(len(rows)):
+        macs[i], steps[i], status[i] = 0, 0, CONVERGED
+        if layers[i] == 0:
+            continue
         r, bit = rows[i], 1 << (layers[i] - 1)
         again, target = path[r] & bit != 0, path[r] & (bit - 1) | bit
         macs[i], steps[i], status[i] = _sweep(

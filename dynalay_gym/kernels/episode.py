@@ -1,0 +1,39 @@
+"""Books of many rows' episodes in one pass; ``envs/walk.py`` says what they are."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynalay_gym.kernels.compiler import compiled
+from dynalay_gym.kernels.vectors import Integers
+
+
+@compiled
+def advance(
+    last_action: Integers,
+    consecutive: Integers,
+    decisions: Integers,
+    history: Integers,
+    path: Integers,
+    rows: Integers,
+    actions: Integers,
+    again: NDArray[np.bool_],
+) -> None:
+    """Note one action in each of some rows.
+
+    Args:
+        last_action: Last actions of all rows [n]; written.
+        consecutive: How often in a row each was chosen [n]; written.
+        decisions: Decisions taken [n]; written.
+        history: Actions in order [n, max_decisions]; written.
+        path: States before the actions [n].
+        rows: Distinct rows, int64 [m].
+        actions: Their actions, int64 [m].
+        again: Written: whether the chosen layer sits on its fixed point already, [m].
+    """
+    for i in range(len(rows)):
+        r, action = rows[i], actions[i]
+        again[i] = action > 0 and path[r] >> (action - 1) & 1 != 0
+        history[r, decisions[r]] = action
+        consecutive[r] = consecutive[r] + 1 if last_action[r] == action else 1
+        last_action[r] = action
+        decisions[r] += 1
