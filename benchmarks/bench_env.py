@@ -51,25 +51,21 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     """Speed of every variant on one network."""
     subject, clock = load_subject(name, options), Clock(options.device)
     speeds = play_rounds(make_variants(subject, options, clock), options.rounds)
-    own = {batched_of(n): bound_of(n) for n in options.rows}
     rows = {
         variant: {
             "steps_per_second": spread(speed),
             "over_by_hand": ratio(speed, speeds[NAIVE]),
             "of_dense_bound": ratio(speed, speeds[BOUND]),
-            "of_its_groups_bound": ratio(speed, speeds[own.get(variant, variant)]),
         }
         for variant, speed in speeds.items()
     }
     head = ["variant", "sample-steps/s (quartiles)", "over by hand", "of dense bound"]
-    head.append("of it in its groups")
     lines = [
         [
             variant,
             show(row["steps_per_second"]),
             f"{row['over_by_hand']:.2f}",
             f"{row['of_dense_bound']:.2f}",
-            f"{row['of_its_groups_bound']:.2f}" if variant in own else "",
         ]
         for variant, row in rows.items()
     ]
@@ -99,42 +95,14 @@ def make_variants(subject: Subject, options: Options, clock: Clock) -> dict[str,
     variants: dict[str, Turn] = {
         name: stepper(env, clock, options.seconds) for name, env in envs.items()
     }
-    return variants | make_bounds(batched, clock, options.seconds)
-
-
-def make_bounds(
-    batched: dict[int, DynaLayVectorEnv],
-    clock: Clock,
-    seconds: float,
-    samples: int = 6400,
-) -> dict[str, Turn]:
-    """The dense bounds: in any batches, and in those of each environment's groups.
-
-    The work is the same in all, that of the environment with the most rows.
-
-    Args:
-        batched: Environments by their number of rows.
-        clock: Clock.
-        seconds: Length of a turn.
-        samples: Sample-steps, at least, from which the groups of few rows are known.
-    """
     largest = batched[max(batched)]
-    make = partial(DenseBound, largest.problem, tally(largest), clock, seconds)
-    bounds: dict[str, Turn] = {BOUND: make()}
-    for n, envs in batched.items():
-        groups = tally(envs, max(20, samples // n))
-        bounds[bound_of(n)] = make(groups=groups)
-    return bounds
+    bound = DenseBound(largest.problem, tally(largest), clock, options.seconds)
+    return variants | {BOUND: bound}
 
 
 def batched_of(num_rows: int) -> str:
     """Name of the batched environment."""
     return f"batched, {num_rows} rows"
-
-
-def bound_of(num_rows: int) -> str:
-    """Name of the bound in the groups of an environment."""
-    return f"{BOUND} in the groups of {num_rows} rows"
 
 
 def fastest_task(problem: Any, clock: Clock) -> Task:

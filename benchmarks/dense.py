@@ -4,10 +4,6 @@ A rollout is tallied into kinds of work (the plain application of a layer, a sol
 set-up, one iteration, ...); every kind is timed alone at several batch sizes in both
 memory formats, and its best time counts. Nothing that the environment adds is in it:
 no residuals, no rows to gather, no observations.
-
-A second bound takes the same work in batches no larger than the groups in which an
-environment of so many rows meets it: what separates the two bounds is that kernels are
-slower on few rows, what separates an environment from its second bound is overhead.
 """
 
 from collections.abc import Callable
@@ -37,17 +33,10 @@ class DenseBound:
         work: Tally of the rollout.
         clock: Clock.
         seconds: Length of a turn.
-        groups: Tally of the environment whose groups no batch may exceed; any of
-            ``BATCHES`` is allowed without one.
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        work: Tally,
-        clock: Clock,
-        seconds: float,
-        groups: Tally | None = None,
+        self, problem: Problem, work: Tally, clock: Clock, seconds: float
     ) -> None:
         self.work, self.clock, self.seconds = work, clock, seconds
 
@@ -57,8 +46,7 @@ class DenseBound:
 
         self.best = {}
         for kind in work.units:
-            sizes = batch_sizes(kind, groups)
-            ways = [jobs(size, form)[kind] for size in sizes for form in FORMATS]
+            ways = [jobs(size, form)[kind] for size in BATCHES for form in FORMATS]
             self.best[kind] = self._fastest(ways)
 
     @torch.no_grad()
@@ -78,14 +66,6 @@ class DenseBound:
             return min(took) / times
 
         return min(jobs, key=seconds)
-
-
-def batch_sizes(kind: str, groups: Tally | None) -> tuple[int, ...]:
-    """Batches in which a kind of work may be done; a large group may be cut."""
-    if groups is None:
-        return BATCHES
-    size = groups.group(kind)
-    return (size, *(batch for batch in BATCHES if batch < size))
 
 
 def make_jobs(problem: Problem, batch: int, memory_format: torch.memory_format) -> Jobs:

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.subjects import Subject
+from dynalay_gym.envs.activations import ALL
 from dynalay_gym.inference import Inference
 from dynalay_gym.models.agent_net import AgentNet
 from dynalay_gym.net_policies import AgentNetPolicy
 from dynalay_gym.predictor import DynaLayPredictor
+
+PACKAGE = "package"
 
 _SAMPLE = 256  # images that tell what a plan costs on average
 
@@ -90,7 +93,7 @@ class Skipping:
         self.agent = AgentNetPolicy(AgentNet(_width(self.model), len(layers) + 1))
         always = self.predictor(StepByStep, torch.full((num_images,), len(plans) - 1))
         self.by_hand = [PlainNetwork(self.model, each) for each in formats]
-        self.solver, costs = always.session.solver, always.session.costs
+        self.session, costs = always.session, always.session.costs
         self.plain_macs = costs.plain_pass
         # A lean pass applies nothing above a layer before that layer has been iterated.
         refreshed = sum(costs.refresh(layer) for layer in layers)
@@ -121,18 +124,20 @@ class Skipping:
         return torch.from_numpy(apportion(chances, num))
 
     def lean(self, path: int) -> dict[str, Pass]:
-        """Lean passes that iterate the layers of a path."""
-        passes: dict[str, Pass] = {
-            "package": torch.no_grad()(
-                lambda images: self.model.forward_path(images, path, self.solver)
-            )
-        }
+        """Passes that iterate the layers of a path, with nothing around them."""
+        passes: dict[str, Pass] = {PACKAGE: lambda images: self._own(images, path)}
         for network in self.by_hand:
             passes[f"by hand, {network.memory_format}"] = self._by_hand(network, path)
         return passes
 
+    def _own(self, images: Tensor, path: int) -> Tensor:
+        state = self.session.begin(images)
+        paths = torch.full((len(images),), path, device=images.device)
+        self.session.reach(state, ALL, paths, final=True)
+        return state.logits
+
     def _by_hand(self, network: PlainNetwork, path: int) -> Pass:
-        solver = self.solver
+        solver = self.session.solver
         return lambda images: network.run(images, path, solver.rtol, solver.max_steps)
 
 

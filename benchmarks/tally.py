@@ -18,27 +18,16 @@ class Tally:
 
     Attributes:
         units: Rows that each kind of work was done on, counted every time.
-        calls: Calls in which that was; one that two kinds share counts in proportion.
         num_steps: Sample-steps of the rollout.
     """
 
     units: Counter[str] = field(default_factory=Counter)
-    calls: dict[str, float] = field(default_factory=dict)
     num_steps: int = 0
 
-    def add(self, kind: str, units: int, calls: float = 1.0) -> None:
-        """Count some work; none is no call."""
+    def add(self, kind: str, units: int) -> None:
+        """Count some work, if it is any."""
         if units:
             self.units[kind] += units
-            self.calls[kind] = self.calls.get(kind, 0.0) + calls
-
-    def group(self, kind: str) -> int:
-        """Mean rows of a call, rounded; 1 for work that was not met.
-
-        Where a call costs a constant and as much again for every row, all calls at this
-        size take as long as they do at their own sizes.
-        """
-        return round(self.units[kind] / self.calls[kind]) if kind in self.calls else 1
 
 
 def tally(envs: Any, num_steps: int = 20) -> Tally:
@@ -76,15 +65,14 @@ def count_step(
         chosen, sits = actions == i + 1, path >> i & 1 == 1
         below = (path >> (i - 1) & 1 == 1) if i else np.ones_like(sits)
         _count_solves(work, i, steps[chosen & ~sits], below[chosen & ~sits])
-        # Rows that only check their fixed point are iterated once, in their own call.
+        # Rows that only check their fixed point are iterated once.
         work.add(f"iteration/{i}", int(steps[chosen & sits].sum()))
     bit = 1 << actions >> 1
     return np.where(actions > 0, path & (bit - 1) | bit, path)
 
 
 def _count_solves(work: Tally, i: int, steps: np.ndarray, below: np.ndarray) -> None:
-    """Add the solves of a layer: set up together, iterated until the last is done."""
-    work.add(f"iteration/{i}", int(steps.sum()), int(steps.max(initial=0)))
-    for name, rows in (("iterated", below), ("plain", ~below)):
-        share = rows.mean() if rows.size else 0.0
-        work.add(f"setup/{i}/{name} below", int(rows.sum()), float(share))
+    """Add the solves of a layer: their set-up and iterations."""
+    work.add(f"iteration/{i}", int(steps.sum()))
+    work.add(f"setup/{i}/iterated below", int(below.sum()))
+    work.add(f"setup/{i}/plain below", int((~below).sum()))

@@ -51,6 +51,8 @@ class Inference:
     @staticmethod
     def join(parts: "Sequence[Inference]") -> "Inference":
         """One of all rows; the entries are tensors."""
+        if len(parts) == 1:
+            return parts[0]
         columns = ([getattr(part, f.name) for part in parts] for f in fields(Inference))
         return Inference(*(torch.cat(column) for column in columns))
 
@@ -66,7 +68,7 @@ def infer_batch(
     """Walk one batch to its answers; a row that has stopped runs nothing any more.
 
     Args:
-        walk: A fresh walk of n rows.
+        walk: A walk of n rows; whatever it did before is forgotten.
         policy: Chooses the layers.
         images: Images [n, C, H, W].
         penalty: Their penalties [n].
@@ -92,10 +94,10 @@ def infer_batch(
         labels=walk.prediction(),
         macs=macs,
         policy_macs=walk.episode.decisions * policy.macs_per_decision,
-        decisions=walk.episode.decisions,
+        decisions=walk.episode.decisions.clone(),
         solver_steps=steps,
         converged=converged,
-        actions=walk.history,
+        actions=walk.history.clone(),
     )
 
 

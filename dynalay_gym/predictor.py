@@ -80,6 +80,7 @@ class DynaLayPredictor:
         self.policy, self.batch_size = policy, batch_size
         self.max_decisions = max_decisions or self.session.num_layers + 1
         self.penalty = float(read_penalty(penalty, 1)[0])
+        self._spare: dict[int, LayerWalk] = {}
         self.classes_ = np.arange(self.session.num_classes)
         observer = self._walk(0).observer
         self.observation_layout = dict(observer.layout)
@@ -160,13 +161,14 @@ class DynaLayPredictor:
         session = self.session
         shape = session.model.config.in_shape
         inputs = read_images(images, shape, session.device)
-        penalty = self.penalty if penalty is None else penalty
-        penalties = read_penalty(penalty, len(inputs)).to(session.device)
+        if penalty is None:
+            penalties = torch.full((len(inputs),), self.penalty, device=session.device)
+        else:
+            penalties = read_penalty(penalty, len(inputs)).to(session.device)
         parts = []
         for first in range(0, max(len(inputs), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            batch, walk = inputs[rows], self._walk(len(inputs[rows]))
-            parts.append(infer_batch(walk, self.policy, batch, penalties[rows], first))
+            parts.append(self._infer(inputs[rows], penalties[rows], first))
         whole = Inference.join(parts)
         if isinstance(images, Tensor):
             return whole.map(lambda values: values.to(images.device))
@@ -244,6 +246,14 @@ class DynaLayPredictor:
                 f"the parts of the predictor at {folder} do not fit each other "
                 f"({reason}); save it again with this version"
             ) from None
+
+    def _infer(self, batch: Tensor, penalties: Tensor, first: int) -> Inference:
+        """Walk one batch in the memory of the last one, if it was as large."""
+        n = len(batch)
+        walk = self._spare.pop(n, None) or self._walk(n)  # nobody else has it now
+        found = infer_batch(walk, self.policy, batch, penalties, first)
+        self._spare = {n: walk}
+        return found
 
     def _walk(self, num_rows: int) -> LayerWalk:
         return LayerWalk(self.session, num_rows, self.max_decisions)

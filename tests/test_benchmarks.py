@@ -17,9 +17,8 @@ from networks import (
     tiny_config,
 )
 
-from benchmarks.bench_env import BOUND, bound_of, make_bounds
 from benchmarks.common import Clock, table
-from benchmarks.dense import BATCHES, DenseBound, batch_sizes, make_jobs
+from benchmarks.dense import BATCHES, DenseBound, make_jobs
 from benchmarks.naive_env import NaiveEnv, Task
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.run import PARTS
@@ -126,7 +125,7 @@ def test_every_kind_of_work_can_be_timed(envs: Any) -> None:
             job()
 
 
-def test_the_groups_of_a_step() -> None:
+def test_the_work_of_a_step() -> None:
     work = Tally()
     actions, steps = np.array([1, 1, 3, 0, 2, 2]), np.array([3, 2, 5, 0, 4, 1])
     path = np.array([0, 0, 0, 0, 1, 0])
@@ -144,18 +143,10 @@ def test_the_groups_of_a_step() -> None:
         "iteration/2": 5,
         "setup/2/plain below": 1,
     }
-    # Two rows are iterated for three steps, of which one leaves after two.
-    assert work.calls["iteration/0"] == 3
-    # Both rows that solve layer 2 are set up together, whatever is below them.
-    assert work.group("setup/1/iterated below") == 2
-    assert work.group("setup/1/plain below") == 2
-    assert work.group("plain/2") == 4
-    assert work.group("stem") == 1
-    # A row that only checks its fixed point is iterated apart from one that solves.
+    # A row that only checks its fixed point iterates it once.
     both = np.array([1, 1])
     count_step(work, both, np.array([1, 0]), np.array([1, 4]), layers=3)
     assert work.units["iteration/0"] == 5 + 1 + 4
-    assert work.calls["iteration/0"] == 3 + 1 + 4
 
 
 class CountingClock(Clock):
@@ -166,30 +157,18 @@ class CountingClock(Clock):
         return 1.0
 
 
-def test_all_dense_bounds_time_the_same_work(make_envs: Callable[[int], Any]) -> None:
-    batched = {n: make_envs(n) for n in (2, 8)}
-    bounds: Any = make_bounds(batched, CountingClock("cpu"), 1.0, samples=160)
-    assert list(bounds) == [BOUND, bound_of(2), bound_of(8)]
-    macs = macs_of_rollout(batched[8], 20)
-    for bound in bounds.values():
-        assert counted_macs(bound.work.units, batched[8]) == macs
-        assert set(bound.best) == set(bound.work.units)
-        calls = sum(n / bound.best[kind][1] for kind, n in bound.work.units.items())
-        assert bound() == pytest.approx(bound.work.num_steps / calls)
-
-
-def test_batches_are_no_larger_than_the_groups(envs: Any) -> None:
-    work, groups = tally(envs, 30), tally(envs, 60)
-    clock, largest = CountingClock("cpu"), min(max(BATCHES), envs.num_samples)
-    dense = DenseBound(envs.problem, work, clock, 1.0)
-    grouped = DenseBound(envs.problem, work, clock, 1.0, groups=groups)
+def test_a_dense_bound_times_all_work_of_a_rollout(envs: Any) -> None:
+    work, clock = tally(envs, 30), CountingClock("cpu")
+    assert counted_macs(work.units, envs) == macs_of_rollout(envs, 30)
+    dense, largest = (
+        DenseBound(envs.problem, work, clock, 1.0),
+        min(max(BATCHES), envs.num_samples),
+    )
     for kind in work.units:  # where all calls cost the same, the largest batch wins
         times = 4 if kind.startswith("iteration") else 1
         assert dense.best[kind][1] == times * largest
-        assert grouped.best[kind][1] == times * groups.group(kind) <= times * 8
-    many = Tally()
-    many.add("stem", 100)
-    assert batch_sizes("stem", many) == (100, 32, 64)
+    calls = sum(n / dense.best[kind][1] for kind, n in work.units.items())
+    assert dense() == pytest.approx(work.num_steps / calls)
 
 
 def test_mixtures_reach_the_asked_cost() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,9 @@ from dynalay_gym.models.main_model import MainModel
 
 # Rows below which a further thread costs more than it brings.
 _ROWS_OF_A_THREAD = 8
+
+
+Kernel = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -191,24 +195,25 @@ class CompiledSession(MainModelSession):
         self._begin(state, rows, inputs)
 
     def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
-        arrays, where = _arrays(state), row_numbers(state, rows)
         images = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
-        _share(
-            lambda some: network.begin(self._net, *arrays, where[some], images[some]),
-            len(where),
-        )
+        arrays, where = _arrays(state), row_numbers(state, rows)
+        kernel: Kernel = network.begin
+
+        def run(some: slice) -> None:
+            kernel(self._net, *arrays, where[some], images[some])
+
+        _share(run, len(where))
 
     def _run(
-        self, kernel: Callable[..., None], state: SessionState, rows: Host, goals: Host
+        self, kernel: Kernel, state: SessionState, rows: Host, goals: Host
     ) -> StepCost:
         """Run a kernel for some rows and their layers or states."""
         arrays, cost = _arrays(state), np.empty((3, len(rows)), dtype=np.int64)
-        _share(
-            lambda some: kernel(
-                self._net, *arrays, rows[some], goals[some], *cost[:, some]
-            ),
-            len(rows),
-        )
+
+        def run(some: slice) -> None:
+            kernel(self._net, *arrays, rows[some], goals[some], *cost[:, some])
+
+        _share(run, len(rows))
         return StepCost(torch.from_numpy(cost))
 
 
@@ -221,10 +226,10 @@ def session_of(
     return session(model, rtol, max_steps)
 
 
-def _arrays(state: SessionState) -> Any:
+def _arrays(state: SessionState) -> tuple[NDArray[Any], ...]:
     assert isinstance(state, CompiledState), "a state that this session began"
     parts = state.maps, state.features, state.logits, state.residual, state.path
-    return [part.numpy() for part in parts]
+    return tuple(part.numpy() for part in parts)
 
 
 def _share(run: Callable[[slice], None], num_rows: int) -> None:

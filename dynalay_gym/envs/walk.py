@@ -20,7 +20,8 @@ from dynalay_gym.envs.session import (
     bits_of_states,
     row_numbers,
 )
-from dynalay_gym.kernels.episode import advance
+from dynalay_gym.errors import InvalidActionError
+from dynalay_gym.kernels.episode import advance, follow
 
 NOP = 0
 
@@ -126,18 +127,24 @@ class LayerWalk:
         Args:
             plans: Their actions in order, int64 [n, P]; what comes after a NOP, or
                 after ``max_decisions``, is not taken.
+
+        Raises:
+            InvalidActionError: for an action that there is not.
         """
         assert self.state is not None, "start comes before follow"
-        actions = plans[:, : self.observer.max_decisions].cpu().numpy()
-        stops = actions == NOP
-        taken = stops.cumsum(1) == stops  # no NOP before it
-        path = np.zeros(len(actions), dtype=np.int64)
-        for bit in (1 << np.where(taken, actions, NOP) >> 1).T:  # none for NOP
-            path = np.where(bit > 0, path & (bit - 1) | bit, path)
+        history = np.empty(tuple(self.history.shape), dtype=np.int64)
+        decisions, path = np.empty((2, self.num_rows), dtype=np.int64)
+        actions = plans.cpu().contiguous().numpy()
+        bad = follow(actions, self.session.num_layers, history, decisions, path)
+        if bad >= 0:
+            raise InvalidActionError(
+                f"actions must lie in 0..{self.num_actions - 1}, not "
+                f"{actions[bad].tolist()}"
+            )
         cost = self.session.reach(self.state, ALL, self._here(path), final=True)
         self._costs[:] = cost.counts
-        self.history[:, : actions.shape[1]] = self._here(np.where(taken, actions, -1))
-        self.episode.decisions[:] = self._here(taken.sum(1))
+        self.history[:] = self._here(history)
+        self.episode.decisions[:] = self._here(decisions)
 
     def _here(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -37,3 +37,40 @@ def advance(
         consecutive[r] = consecutive[r] + 1 if last_action[r] == action else 1
         last_action[r] = action
         decisions[r] += 1
+
+
+@compiled
+def follow(
+    plans: Integers,
+    num_layers: int,
+    history: Integers,
+    decisions: Integers,
+    path: Integers,
+) -> int:
+    """Note whole plans of rows that have just started; only NOP ends one early.
+
+    Args:
+        plans: Actions in order, int64 [n, P].
+        num_layers: Number of layers L.
+        history: Written: the actions taken [n, T], -1 after the last one.
+        decisions: Written: their number [n].
+        path: Written: states that they lead to [n].
+
+    Returns:
+        A row that would take an action beyond 0..L; -1 if there is none.
+    """
+    history[:] = -1
+    for i in range(len(plans)):
+        state, taken = 0, 0
+        while taken < min(plans.shape[1], history.shape[1]):
+            action = plans[i, taken]
+            if action < 0 or action > num_layers:
+                return i
+            history[i, taken] = action
+            taken += 1
+            if action == 0:
+                break
+            bit = 1 << (action - 1)
+            state = state & (bit - 1) | bit
+        decisions[i], path[i] = taken, state
+    return -1
