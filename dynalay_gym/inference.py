@@ -82,12 +82,12 @@ def infer_batch(
     """
     numbers = torch.arange(first, first + len(images), device=walk.device)
     walk.start(ALL, images, numbers, penalty)
-    macs, steps = walk.macs.clone(), walk.solver_steps.clone()
-    converged = torch.ones_like(numbers, dtype=torch.bool)
+    total = walk.costs.clone()
     for rows in _decisions(walk, policy):
-        macs[rows] += walk.macs[rows]
-        steps[rows] += walk.solver_steps[rows]
-        converged[rows] &= walk.status[rows] == SolverStatus.CONVERGED
+        last = walk.costs[:, rows]
+        total[:2, rows] += last[:2]
+        total[2, rows] = torch.maximum(total[2, rows], last[2])
+    macs, steps, status = total.unbind()
     assert walk.state is not None, "started above"
     return Inference(
         probabilities=walk.state.logits.softmax(1),
@@ -96,7 +96,7 @@ def infer_batch(
         policy_macs=walk.episode.decisions * policy.macs_per_decision,
         decisions=walk.episode.decisions.clone(),
         solver_steps=steps,
-        converged=converged,
+        converged=status == SolverStatus.CONVERGED,
         actions=walk.history.clone(),
     )
 
@@ -125,11 +125,13 @@ def _infos(walk: LayerWalk, rows: Rows) -> dict[str, Tensor]:
         "index": episode.index,
         "penalty": episode.penalty,
         "decisions": episode.decisions,
-        "action_mask": walk.action_mask().to(torch.int8),
     }
+    mask = walk.action_mask().to(torch.int8)
     if isinstance(rows, slice):
-        return {name: values.clone() for name, values in told.items()}
-    return {name: values.index_select(0, rows) for name, values in told.items()}
+        infos = {name: values.clone() for name, values in told.items()}
+        return infos | {"action_mask": mask}
+    infos = {name: values.index_select(0, rows) for name, values in told.items()}
+    return infos | {"action_mask": mask.index_select(0, rows)}
 
 
 def read_images(

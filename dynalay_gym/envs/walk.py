@@ -35,6 +35,7 @@ class LayerWalk:
         macs: MACs of the last step, int64 [n]; of the plain pass after ``begin``.
         solver_steps: Iterations of the last step, int64 [n].
         status: ``SolverStatus`` of the last step, int64 [n].
+        costs: These three as one, int64 [3, n].
         history: Actions in order, int64 [n, max_decisions], for pictures; -1 where
             none was taken.
         begun: Whether all rows have begun an episode.
@@ -73,7 +74,7 @@ class LayerWalk:
     def _name_counts(self) -> None:
         index, last_action, consecutive, decisions, *costs = self._counts.unbind()
         self.macs, self.solver_steps, self.status = costs
-        self._costs = self._counts[-len(costs) :]
+        self.costs = self._counts[-len(costs) :]
         self.episode = EpisodeState(
             index=index,
             penalty=self._penalty,
@@ -142,7 +143,7 @@ class LayerWalk:
                 f"{actions[bad].tolist()}"
             )
         cost = self.session.reach(self.state, ALL, self._here(path), final=True)
-        self._costs[:] = cost.counts
+        self.costs[:] = cost.counts
         self.history[:] = self._here(history)
         self.episode.decisions[:] = self._here(decisions)
 
@@ -173,7 +174,7 @@ class LayerWalk:
         assert self.state is not None, "begin comes before step"
         again = self._note(self.state, rows, actions)
         cost = self.session.apply(self.state, self._numbers[rows], actions)
-        self._costs[:, rows] = cost.counts
+        self.costs[:, rows] = cost.counts
         return again
 
     def _note(self, state: SessionState, rows: Rows, actions: Tensor) -> Tensor:

@@ -81,10 +81,13 @@ class AgentNet(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one decision for one input; the value is not part of it."""
-        torso = sum(a * b for a, b in pairwise((self.observation_size, *self.hidden)))
-        head = sum(weight.numel() for weight in _matrices(self.policy_head))
-        return torso + head
+        """Multiply-adds of one decision for one input, as a policy runs it.
+
+        On a processor the tail's two matrices are one then, which has a column for each
+        of its actions, beside those of the head: A + 1 in all. The value is not part.
+        """
+        widths = self.observation_size, *self.hidden, self.num_actions + 1
+        return sum(a * b for a, b in pairwise(widths))
 
     def _start_uniform(self) -> None:
         """Shrink the head's weights and bias its token: all actions start alike.
