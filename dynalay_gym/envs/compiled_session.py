@@ -7,9 +7,11 @@ processors' cores share the rows.
 Axes: n rows (one sample each), m of them acted on, L layers, S numbers of a row's maps.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,9 @@ from dynalay_gym.kernels.pack import Place, pack
 from dynalay_gym.models.main_layers import LayerState
 from dynalay_gym.models.main_model import MainModel
 
-# Rows below which a further thread costs more than it brings.
-_ROWS_OF_A_THREAD = 8
+# A thread costs more than it brings below so many rows or multiply-adds of their plain
+# pass.
+_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD = 4, 2_000_000
 
 
 Kernel = Callable[..., None]
@@ -202,7 +205,19 @@ class CompiledSession(MainModelSession):
         def run(some: slice) -> None:
             kernel(self._net, *arrays, where[some], images[some])
 
-        _share(run, len(where))
+        self._share(run, len(where))
+
+    def _share(self, run: Callable[[slice], None], num_rows: int) -> None:
+        """Run rows in as many threads as PyTorch may use, and pay."""
+        least = max(_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD // self.costs.plain_pass)
+        threads = min(torch.get_num_threads(), num_rows // least)
+        if threads <= 1:
+            run(slice(None))
+            return
+        # Rows differ in what they take; smaller shares even that out.
+        size = -(-num_rows // (2 * threads))
+        shares = [slice(at, at + size) for at in range(0, num_rows, size)]
+        list(_pool(threads, os.getpid()).map(run, shares))
 
     def _run(
         self, kernel: Kernel, state: SessionState, rows: Host, goals: Host
@@ -213,7 +228,7 @@ class CompiledSession(MainModelSession):
         def run(some: slice) -> None:
             kernel(self._net, *arrays, rows[some], goals[some], *cost[:, some])
 
-        _share(run, len(rows))
+        self._share(run, len(rows))
         return StepCost(torch.from_numpy(cost))
 
 
@@ -232,14 +247,7 @@ def _arrays(state: SessionState) -> tuple[NDArray[Any], ...]:
     return tuple(part.numpy() for part in parts)
 
 
-def _share(run: Callable[[slice], None], num_rows: int) -> None:
-    """Run rows in as many threads as PyTorch may use."""
-    threads = min(torch.get_num_threads(), num_rows // _ROWS_OF_A_THREAD)
-    if threads <= 1:
-        run(slice(None))
-        return
-    # Rows differ in what they take; small shares even that out.
-    size = -(-num_rows // (4 * threads))
-    shares = [slice(at, at + size) for at in range(0, num_rows, size)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, shares))
+@cache
+def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked one does not inherit its parent's."""
+    return ThreadPoolExecutor(num_threads, f"dynalay-{process}")

@@ -18,7 +18,7 @@ from dynalay_gym.envs.reward import Decision, LayerReward
 from dynalay_gym.envs.session import LayerSession
 from dynalay_gym.envs.transition_table import TransitionTable
 from dynalay_gym.envs.walk import LayerWalk
-from dynalay_gym.models.progress import select_rows
+from dynalay_gym.models.rowwise import take_rows
 
 Array = Tensor | NDArray[Any]
 
@@ -81,7 +81,7 @@ class LayerDynamics(LayerWalk):
             penalty: Their penalties, [m].
         """
         where, samples = self._tensor(rows), self._tensor(index)
-        images = select_rows(self.problem.images, samples)
+        images = take_rows(self.problem.images, samples)
         self.start(where, images, samples, self._tensor(penalty))
 
     def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class LayerDynamics(LayerWalk):
         Args:
             states: Bit patterns, int64 [n].
         """
-        images = select_rows(self.problem.images, self.episode.index)
+        images = take_rows(self.problem.images, self.episode.index)
         self.state = self.session.begin(images)
         self.session.reach(self.state, self._numbers, states)
         self.begun = True

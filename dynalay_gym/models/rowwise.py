@@ -75,6 +75,17 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
 
 
+def take_rows(maps: Tensor, rows: Tensor) -> Tensor:
+    """Copy rows (int64 [m]) of maps [n, C, H, W] that have their channels last."""
+    pixels = maps.permute(0, 2, 3, 1)
+    if maps.is_cpu and maps.dtype != torch.bfloat16:
+        # PyTorch's threads would wait busily afterwards, where rows are to run then.
+        taken = torch.from_numpy(pixels.numpy()[rows.numpy()])
+    else:
+        taken = pixels.index_select(0, rows)
+    return taken.permute(0, 3, 1, 2)
+
+
 def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
     """Overwrite rows (int64 [m]) of a tensor without gradient by m new ones."""
     if target.is_cpu and target.dtype != torch.bfloat16:
