@@ -84,9 +84,12 @@ def infer_batch(
     walk.start(ALL, images, numbers, penalty)
     total = walk.costs.clone()
     for rows in _decisions(walk, policy):
-        last = walk.costs[:, rows]
-        total[:2, rows] += last[:2]
-        total[2, rows] = torch.maximum(total[2, rows], last[2])
+        if isinstance(rows, slice):  # all of them: nothing to gather
+            _add(total, walk.costs)
+        else:
+            some = total[:, rows]
+            _add(some, walk.costs[:, rows])
+            total[:, rows] = some
     macs, steps, status = total.unbind()
     assert walk.state is not None, "started above"
     return Inference(
@@ -99,6 +102,12 @@ def infer_batch(
         converged=status == SolverStatus.CONVERGED,
         actions=walk.history.clone(),
     )
+
+
+def _add(total: Tensor, last: Tensor) -> None:
+    """Add a decision's MACs and iterations; of statuses the worst counts."""
+    total[:2] += last[:2]
+    torch.maximum(total[2], last[2], out=total[2])
 
 
 def _decisions(walk: LayerWalk, policy: ObservationPolicy) -> Iterator[Rows]:

@@ -45,15 +45,15 @@ class NetPolicy(SavedPolicy):
         """Scores [m, A] of the perceptron's outputs."""
         return outputs
 
-    @torch.no_grad()
     def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
         """Choose the allowed action of the highest score."""
         mask = infos["action_mask"]
         if observations.is_cpu:
-            scores = self._scores(self._perceptron(observations.numpy()))
+            scores = self._scores(self._perceptron(observations.detach().numpy()))
             allowed = np.where(mask.numpy() != 0, scores, -np.inf)
             return torch.from_numpy(allowed.argmax(1))
-        found: Tensor = self.net.to(observations.device)(observations)
+        with torch.no_grad():
+            found: Tensor = self.net.to(observations.device)(observations)
         return found.masked_fill(mask == 0, -torch.inf).argmax(1)
 
     def tensors(self) -> dict[str, Tensor]:

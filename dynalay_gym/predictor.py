@@ -170,9 +170,11 @@ class DynaLayPredictor:
             rows = slice(first, first + self.batch_size)
             parts.append(self._infer(inputs[rows], penalties[rows], first))
         whole = Inference.join(parts)
-        if isinstance(images, Tensor):
-            return whole.map(lambda values: values.to(images.device))
-        return whole.map(host)
+        if not isinstance(images, Tensor):
+            return whole.map(host)
+        if images.device == session.device:
+            return whole
+        return whole.map(lambda values: values.to(images.device))
 
     def save(self, folder: str | Path) -> None:
         """Write network and policy as one folder: the whole new one or, failing, none.

@@ -1,6 +1,8 @@
 """The compiled session does what PyTorch's does; only roundings differ."""
 
 import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,6 +162,20 @@ def test_a_copy_of_a_state_is_independent() -> None:
         assert torch.equal(mine.at(ALL).u, other.at(ALL).u)
     session.apply(copied, rows, torch.full((4,), 2))
     assert not torch.equal(state.layers[2].at(ALL).u, copied.layers[2].at(ALL).u)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_deep_copy_shares_no_memory_and_works(copied: Callable[[Any], Any]) -> None:
+    session = CompiledSession(random_model(CONFIGS["digits"]))
+    state = session.begin(random_images(session.model.config, 4))
+    before, rows = state.logits.clone(), torch.arange(4)
+    other = copied(state)
+    session.apply(other, rows, torch.full((4,), 2))
+    assert torch.equal(state.logits, before)
+    assert not torch.equal(other.logits, before)
+    assert not torch.equal(other.layers[2].at(ALL).u, state.layers[2].at(ALL).u)
 
 
 def test_other_weights_are_taken() -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,16 @@ class CompiledState(SessionState):
 
     layers: Sequence[MapViews]
     maps: Tensor
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What the compiled functions change: the same memory."""
+        parts = self.maps, self.features, self.logits, self.residual, self.path
+        return tuple(part.numpy() for part in parts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the arrays: those of a copy are made anew, in its own memory."""
+        return {k: v for k, v in vars(self).items() if k != "arrays"}
 
     def clone(self) -> "CompiledState":
         """Independent copy."""
@@ -243,8 +253,7 @@ def session_of(
 
 def _arrays(state: SessionState) -> tuple[NDArray[Any], ...]:
     assert isinstance(state, CompiledState), "a state that this session began"
-    parts = state.maps, state.features, state.logits, state.residual, state.path
-    return tuple(part.numpy() for part in parts)
+    return state.arrays
 
 
 @cache
