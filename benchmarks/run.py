@@ -23,6 +23,7 @@ from benchmarks import (
     bench_agents,
     bench_env,
     bench_inference,
+    bench_kernels,
     bench_solver,
     bench_table,
 )
@@ -57,6 +58,7 @@ def run_agents(options: Options) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "kernels": bench_kernels.run,
     "env": bench_env.run,
     "table": bench_table.run,
     "inference": bench_inference.run,

@@ -80,7 +80,7 @@ def walk(
     dynamics.start(rows, problem.images[index], index, low + (high - low) * drawn)
     returns, macs = torch.zeros_like(drawn), dynamics.macs.clone()
     while rows.numel() > 0:
-        infos = dynamics.infos()
+        infos = {k: torch.as_tensor(v) for k, v in dynamics.infos().items()}
         actions = policy.act(torch.as_tensor(dynamics.observe()), infos)
         actions = _explore(actions, infos, epsilon, generator)
         rewards, stop = dynamics.step(rows, actions[rows])

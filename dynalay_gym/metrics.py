@@ -29,6 +29,7 @@ _PACKAGES = (
     "torchvision",
     "gymnasium",
     "stable_baselines3",
+    "numba",
     "numpy",
     "scikit-learn",
 )

@@ -95,25 +95,36 @@ class LayerDynamics(LayerWalk):
             Rewards, float32 [m], and whether the episode ended, bool [m].
         """
         assert self.begun, "begin comes before step"
-        episode = self.episode
         reward = self.problem.reward
         before = self._log_score(rows) if reward.uses_log_score else None
         again = self._apply(rows, actions)
-        stop = self._stops(rows, actions)
-        gain = torch.zeros_like(episode.penalty[rows])
+        gain = torch.zeros(len(actions), device=self.device)
         if before is not None:
             gain = self._log_score(rows) - before
-        decision = Decision(
-            stop=stop,
-            correct=self.correct()[rows],
-            cost=self.macs[rows] / self.problem.cost_unit,
-            consecutive=episode.consecutive[rows],
-            again=again,
-            iterated=self._iterated_share(rows),
-            log_score_gain=gain,
-            penalty=episode.penalty[rows],
+        stop = self._stops(rows, actions)
+        decision = self._decide(rows, stop, again, gain)
+        with np.errstate(over="ignore", invalid="ignore"):  # as tensors do
+            rewards = _float(reward(decision))
+        return torch.as_tensor(rewards), stop
+
+    def _decide(
+        self, rows: Rows, stop: Tensor, again: Tensor, gain: Tensor
+    ) -> Decision:
+        """What the rows did, in float32; arrays on a processor, tensors elsewhere."""
+        assert self.state is not None, "begin comes before step"
+        episode, here = self.episode, rows if isinstance(rows, slice) else _read(rows)
+        answers = _read(self.state.logits)[here].argmax(1)
+        labels = _read(self.problem.labels)[_read(episode.index)[here]]
+        return Decision(
+            stop=_float(_read(stop)),
+            correct=_float(answers == labels),
+            cost=_float(_read(self.macs)[here]) / self.problem.cost_unit,
+            consecutive=_float(_read(episode.consecutive)[here]),
+            again=_float(_read(again)),
+            iterated=_read(self._share)[_read(self.state.path)[here]],
+            log_score_gain=_read(gain),
+            penalty=_read(episode.penalty)[here],
         )
-        return reward(decision).float(), stop
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the network other weights; rows stand in the same states as before."""
@@ -152,18 +163,21 @@ class LayerDynamics(LayerWalk):
 
     def infos(self) -> dict[str, Array]:
         """Facts of all rows about their last step, [n] each (the mask [n, A])."""
-        index, _, _, decisions, macs, steps, status = self._counts.clone().unbind()
-        prediction = self.prediction()
+        assert self.state is not None, "begin comes before infos"
+        index, _, _, decisions, macs, steps, status = _copy(self._counts)
+        prediction = _read(self.state.logits).argmax(1)
+        right = prediction == _read(self.problem.labels)[index]
+        useful = _read(self._useful)[_read(self.state.path)]
         return {
             "index": index,
-            "penalty": self.episode.penalty.clone(),
+            "penalty": _copy(self.episode.penalty),
             "macs": macs,
             "solver_steps": steps,
             "solver_status": status,
-            "correct": (prediction == self.problem.labels[index]).to(torch.int8),
+            "correct": _byte(right),
             "prediction": prediction,
             "decisions": decisions,
-            "action_mask": self.action_mask().to(torch.int8),
+            "action_mask": _byte(useful),
         }
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -175,7 +189,21 @@ class LayerDynamics(LayerWalk):
         labels = self.problem.labels[self.episode.index[rows]]
         return true_log_prob(self.state.logits[rows], labels)
 
-    def _iterated_share(self, rows: Rows) -> Tensor:
-        """Share of layers that sit on their fixed point, float32 [m]."""
-        assert self.state is not None, "begin comes before step"
-        return self._share.index_select(0, self.state.path[rows])
+
+def _read(tensor: Tensor) -> Any:
+    """The same memory as NumPy sees it, whose calls on few numbers cost less."""
+    return tensor.numpy() if tensor.is_cpu else tensor
+
+
+def _copy(tensor: Tensor) -> Any:
+    return tensor.numpy().copy() if tensor.is_cpu else tensor.clone()
+
+
+def _float(numbers: Any) -> Any:
+    is_array = isinstance(numbers, np.ndarray)
+    return numbers.astype(np.float32, copy=False) if is_array else numbers.float()
+
+
+def _byte(numbers: Any) -> Any:
+    is_array = isinstance(numbers, np.ndarray)
+    return numbers.astype(np.int8) if is_array else numbers.to(torch.int8)

@@ -201,7 +201,7 @@ class LayerWalk:
 
     def _stops(self, rows: Rows, actions: Tensor) -> Tensor:
         spent = self.episode.decisions[rows] >= self.observer.max_decisions
-        return (actions == NOP) | spent
+        return spent.logical_or_(actions == NOP)
 
 
 @cache

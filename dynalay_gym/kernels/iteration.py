@@ -7,7 +7,7 @@ import numpy as np
 
 from dynalay_gym.kernels.compiler import compiled, compiled_sum
 from dynalay_gym.kernels.maps import ZERO, convolve, pad
-from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM, Numbers
+from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM, Numbers, stand_alone
 
 # Squares of smaller norms would be lost to underflow, and with them a residual.
 _TINY = np.float32(1e-24)
@@ -18,6 +18,7 @@ CONVERGED, MAX_STEPS, NONFINITE = 0, 1, 2  # as in ``SolverStatus``
 @compiled_sum
 def _step(new: Numbers, x: Numbers, old: Numbers) -> tuple[np.float32, np.float32]:
     """``new <- relu(new + x)``; squared norms of it and of its change from old."""
+    stand_alone()
     norm, change = ZERO, ZERO
     for i in range(x.size):
         value = new[i] + x[i]
@@ -35,6 +36,7 @@ def _relax(conv: Any, sums: Numbers, x: Numbers, padded: Numbers) -> np.float32:
 
     NaN of an iterate whose norm is not finite; 0 of two that are zero.
     """
+    stand_alone()
     channels, columns, side = conv.out_channels, conv.columns, conv.out_side
     if columns != channels:
         for pixel in range(side * side):
@@ -78,6 +80,7 @@ def iterate(
     Returns:
         Relative residual of the last step (1 if none was taken), steps and status.
     """
+    stand_alone()
     side, channels, edge = conv.out_side, conv.out_channels, conv.padding
     pad(start, ZERO, side, channels, edge, padded)
     residual, steps, status = np.float32(1), 0, MAX_STEPS

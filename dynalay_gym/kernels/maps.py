@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynalay_gym.kernels.compiler import compiled
-from dynalay_gym.kernels.vectors import Numbers, multiply, panel_width
+from dynalay_gym.kernels.vectors import Numbers, multiply, panel_width, stand_alone
 
 ZERO, ANY = np.float32(0), np.float32(-math.inf)  # least values of a map
 
@@ -44,6 +44,7 @@ def convolve(
         norm: Where scales and shifts of the columns begin among the numbers, or
             ``NO_NORM``.
     """
+    stand_alone()
     side, channels, columns = conv.out_side, conv.in_channels, conv.columns
     line = (conv.in_side + 2 * conv.padding) * channels
     run, step = conv.kernel * channels, conv.stride * channels
@@ -87,6 +88,7 @@ def pad(
     x: Numbers, least: np.float32, side: int, channels: int, edge: int, padded: Numbers
 ) -> None:
     """Padded map of ``max(x, least)``; NaN stays."""
+    stand_alone()
     line, margin = side * channels, edge * channels
     wide = line + 2 * margin
     for y in range(side):
@@ -106,6 +108,7 @@ def pad_shuffled(
 
     Its channels are those of the pixels that they come from, in their order.
     """
+    stand_alone()
     run, line = factor * channels, side * factor * channels
     padded[: side * (side + 2) * factor * run] = 0.0
     for y in range(side):
@@ -123,6 +126,7 @@ def pad_pooled(
     u: Numbers, side: int, channels: int, ratio: int, padded: Numbers
 ) -> None:
     """Padded map of ``relu(u)``, averaged over squares of ``ratio`` (less at edges)."""
+    stand_alone()
     small = (side + ratio - 1) // ratio
     padded[: small * (small + 2) * channels] = 0.0
     for y in range(small):
@@ -144,12 +148,19 @@ def pad_pooled(
 @compiled
 def average(x: Numbers, least: np.float32, out: Numbers) -> None:
     """Average of ``max(x, least)`` over the pixels of a map."""
-    channels = out.size
+    stand_alone()
+    channels, pixels = out.size, x.size // out.size
+    half = pixels // 2 * channels
+    first, second = x[:half], x[half : 2 * half]
     out[:] = 0.0
-    for pixel in range(x.size // channels):
-        here = x[pixel * channels : (pixel + 1) * channels]
+    for pixel in range(pixels // 2):  # two sums need not wait for each other
+        at = pixel * channels
         for c in range(channels):
-            out[c] += least if here[c] < least else here[c]
-    count = np.float32(x.size // channels)
+            one, other = first[at + c], second[at + c]
+            one = least if one < least else one
+            other = least if other < least else other
+            out[c] += one + other
+    for i in range(2 * half, x.size):  # the last pixel of an odd number
+        out[i - 2 * half] += least if x[i] < least else x[i]
     for c in range(channels):
-        out[c] /= count
+        out[c] /= np.float32(pixels)

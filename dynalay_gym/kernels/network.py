@@ -20,7 +20,14 @@ from dynalay_gym.kernels.maps import (
     pad_pooled,
     pad_shuffled,
 )
-from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM, ON_TOP, Integers, Numbers
+from dynalay_gym.kernels.vectors import (
+    FROM_ZERO,
+    NO_NORM,
+    ON_TOP,
+    Integers,
+    Numbers,
+    stand_alone,
+)
 
 LAYER = np.dtype(
     [
@@ -120,6 +127,7 @@ def _plain(
     sums: Numbers,
 ) -> None:
     """Apply layer k once to ``max(source, least)``: its u."""
+    stand_alone()
     layer, conv = net.layers[k], net.convs[2 + CONVS_PER_LAYER * k + _IN]
     pad(source, least, conv.in_side, conv.in_channels, conv.padding, padded)
     norm, u = layer.norm + 2 * pattern * conv.columns, _visible(net, k, row)
@@ -136,6 +144,7 @@ def _inject(
     sums: Numbers,
 ) -> None:
     """Input of layer k's iteration."""
+    stand_alone()
     layer, first = net.layers[k], 2 + CONVS_PER_LAYER * k
     u, x = _visible(net, k, row), _injected(net, k, row)
     if layer.is_wide == 0:
@@ -162,6 +171,7 @@ def _inject(
 @compiled
 def _read_out(net: Net, k: int, row: Numbers, pattern: int, sums: Numbers) -> None:
     """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
+    stand_alone()
     layer, first = net.layers[k], 2 + CONVS_PER_LAYER * k
     conv, side = net.convs[first + _READ], net.convs[first + _IN].out_side
     norm = layer.norm_readout + 2 * pattern * conv.columns
@@ -180,6 +190,7 @@ def _read_out(net: Net, k: int, row: Numbers, pattern: int, sums: Numbers) -> No
 @compiled
 def _pool(net: Net, k: int, row: Numbers, iterated: bool, features: Numbers) -> None:
     """Global averages of layer k's streams; 0 for a hidden one not run."""
+    stand_alone()
     layer, first = net.layers[k], 2 + CONVS_PER_LAYER * k
     middle = layer.pooled + net.convs[first + _IN].out_channels
     average(_visible(net, k, row), ZERO, features[layer.pooled : middle])
@@ -201,6 +212,7 @@ def _answer(
     more: Numbers,
 ) -> None:
     """Head on the last layer's averages."""
+    stand_alone()
     conv, last = net.convs[1], net.layers[len(net.layers) - 1]
     norm = net.head_norm + 2 * path * conv.in_channels
     pooled = features[last.pooled : last.pooled + conv.in_channels]
@@ -284,6 +296,7 @@ def _sweep(
     Returns:
         Multiply-adds, iterations, and the worst status of a solve.
     """
+    stand_alone()
     padded, sums, more = scratch
     macs, total, worst = 0, 0, CONVERGED
     for k in range(start - 1, len(net.layers)):

@@ -41,6 +41,23 @@ def pack_matrix(matrix: Numbers) -> Numbers:
     return packed
 
 
+def _stand_alone(context: Any) -> Any:
+    """Keep the function that calls this from being copied into its callers.
+
+    Copies would take minutes to compile, and are slower: in a large function compilers
+    no longer see that two arrays do not overlap.
+    """
+
+    def generate(context: Any, to: Any, signature: Any, args: Any) -> Any:
+        to.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+stand_alone: Any = intrinsic(_stand_alone)
+
+
 def _block(pixels: int, vectors: int) -> Any:
     """Instruction that computes some pixels of a panel of columns, in registers.
 
@@ -82,8 +99,6 @@ def _block(pixels: int, vectors: int) -> Any:
 def _generate(
     context: Any, to: Any, kinds: Any, args: Any, pixels: int, vectors: int
 ) -> Any:
-    # Copied into every caller, it would take minutes to compile.
-    to.function.attributes.add("noinline")
     x, x_at, x_step, x_row, rows, run, w, w_at, out, out_at, out_step, *rest = args
     resumes, norm = rest
     number, integer = ir.FloatType(), ir.IntType(64)
@@ -176,6 +191,7 @@ def multiply(
     norm: int,
 ) -> None:
     """N pixels of one panel, in blocks; the arguments are explained at ``_block``."""
+    stand_alone()
     first, more = 0, (resumes, norm)
     while first < n:
         left = n - first
