@@ -25,7 +25,7 @@ from benchmarks.common import (
 )
 from benchmarks.subjects import load_subject
 from dynalay_gym.kernels.maps import convolve
-from dynalay_gym.kernels.network import CONVS_PER_LAYER
+from dynalay_gym.kernels.net import CONVS_PER_LAYER
 from dynalay_gym.kernels.pack import pack
 from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM
 from dynalay_gym.models.implicit import SolverConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.kernels.maps import CONV
-from dynalay_gym.kernels.network import CONVS_PER_LAYER, LAYER, Net
+from dynalay_gym.kernels.net import CONVS_PER_LAYER, LAYER, Net
 from dynalay_gym.kernels.vectors import LANES, Numbers, pack_matrix
 from dynalay_gym.models import rowwise
 from dynalay_gym.models.costs import CostTable
