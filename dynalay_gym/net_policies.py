@@ -89,7 +89,7 @@ class AgentNetPolicy(NetPolicy):
         # The tail's two matrices follow each other, so they are one.
         ends = torch.cat([head.weight, tail[1].weight @ tail[0].weight])
         biases = torch.cat([head.bias, head.bias.new_zeros(tail[1].out_features)])
-        layers = [*_linears(net.torso), (ends.numpy(), biases.numpy())]
+        layers = [*_linears(net.torso), (ends.cpu().numpy(), biases.cpu().numpy())]
         return Perceptron(layers, "tanh", scale=2.0, shift=-1.0)
 
     def _scores(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,11 +171,15 @@ class MLPPolicy(NetPolicy):
 
 def _linears(net: Any) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Weight and bias of the linear layers of a sequence."""
-    return [
-        (part.weight.numpy(), part.bias.numpy())
-        for part in net
-        if isinstance(part, nn.Linear)
-    ]
+    found = []
+    for part in net:
+        if isinstance(part, nn.Linear):
+            weight = part.weight.detach().cpu().numpy()
+            bias = np.zeros(len(weight), dtype=np.float32)
+            if part.bias is not None:
+                bias = part.bias.detach().cpu().numpy()
+            found.append((weight, bias))
+    return found
 
 
 def network_policy(net: nn.Module) -> NetPolicy:

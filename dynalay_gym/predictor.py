@@ -80,7 +80,7 @@ class DynaLayPredictor:
         self.policy, self.batch_size = policy, batch_size
         self.max_decisions = max_decisions or self.session.num_layers + 1
         self.penalty = float(read_penalty(penalty, 1)[0])
-        self._spare: dict[int, LayerWalk] = {}
+        self._spare: dict[tuple[int, int], LayerWalk] = {}
         self.classes_ = np.arange(self.session.num_classes)
         observer = self._walk(0).observer
         self.observation_layout = dict(observer.layout)
@@ -252,10 +252,16 @@ class DynaLayPredictor:
     def _infer(self, batch: Tensor, penalties: Tensor, first: int) -> Inference:
         """Walk one batch in the memory of the last one, if it was as large."""
         n = len(batch)
-        walk = self._spare.pop(n, None) or self._walk(n)  # nobody else has it now
+        key = n, self.max_decisions
+        walk = self._spare.pop(key, None) or self._walk(n)  # nobody else has it now
         found = infer_batch(walk, self.policy, batch, penalties, first)
-        self._spare = {n: walk}
+        if not torch.is_inference_mode_enabled():  # whose tensors work nowhere else
+            self._spare = {key: walk}
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the memory that is kept for the next batch."""
+        return vars(self) | {"_spare": {}}
 
     def _walk(self, num_rows: int) -> LayerWalk:
         return LayerWalk(self.session, num_rows, self.max_decisions)

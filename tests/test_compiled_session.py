@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from networks import random_images, random_model, tiny_config
-from torch import Tensor, nn
+from torch import nn
 
 from dynalay_gym.envs.activations import ALL
 from dynalay_gym.envs.compiled_session import CompiledSession, session_of
@@ -16,6 +16,7 @@ from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.observation import EpisodeState, observer_of
 from dynalay_gym.envs.session import SessionState
 from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.models.main_layers import WideStreamLayer
 from dynalay_gym.models.main_model import MainModel
 from dynalay_gym.models.presets import make_config
 from dynalay_gym.net_policies import AgentNetPolicy
@@ -36,7 +37,7 @@ CONFIGS = {
 }
 
 
-def assert_close(mine: SessionState, other: SessionState, places: Tensor) -> None:
+def assert_close(mine: SessionState, other: SessionState) -> None:
     """Same answers and maps, but for roundings."""
     for field in ("features", "logits", "residual"):
         found, expected = getattr(mine, field), getattr(other, field)
@@ -62,7 +63,7 @@ def test_every_choice_does_and_costs_what_pytorchs_does(name: str) -> None:
     images = random_images(model.config, 9)
     mine, other = CompiledSession(model, rtol=0.03), MainModelSession(model, rtol=0.03)
     here, there = mine.begin(images), other.begin(images)
-    assert_close(here, there, torch.arange(9))
+    assert_close(here, there)
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
         layers = torch.randint(0, mine.num_layers + 1, (9,), generator=generator)
@@ -71,12 +72,12 @@ def test_every_choice_does_and_costs_what_pytorchs_does(name: str) -> None:
         expected = other.apply(there, rows, layers[rows])
         for cost in ("macs", "solver_steps", "status"):
             assert torch.equal(getattr(found, cost), getattr(expected, cost)), cost
-        assert_close(here, there, rows)
+        assert_close(here, there)
     again = images.flip(0)[:4]
     rows = torch.tensor([7, 2, 0, 5])
     mine.restart(here, rows, again)
     other.restart(there, rows, again)
-    assert_close(here, there, rows)
+    assert_close(here, there)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -144,7 +145,7 @@ def test_an_error_in_a_thread_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*args: Any) -> None:
         raise MemoryError
 
-    session = CompiledSession(random_model(CONFIGS["digits"]))
+    session = CompiledSession(random_model(CONFIGS["small-32"]))
     monkeypatch.setattr(compiled_session.network, "begin", fail)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(MemoryError):
@@ -210,6 +211,35 @@ def test_an_image_without_a_number_spoils_no_other_row() -> None:
 
 def test_a_network_on_the_processor_is_compiled() -> None:
     assert type(session_of(random_model(CONFIGS["tiny-wide"]))) is CompiledSession
+
+
+def test_what_is_not_known_runs_in_pytorch() -> None:
+    class OtherLayer(WideStreamLayer):
+        pass
+
+    model = random_model(CONFIGS["tiny-wide"])
+    model.layers[1].__class__ = OtherLayer
+    assert type(session_of(model)) is MainModelSession
+    repeated = random_model(tiny_config("wide", unshuffle=8))  # a map of one pixel
+    assert type(session_of(repeated)) is MainModelSession
+
+
+def test_indices_and_shapes_are_looked_at() -> None:
+    session = CompiledSession(random_model(CONFIGS["digits"]))
+    images = random_images(session.model.config, 4)
+    state, rows = session.begin(images), torch.arange(4)
+    for layer in (4, -1):
+        with pytest.raises(ValueError, match=r"0\.\.3"):
+            session.apply(state, rows, torch.full((4,), layer))
+    for path in (8, -1, 1 << 40):
+        with pytest.raises(ValueError, match=r"0\.\.7"):
+            session.reach(state, rows, torch.full((4,), path))
+    for bad in (images[:2], images[..., :4], images.double()):
+        with pytest.raises(ValueError, match="images must be"):
+            session.restart(state, rows, bad)
+    policy = AgentNetPolicy(AgentNet(30, 4))
+    with pytest.raises(ValueError, match="30 numbers"):
+        policy.act(torch.rand(2, 3), {"action_mask": torch.ones(2, 4)})
 
 
 # --- what is seen ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,7 @@ from agents.config import CONFIGS
 from agents.evaluation import walk
 from agents.store import make_agent
 from dynalay_gym import predictor as predictors
-from dynalay_gym.envs.compiled_session import CompiledSession
 from dynalay_gym.envs.main_session import MainModelSession
-from dynalay_gym.envs.session import SessionState
 from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
@@ -171,20 +170,13 @@ def test_nop_runs_the_plain_pass_and_nothing_more() -> None:
     assert set(found.solver_steps.tolist()) == {0}
 
 
-def test_only_rows_that_chose_a_layer_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = 0
-    apply = CompiledSession.apply
-
-    def count(
-        self: CompiledSession, state: SessionState, rows: Any, layers: Any
-    ) -> Any:
-        nonlocal ran
-        ran += int((layers > 0).sum())
-        return apply(self, state, rows, layers)
-
-    monkeypatch.setattr(CompiledSession, "apply", count)
-    found = make_predictor("agent-net").infer(shared_split().images)
-    assert 0 < ran == int((found.actions > 0).sum()) < 3 * len(shared_split())
+def test_only_rows_that_chose_a_layer_are_run() -> None:
+    predictor = make_predictor("max-prob")
+    found = predictor.infer(shared_split().images)
+    chose = (found.actions > 0).any(1)
+    assert 0 < int(chose.sum()) < len(shared_split())
+    assert torch.equal(found.macs > predictor.session.costs.plain_pass, chose)
+    assert torch.equal(found.solver_steps > 0, chose)
 
 
 @pytest.mark.parametrize("plan", [(1, 2, 3), (3, 1), (2, 2), (1, 3, 2), ()])
@@ -206,6 +198,62 @@ def test_a_plan_runs_what_its_answer_needs_and_no_more(
     torch.testing.assert_close(found.probabilities, expected)
     assert found.actions[0].tolist() == [*plan, 0, -1, -1, -1][:4]
     assert found.decisions.tolist() == [min(len(plan) + 1, 4)] * len(images)
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        torch.ones(25, 2, dtype=torch.int64),
+        torch.ones(23, 2, dtype=torch.int64),
+        torch.ones(24, dtype=torch.int64),
+        torch.ones(24, 2),
+        torch.full((24, 2), 4),
+        torch.full((24, 2), -1),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(plans: torch.Tensor) -> None:
+    class Planner:
+        macs_per_decision = 0
+
+        def act(self, observations: Any, infos: Any) -> Any:
+            raise AssertionError("it has plans")
+
+        def plans(self, observations: Any, infos: Any) -> torch.Tensor:
+            return plans
+
+    predictor = DynaLayPredictor(shared_model(), Planner(), penalty=0.0)
+    with pytest.raises(InvalidActionError):
+        predictor.infer(shared_split().images)
+
+
+def test_inference_mode_spoils_nothing() -> None:
+    predictor, images = make_predictor("agent-net"), shared_split().images
+    expected = predictor.infer(images)
+    with torch.inference_mode():
+        assert_same(predictor.infer(images), expected)
+    assert_same(predictor.infer(images), expected)
+
+
+def test_the_next_call_leaves_what_was_returned() -> None:
+    predictor, images = make_predictor("agent-net"), shared_split().images
+    first = predictor.infer(images)
+    kept = copy.deepcopy(first)
+    predictor.infer(images.flip(0))
+    assert_same(first, kept)
+    assert len(pickle.dumps(predictor)) < 100_000  # without the memory of a batch
+
+
+def test_a_predictor_follows_its_environments_network() -> None:
+    envs = make_vec(2, checkpoint=random_model(tiny_config()))
+    images = shared_split().images
+    predictor = DynaLayPredictor.from_env(envs, PlanPolicy(ALWAYS))
+    weights = random_model(tiny_config(), seed=3).state_dict()
+    envs.set_weights(weights)
+    other = DynaLayPredictor(
+        random_model(tiny_config(), seed=3), PlanPolicy(ALWAYS), penalty=0.0
+    )
+    expected = other.infer(images).probabilities
+    assert torch.equal(predictor.infer(images).probabilities, expected)
 
 
 def test_unconverged_solves_are_reported() -> None:

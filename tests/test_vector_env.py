@@ -674,3 +674,17 @@ def test_attributes_come_once_per_row() -> None:
     assert [type(text) for text in envs.call("render")] == [str, str]
     envs.set_attr("mark", 3)
     assert envs.get_attr("mark") == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("states", 8), ("states", -1), ("decisions", 50), ("last_action", 9)],
+)
+def test_a_state_that_cannot_be_is_refused(name: str, value: int) -> None:
+    envs = make_vec(3)
+    envs.reset(seed=0)
+    state = envs.get_state()
+    envs.set_state(state)
+    state[name][1] = value
+    with pytest.raises(ConfigError, match=name):
+        envs.set_state(state)

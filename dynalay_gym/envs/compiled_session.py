@@ -25,7 +25,7 @@ from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.session import SessionState, StepCost, row_numbers
 from dynalay_gym.envs.sweep import Host
 from dynalay_gym.kernels import network
-from dynalay_gym.kernels.pack import Place, pack
+from dynalay_gym.kernels.pack import Place, is_packable, pack
 from dynalay_gym.models.main_layers import LayerState
 from dynalay_gym.models.main_model import MainModel
 
@@ -132,7 +132,15 @@ class CompiledSession(MainModelSession):
         max_steps: int | None = None,
     ) -> None:
         super().__init__(model, rtol, max_steps)
-        self._net, self._places, self._size = pack(model, self.solver)
+        self._packed: object = None
+        self._pack()
+
+    def _pack(self) -> None:
+        """Pack the weights, unless they are those of the last time it was frozen."""
+        frozen = self.model._kept
+        if frozen is None or frozen is not self._packed:
+            self._net, self._places, self._size = pack(self.model, self.solver)
+            self._packed = frozen
 
     def begin(self, inputs: Tensor) -> SessionState:
         """Plain pass: every layer applied once, from zero.
@@ -164,7 +172,7 @@ class CompiledSession(MainModelSession):
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights of the same architecture; states begun before are void."""
         super().set_weights(weights)
-        self._net, *_ = pack(self.model, self.solver)
+        self._pack()
 
     def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point and refresh what is above.
@@ -177,6 +185,7 @@ class CompiledSession(MainModelSession):
         Returns:
             StepCost of the m rows.
         """
+        _check(layers, self.num_layers, "layers")
         return self._run(network.apply, state, rows.numpy(), layers.numpy())
 
     def reach(
@@ -193,6 +202,7 @@ class CompiledSession(MainModelSession):
         Returns:
             StepCost of the m rows; zeros where the plain pass is what is asked for.
         """
+        _check(paths, 2**self.num_layers - 1, "states")
         where = row_numbers(state, rows)
         assert not state.path.numpy()[where].any(), "rows in their plain state"
         return self._run(network.reach, state, where, paths.numpy())
@@ -208,8 +218,16 @@ class CompiledSession(MainModelSession):
         self._begin(state, rows, inputs)
 
     def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
-        images = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
         arrays, where = _arrays(state), row_numbers(state, rows)
+        expected = len(where), *self.model.config.in_shape
+        if tuple(inputs.shape) != expected or inputs.dtype != torch.float32:
+            raise ValueError(
+                f"images must be float32 of shape {expected}, not {inputs.dtype} of "
+                f"shape {tuple(inputs.shape)}"
+            )
+        pixels = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
+        images = np.ascontiguousarray(pixels)
+        self._pack()
         kernel: Kernel = network.begin
 
         def run(some: slice) -> None:
@@ -227,7 +245,7 @@ class CompiledSession(MainModelSession):
         # Rows differ in what they take; smaller shares even that out.
         size = -(-num_rows // (2 * threads))
         shares = [slice(at, at + size) for at in range(0, num_rows, size)]
-        list(_pool(threads, os.getpid()).map(run, shares))
+        list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
 
     def _run(
         self, kernel: Kernel, state: SessionState, rows: Host, goals: Host
@@ -246,9 +264,16 @@ def session_of(
     model: MainModel, rtol: float | None = None, max_steps: int | None = None
 ) -> MainModelSession:
     """The fastest session of a network where it is; arguments as there."""
-    is_compiled = model.head.device.type == "cpu"
-    session = CompiledSession if is_compiled else MainModelSession
+    is_here = model.head.device.type == "cpu" and model.head.dtype == torch.float32
+    session = CompiledSession if is_here and is_packable(model) else MainModelSession
     return session(model, rtol, max_steps)
+
+
+def _check(numbers: Tensor, most: int, what: str) -> None:
+    """Compiled functions do not look where an index leads; so it is looked at here."""
+    # A negative number is a huge one without its sign.
+    if numbers.numpy().view(np.uint64).max(initial=0) > most:
+        raise ValueError(f"{what} must lie in 0..{most}, not {numbers.tolist()}")
 
 
 def _arrays(state: SessionState) -> tuple[NDArray[Any], ...]:

@@ -3,8 +3,8 @@
 Every reward is a small object called once per decision, for m rows at a time; what it
 pays over an episode is the episode's return (discount 1). All are deterministic and,
 because compute is counted in MACs, the same on every platform. They are written with
-``+``, ``-`` and ``*`` alone, which mean the same to the bit for tensors (of a live
-network) and for float32 arrays (of a table).
+``+``, ``-`` and ``*`` alone, which mean the same to the bit for tensors (on a GPU) and
+for float32 arrays.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from dynalay_gym.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What one decision did, per row [m]; tensors, or float32 arrays throughout.
+    """What one decision did, per row [m]; float32 tensors or arrays throughout.
 
     Attributes:
-        stop: Whether the answer is given now, bool.
-        correct: Whether the current answer is right, bool.
+        stop: 1 if the answer is given now, else 0.
+        correct: 1 if the current answer is right, else 0.
         cost: MACs taken, as a share of the mean extra MACs of *always*; 0 for NOP.
         consecutive: How often in a row this action was chosen, 1 at first.
-        again: Whether the chosen layer already sat on its fixed point, bool.
+        again: 1 if the chosen layer already sat on its fixed point, else 0.
         iterated: Share of layers that sit on their fixed point, in [0, 1].
         log_score_gain: Change of the true class's log-probability, in nats; 0 if the
             reward does not use it.

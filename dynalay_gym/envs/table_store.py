@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import llvmlite.binding
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,6 +29,7 @@ from dynalay_gym.envs.transition_table import (
     table_layout,
 )
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.kernels.compiler import code_version
 
 FORMAT = 3
 
@@ -81,7 +83,8 @@ def _processor(device: torch.device) -> str:
     """What decides which kernels run; others may round otherwise."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    compiled = f"{code_version()} {llvmlite.binding.get_host_cpu_name()}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {compiled}"
 
 
 def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:

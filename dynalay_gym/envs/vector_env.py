@@ -195,7 +195,20 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
 
         Returns:
             Observations and infos of all rows.
+
+        Raises:
+            ConfigError: for numbers that no row of this environment can have.
         """
+        most = {"states": 2**self.num_layers - 1}
+        most |= {"decisions": self.dynamics.observer.max_decisions}
+        most |= {"last_action": self.num_layers, "index": self.num_samples - 1}
+        for name, last in most.items():
+            least = -1 if name == "last_action" else 0
+            if not bool(((state[name] >= least) & (state[name] <= last)).all()):
+                raise ConfigError(
+                    f"{name} must lie in {least}..{last}; give a state of an equal "
+                    "environment"
+                )
         self._episodes.load({k: v.cpu().numpy() for k, v in state.items()})
         for name, part in row_tensors(self.dynamics).items():
             part.copy_(state[name])

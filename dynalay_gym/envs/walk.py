@@ -135,7 +135,14 @@ class LayerWalk:
         assert self.state is not None, "start comes before follow"
         history = np.empty(tuple(self.history.shape), dtype=np.int64)
         decisions, path = np.empty((2, self.num_rows), dtype=np.int64)
-        actions = plans.cpu().contiguous().numpy()
+        actions = np.ascontiguousarray(plans.cpu().numpy())
+        if actions.ndim != 2 or len(actions) != self.num_rows:
+            raise InvalidActionError(
+                f"plans must have shape ({self.num_rows}, P), not {actions.shape}"
+            )
+        if actions.dtype.kind not in "iu":
+            raise InvalidActionError(f"plans must be integers, not {actions.dtype}")
+        actions = actions.astype(np.int64, copy=False)
         bad = follow(actions, self.session.num_layers, history, decisions, path)
         if bad >= 0:
             raise InvalidActionError(

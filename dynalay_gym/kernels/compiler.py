@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import llvmlite
 import numba
 
 from dynalay_gym.cache_folder import cache_dir
@@ -25,22 +26,27 @@ def compiled_sum(function: F) -> F:
 
 def _compile(function: F, **options: Any) -> F:
     config: Any = numba.config
+    if config.DISABLE_JIT:
+        raise RuntimeError("these functions only run compiled: unset NUMBA_DISABLE_JIT")
+    options |= {"nogil": True, "error_model": "numpy"}
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(Path(before or cache_dir()) / f"kernels-{_version()}")
+    config.CACHE_DIR = str(Path(before or cache_dir()) / f"kernels-{code_version()}")
     try:
-        compiler = numba.njit(nogil=True, cache=True, error_model="numpy", **options)
-        return cast(F, compiler(function))
+        return cast(F, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # there is no folder that could be written
+        return cast(F, numba.njit(**options)(function))
     finally:
         config.CACHE_DIR = before
 
 
 @cache
-def _version() -> str:
-    """Hash of the compiled functions' sources.
+def code_version() -> str:
+    """Hash of the compiled functions' sources and of what compiles them.
 
     Kept code is found by the file of its own function. It holds a copy of the functions
     that this one calls, so a change in one file must make all of it new.
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     text = b"".join(source.read_bytes() for source in sources)
+    text += f"{numba.__version__} {llvmlite.__version__}".encode()
     return hashlib.sha256(text).hexdigest()[:16]

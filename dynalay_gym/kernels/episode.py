@@ -33,7 +33,8 @@ def advance(
     for i in range(len(rows)):
         r, action = rows[i], actions[i]
         again[i] = action > 0 and path[r] >> (action - 1) & 1 != 0
-        history[r, decisions[r]] = action
+        if decisions[r] < history.shape[1]:
+            history[r, decisions[r]] = action
         consecutive[r] = consecutive[r] + 1 if last_action[r] == action else 1
         last_action[r] = action
         decisions[r] += 1

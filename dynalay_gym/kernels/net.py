@@ -36,7 +36,7 @@ CONVS_PER_LAYER = 5
 
 
 class Net(NamedTuple):
-    """A packed main network; ``program.pack`` makes it.
+    """A packed main network; ``pack.pack`` makes it.
 
     Attributes:
         numbers: Kernels, scales and shifts.

@@ -83,6 +83,24 @@ class _Packer:
         return max(sizes)
 
 
+def is_packable(model: MainModel) -> bool:
+    """Whether the compiled functions do what this network does.
+
+    Not that of a subclass, nor of maps that fit each other by being repeated.
+    """
+    if type(model) is not MainModel:
+        return False
+    side = model.config.in_shape[1] // model.config.unshuffle
+    for layer in model.layers:
+        if isinstance(layer, WideStreamLayer):
+            if rowwise.conv2d_size(side, layer.hidden_stride) != layer.hidden_size:
+                return False
+            side = layer.hidden_size
+        if type(layer) not in (StateLayer, WideStreamLayer):
+            return False
+    return True
+
+
 def pack(model: MainModel, solver: SolverConfig) -> tuple[Net, list[Place], int]:
     """Pack a frozen network on the CPU.
 

@@ -22,15 +22,13 @@ from dynalay_gym.kernels.vectors import (
 _ZERO: Any = np.int64(0)
 _ONE: Any = np.int64(1)
 
-ACTIVATIONS = ("tanh", "relu")
-
 
 class Perceptron:
     """Linear layers with one kind of activation between them; its numbers are copies.
 
     Args:
         layers: Weight [N, K] and bias [N] of each.
-        activation: One of ``ACTIVATIONS``.
+        activation: ``tanh`` or ``relu``.
         scale: What the input is multiplied by first.
         shift: What is added to it then.
     """
@@ -51,7 +49,14 @@ class Perceptron:
         self._scale, self._shift = np.float32(scale), np.float32(shift)
 
     def __call__(self, x: Numbers) -> Numbers:
-        """Outputs [m, N] of rows [m, K]."""
+        """Outputs [m, N] of rows [m, K].
+
+        Raises:
+            ValueError: for rows of another size.
+        """
+        if x.ndim != 2 or x.shape[1] != self._widths[0]:
+            raise ValueError(f"rows must have {self._widths[0]} numbers, not {x.shape}")
+        x = np.ascontiguousarray(x, dtype=np.float32)
         out = np.empty((len(x), self._widths[-1]), dtype=np.float32)
         inside = self._scale, self._shift
         _run(x, *inside, self._numbers, self._widths, self._is_tanh, out)

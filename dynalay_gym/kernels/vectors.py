@@ -137,7 +137,6 @@ def _generate(
         for pixel, v in every:
             to.store(to.load(as_vector(results[pixel], v), align=4), sums[pixel][v])
     weights = cgutils.alloca_once_value(to, to.gep(w_data, [w_at]))
-    to.store(to.gep(w_data, [w_at]), weights)
     starts = [
         to.gep(x_data, [to.add(x_at, to.mul(x_step, ir.Constant(integer, pixel)))])
         for pixel in range(pixels)

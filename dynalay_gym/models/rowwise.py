@@ -80,7 +80,7 @@ def take_rows(maps: Tensor, rows: Tensor) -> Tensor:
     pixels = maps.permute(0, 2, 3, 1)
     if maps.is_cpu and maps.dtype != torch.bfloat16:
         # PyTorch's threads would wait busily afterwards, where rows are to run then.
-        taken = torch.from_numpy(pixels.numpy()[rows.numpy()])
+        taken = torch.from_numpy(pixels.detach().numpy()[rows.numpy()])
     else:
         taken = pixels.index_select(0, rows)
     return taken.permute(0, 3, 1, 2)
