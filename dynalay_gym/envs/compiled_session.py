@@ -186,7 +186,7 @@ class CompiledSession(MainModelSession):
             StepCost of the m rows.
         """
         _check(layers, self.num_layers, "layers")
-        return self._run(network.apply, state, rows.numpy(), layers.numpy())
+        return self._bring(state, rows.numpy(), layers.numpy(), are_layers=True)
 
     def reach(
         self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
@@ -205,7 +205,7 @@ class CompiledSession(MainModelSession):
         _check(paths, 2**self.num_layers - 1, "states")
         where = row_numbers(state, rows)
         assert not state.path.numpy()[where].any(), "rows in their plain state"
-        return self._run(network.reach, state, where, paths.numpy())
+        return self._bring(state, where, paths.numpy(), are_layers=False)
 
     def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
         """Plain pass over new inputs in some rows of a state.
@@ -247,14 +247,16 @@ class CompiledSession(MainModelSession):
         shares = [slice(at, at + size) for at in range(0, num_rows, size)]
         list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
 
-    def _run(
-        self, kernel: Kernel, state: SessionState, rows: Host, goals: Host
+    def _bring(
+        self, state: SessionState, rows: Host, goals: Host, *, are_layers: bool
     ) -> StepCost:
-        """Run a kernel for some rows and their layers or states."""
+        """Bring rows to layers or states [m]; see ``network.bring``."""
         arrays, cost = _arrays(state), np.empty((3, len(rows)), dtype=np.int64)
+        kernel: Kernel = network.bring
 
         def run(some: slice) -> None:
-            kernel(self._net, *arrays, rows[some], goals[some], *cost[:, some])
+            parts = rows[some], goals[some], are_layers
+            kernel(self._net, *arrays, *parts, *cost[:, some])
 
         self._share(run, len(rows))
         return StepCost(torch.from_numpy(cost))

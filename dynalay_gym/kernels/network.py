@@ -26,7 +26,6 @@ from dynalay_gym.kernels.vectors import FROM_ZERO, Integers, Numbers, stand_alon
 NO_PATTERN: Any = np.int64(0)
 _ONE_STEP: Any = np.int64(1)
 _NOT_ITERATED: Any = np.bool_(False)
-_FRESH: Any = np.bool_(False)
 
 
 @compiled
@@ -140,7 +139,7 @@ def _sweep(
 
 
 @compiled
-def apply(
+def bring(
     net: Net,
     maps: Numbers,
     features: Numbers,
@@ -148,12 +147,13 @@ def apply(
     residuals: Numbers,
     path: Integers,
     rows: Integers,
-    layers: Integers,
+    goals: Integers,
+    are_layers: bool,
     macs: Integers,
     steps: Integers,
     status: Integers,
 ) -> None:
-    """Bring one layer per row to its fixed point and refresh what is above.
+    """Bring rows to what they are asked for; 0 leaves one as it is.
 
     Args:
         net: The network.
@@ -163,64 +163,28 @@ def apply(
         residuals: Relative residuals of the last solves [n, L].
         path: States [n].
         rows: Rows that act, int64 [m].
-        layers: Layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
+        goals: Layer that each brings to its fixed point, refreshing what is above; or
+            state that each is brought to from its plain pass, int64 [m].
+        are_layers: Whether the goals are layers.
         macs: Written: multiply-adds [m].
         steps: Written: iterations [m].
         status: Written: worst statuses [m].
     """
     scratch = scratch_of(net), scratch_of(net), scratch_of(net)
     for i in range(len(rows)):
+        r, start, target, again = rows[i], goals[i], goals[i], False
         macs[i], steps[i], status[i] = 0, 0, CONVERGED
-        if layers[i] == 0:
+        if goals[i] == 0:
             continue
-        r, bit = rows[i], 1 << (layers[i] - 1)
-        again, target = path[r] & bit != 0, path[r] & (bit - 1) | bit
+        if are_layers:
+            bit = 1 << (start - 1)
+            again, target = path[r] & bit != 0, path[r] & (bit - 1) | bit
+        else:
+            start = 1
+            while target >> (start - 1) & 1 == 0:
+                start += 1
         macs[i], steps[i], status[i] = _sweep(
             net, maps[r], features[r], logits[r], residuals[r],
-            layers[i], target, again, scratch,
-        )  # fmt: skip
-        path[r] = target
-
-
-@compiled
-def reach(
-    net: Net,
-    maps: Numbers,
-    features: Numbers,
-    logits: Numbers,
-    residuals: Numbers,
-    path: Integers,
-    rows: Integers,
-    targets: Integers,
-    macs: Integers,
-    steps: Integers,
-    status: Integers,
-) -> None:
-    """Bring rows from their plain pass to given states.
-
-    Args:
-        net: The network.
-        maps: Memory of all rows [n, S].
-        features: Pooled features [n, F].
-        logits: Answers [n, K].
-        residuals: Relative residuals of the last solves [n, L].
-        path: States [n].
-        rows: Rows in their plain state, int64 [m].
-        targets: States that they are brought to, int64 [m].
-        macs: Written: multiply-adds [m].
-        steps: Written: iterations [m].
-        status: Written: worst statuses [m].
-    """
-    scratch = scratch_of(net), scratch_of(net), scratch_of(net)
-    for i in range(len(rows)):
-        r, target, start = rows[i], targets[i], 1
-        macs[i], steps[i], status[i] = 0, 0, CONVERGED
-        if target == 0:
-            continue
-        while target >> (start - 1) & 1 == 0:
-            start += 1
-        macs[i], steps[i], status[i] = _sweep(
-            net, maps[r], features[r], logits[r], residuals[r],
-            start, target, _FRESH, scratch,
+            start, target, again, scratch,
         )  # fmt: skip
         path[r] = target
