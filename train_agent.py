@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from agents.config import CONFIGS, AgentConfig
-from agents.options import Options, facts
+from agents.options import Options, options_dict
 from dynalay_gym.errors import ConfigError, DynaLayError
 
 if TYPE_CHECKING:
-    from agents.co_folder import OnStep
-    from agents.co_run import CoRun
+    from agents.base import Agent, Progress
     from agents.environments import Environments
-    from agents.evaluation import EvaluationResult
-    from agents.policy import Agent, Progress
-    from dynalay_gym.metrics import MetricWriter
+    from agents.joint_folder import OnStep
+    from agents.joint_run import CoRun
+    from dynalay_gym.evaluation.evaluate import EvaluationResult
+    from dynalay_gym.utils.metrics import MetricWriter
 
 VALIDATIONS = 10  # walks over the validation split during a training
 
@@ -46,7 +46,7 @@ def run(options: Options) -> None:
     import torch
 
     from agents.environments import build_environments
-    from dynalay_gym.metrics import MetricWriter, make_run_dir
+    from dynalay_gym.utils.metrics import MetricWriter, make_run_dir
 
     torch.set_num_threads(options.num_threads)
     config = choose_config(options)
@@ -64,8 +64,8 @@ def run(options: Options) -> None:
 
 def run_joint(options: Options, config: AgentConfig) -> None:
     """Train agent and main network together (or with it frozen), and report."""
-    from agents.co_run import CoRun
-    from dynalay_gym.metrics import MetricWriter
+    from agents.joint_run import CoRun
+    from dynalay_gym.utils.metrics import MetricWriter
 
     joint = CoRun(options, config, warm_up_bar())
     if not joint.leads:  # a further process of torchrun: it only helps to learn
@@ -136,7 +136,7 @@ def choose_config(options: Options) -> AgentConfig:
     """Return the hyper-parameters: the saved agent's, or the command line's."""
     if options.load is None:
         return options.config(options.algo or "ppo")
-    from agents.store import load_config
+    from agents.saving import load_config
 
     config = load_config(options.load)
     algo = next(name for name, kind in CONFIGS.items() if type(config) is kind)
@@ -153,7 +153,7 @@ def choose_config(options: Options) -> AgentConfig:
 
 def build_agent(options: Options, config: AgentConfig, envs: "Environments") -> "Agent":
     """Return the agent: fresh, or a saved one."""
-    from agents.store import load_agent, make_agent
+    from agents.saving import load_agent, make_agent
 
     if options.load is None:
         return make_agent(
@@ -174,7 +174,7 @@ def train(
     """Train and save the agent; return the steps. Ctrl-C keeps what was learned."""
     from tqdm import tqdm
 
-    from agents.store import save_agent
+    from agents.saving import save_agent
 
     steps = options.total_timesteps
     if steps is None:
@@ -187,18 +187,18 @@ def train(
             on_progress = follow(agent, envs, writer, bar)
             agent.learn(steps, writer=writer, on_progress=on_progress)
     except KeyboardInterrupt:
-        save_agent(place, agent, envs.train, facts(options))
+        save_agent(place, agent, envs.train, options_dict(options))
         print(f"the agent so far is kept: --load {place}", file=sys.stderr)
         raise
-    save_agent(place, agent, envs.train, facts(options))
+    save_agent(place, agent, envs.train, options_dict(options))
     save_predictor(folder / "predictor", agent, envs)
     return steps
 
 
 def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
     """Write main network and greedy policy as one folder that needs no `agents`."""
-    from dynalay_gym.net_policies import network_policy
-    from dynalay_gym.predictor import DynaLayPredictor
+    from dynalay_gym.predictor.net_policies import network_policy
+    from dynalay_gym.predictor.predictor import DynaLayPredictor
 
     policy = network_policy(agent.scorer)
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
@@ -208,7 +208,7 @@ def follow(
     agent: "Agent", envs: "Environments", writer: "MetricWriter", bar: Any
 ) -> "Progress":
     """Return the callback that moves the bar and, at times, walks the validation."""
-    from agents.evaluation import walk
+    from dynalay_gym.evaluation.evaluate import walk
 
     seen = 0  # the bar itself stands still where it is not shown
 
@@ -234,8 +234,11 @@ def evaluate(
     options: Options, agent: "Agent", envs: "Environments"
 ) -> "list[EvaluationResult]":
     """Walk the test split with the learned agent and every reference policy."""
-    from agents.baselines import make_baselines, make_random_mix
-    from agents.evaluation import walk
+    from dynalay_gym.evaluation.evaluate import walk
+    from dynalay_gym.evaluation.reference_policies import (
+        make_baselines,
+        make_random_mix,
+    )
 
     policies = make_baselines(envs.test, envs.validation, envs.penalty, options.seed)
     walk(envs.test, policies[0])  # the first walk pays for warming up
@@ -257,15 +260,15 @@ def compare(
     steps: int,
 ) -> None:
     """Print the table over the test split and keep it as JSON and in TensorBoard."""
-    from agents.report import (
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.evaluation.report import (
         format_regret,
         format_table,
         make_rows,
         plot_rows,
         write_results,
     )
-    from dynalay_gym.data import load_split
-    from dynalay_gym.metrics import environment_facts
+    from dynalay_gym.utils.metrics import run_metadata
 
     results = evaluate(options, agent, envs)
     split = load_split(
@@ -273,20 +276,20 @@ def compare(
     )
     rows = make_rows(results, split.groups.numpy())
     about = {
-        "options": facts(options),
+        "options": options_dict(options),
         "config": asdict(agent.config),
         "split": "test",
         "num_samples": len(split),
         "penalty": envs.penalty,
         "timesteps": steps,
-        "environment": environment_facts(),
+        "environment": run_metadata(),
     }
     write_results(folder, rows, steps, about)
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
     writer.figure("eval/accuracy_compute", plot_rows(rows, title), steps)
     keys = ("accuracy", "compute", "return")
     metrics = {f"hparam/{key}": rows[0][key] for key in keys}
-    writer.hparams(facts(options) | asdict(agent.config), metrics, steps)
+    writer.hparams(options_dict(options) | asdict(agent.config), metrics, steps)
     print(f"\n{title}, {len(split)} samples\n\n{format_table(rows)}")
     print(f"\n{format_regret(rows[0])}")
 

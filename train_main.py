@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError, DynaLayError
 
 if TYPE_CHECKING:
-    from dynalay_gym.data import Split
-    from dynalay_gym.metrics import MetricWriter
-    from dynalay_gym.training import MainTrainer
+    from dynalay_gym.data.splits import Split
+    from dynalay_gym.networks.training import MainTrainer
+    from dynalay_gym.utils.metrics import MetricWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Validate, build, train, export."""
-    from dynalay_gym.metrics import MetricWriter, write_json
+    from dynalay_gym.utils.metrics import MetricWriter, write_json
 
     trainer, splits = build(args)
     folder = run_folder(args)
@@ -79,11 +79,11 @@ def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
 
     import torch
 
-    from dynalay_gym.data import SPLITS, load_split
-    from dynalay_gym.envs.factory import resolve_device
-    from dynalay_gym.models.main_model import MainModel
-    from dynalay_gym.models.presets import make_config
-    from dynalay_gym.training import MainTrainer, TrainingConfig
+    from dynalay_gym.data.splits import SPLITS, load_split
+    from dynalay_gym.envs.config import resolve_device
+    from dynalay_gym.networks.main_network import MainNetwork
+    from dynalay_gym.networks.presets import make_config
+    from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 
     spec = dataset_spec(args.dataset)
     config = make_config(args.preset or spec.preset, spec.in_shape, spec.num_classes)
@@ -114,7 +114,7 @@ def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
         for name in SPLITS
     }
     torch.manual_seed(args.seed)
-    model = MainModel(config).to(device)
+    model = MainNetwork(config).to(device)
     return MainTrainer(model, splits.pop("main"), options), splits
 
 
@@ -131,7 +131,7 @@ def set_threads(asked: int | None, default: int | None) -> None:
 
 def run_folder(args: Args) -> Path:
     """The folder to resume, or a new one."""
-    from dynalay_gym.metrics import make_run_dir
+    from dynalay_gym.utils.metrics import make_run_dir
 
     if args.resume is None:
         return make_run_dir(args.log_dir, args.dataset, "main")
@@ -151,9 +151,9 @@ def train(
 
     from tqdm import tqdm
 
-    from dynalay_gym.metrics import write_json
-    from dynalay_gym.models.checkpoint import save_model
-    from dynalay_gym.training import state_accuracies
+    from dynalay_gym.networks.checkpoint import save_network
+    from dynalay_gym.networks.training import state_accuracies
+    from dynalay_gym.utils.metrics import write_json
 
     best_path = folder / "best.json"
     best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
@@ -183,7 +183,7 @@ def train(
         mean = sum(accuracy.values()) / len(accuracy)
         if mean > best:
             best = mean
-            save_model(folder / "best", trainer.model, {"epoch": trainer.epoch})
+            save_network(folder / "best", trainer.model, {"epoch": trainer.epoch})
             write_json(best_path, {"mean": mean, "epoch": trainer.epoch})
         trainer.save(folder / "resume")
     bar.close()
@@ -191,13 +191,13 @@ def train(
 
 def run_facts(args: Args, trainer: "MainTrainer") -> dict[str, Any]:
     """Facts that a reader needs to repeat the training."""
-    from dynalay_gym.metrics import environment_facts
+    from dynalay_gym.utils.metrics import run_metadata
 
     return {
         "dataset": args.dataset,
         "command": "python train_main.py " + " ".join(sys.argv[1:]),
         "training": asdict(trainer.config),
-        "environment": environment_facts(),
+        "environment": run_metadata(),
     }
 
 
@@ -209,11 +209,11 @@ def report(
     facts: dict[str, Any],
 ) -> None:
     """Export the last and the best network and print their states."""
-    from dynalay_gym.models.checkpoint import load_model
-    from dynalay_gym.training import export
+    from dynalay_gym.networks.checkpoint import load_network
+    from dynalay_gym.networks.training import export
 
     device = trainer.data.images.device
-    best, _ = load_model(folder / "best", device)
+    best, _ = load_network(folder / "best", device)
     export(folder / "last", trainer.model, splits, facts)
     meta = export(folder / "best", best, splits, facts)
     test = meta["state_accuracy"]["test"]

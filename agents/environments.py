@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.config import AgentConfig, ExactConfig, PolicyGradientConfig
 from agents.options import Options
-from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.data.registry import dataset_spec
 
 EVALUATION_ENVS = 256
 

@@ -21,13 +21,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from agents.base import DivergedError, Infos, NetPolicy, Progress
 from agents.config import ExactConfig
-from agents.induction import action_values, advantage_loss, soft_policy, visits
+from agents.exact_values import action_values, advantage_loss, soft_policy, visits
 from agents.net_agent import NetAgent
-from agents.policy import DivergedError, Infos, NetPolicy, Progress
 from dynalay_gym.envs.oracle import decision_tree
-from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.optimizer_state import below, flatten, restore
+from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
@@ -117,7 +117,7 @@ class ExactAgent(NetAgent):
         See `Resumable`. Nothing is stepped, so neither observations nor infos are used.
         """
         self._read_table()
-        self.net.load_state_dict(below("net/", tensors))
+        self.net.load_state_dict(strip_prefix("net/", tensors))
         self._training = training = self._fresh_training()
         restore(training.optimizer, tensors, "optimizer")
         self._generator.set_state(tensors["generator"].cpu())

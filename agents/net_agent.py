@@ -6,8 +6,8 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
 
-from agents.policy import sizes
-from dynalay_gym.models.agent_net import AgentNet
+from agents.base import sizes
+from dynalay_gym.networks.agent_net import AgentNet
 
 
 class NetAgent:

@@ -13,8 +13,8 @@ from agents.config import (
     PolicyGradientConfig,
     PPOConfig,
 )
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
 
 
@@ -145,7 +145,7 @@ class Options:
         return config
 
 
-def facts(options: Options) -> dict[str, Any]:
+def options_dict(options: Options) -> dict[str, Any]:
     """Return the options as JSON-able values, the algorithms' own left out."""
     nested = {name.replace("-", "_") for name in CONFIGS} | {"co"}
     return {

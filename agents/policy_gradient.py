@@ -17,22 +17,22 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from agents.config import PolicyGradientConfig
-from agents.evaluation import walk
-from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.net_agent import NetAgent
-from agents.policy import (
+from agents.base import (
     DivergedError,
     Infos,
     NetPolicy,
     Progress,
     as_tensor,
 )
+from agents.config import PolicyGradientConfig
+from agents.losses import entropy, policy_gradient_loss, value_loss
+from agents.net_agent import NetAgent
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import Rollout, RolloutState, check_same_step, collect_rollout
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.optimizer_state import below, flatten, restore
+from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
@@ -143,7 +143,7 @@ class PolicyGradientAgent(NetAgent):
         device = self._state.observations.device
         self._state.earned = tensors["earned"].to(device)
         self.net.to(device)
-        self.net.load_state_dict(below("net/", tensors))
+        self.net.load_state_dict(strip_prefix("net/", tensors))
         self._training = training = self._fresh_training(device)
         restore(training.optimizer, tensors, "optimizer")
         training.generator.set_state(tensors["generator"].cpu())

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents.policy import Infos, NetPolicy, as_numpy, as_tensor
+from agents.base import Infos, NetPolicy, as_numpy, as_tensor
 from dynalay_gym.errors import ConfigError
 
 

@@ -21,8 +21,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
-from agents.config import DQNConfig, PPOConfig, SB3Config
-from agents.policy import (
+from agents.base import (
     Array,
     DivergedError,
     Infos,
@@ -32,10 +31,11 @@ from agents.policy import (
     like,
     sizes,
 )
+from agents.config import DQNConfig, PPOConfig, SB3Config
 from agents.random_states import random_states, set_random_states
-from agents.sb3_vec_env import SB3VecEnv
-from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.optimizer_state import below, flatten, restore
+from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 
 DEVICE = "cpu"
 LOG_INTERVALS = {"ppo": 1, "a2c": 10, "dqn": 1000}  # rollouts; episodes for DQN
@@ -131,7 +131,7 @@ class SB3Agent:
     ) -> None:
         """Let the next `learn` go on; see `Resumable`."""
         model: Any = self.model
-        self.module.load_state_dict(below("net/", tensors))
+        self.module.load_state_dict(strip_prefix("net/", tensors))
         restore(model.policy.optimizer, tensors, "optimizer")
         counts = [int(count) for count in tensors["counts"]]
         model.num_timesteps, model._n_updates, model._episode_num = counts

@@ -28,12 +28,12 @@ from gymnasium.vector.utils import batch_space
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents.config import CONFIGS
+from agents.saving import make_agent
 from agents.sb3 import SB3Agent
-from agents.sb3_vec_env import SB3VecEnv
-from agents.store import make_agent
 from benchmarks.bench_race import race, race_table
 from benchmarks.race_baselines import ENV_ID
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def run(args: Args) -> dict[str, Any]:
     """Measure everything; JSON-able."""
     torch.set_num_threads(1)
     facts = {"args": asdict(args) | {"out": str(args.out)}}
-    facts |= {"environment": environment_facts(), "throughput": throughput(args)}
+    facts |= {"environment": run_metadata(), "throughput": throughput(args)}
     found = race(args.naive_steps, args.seeds) if args.naive_steps else {}
     return facts | {"race": found}
 

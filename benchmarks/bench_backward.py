@@ -17,7 +17,7 @@ from benchmarks.deq import BACKWARD_RTOL, BUDGET, IFT, deq_gradient
 from benchmarks.solver_figures import ratio, spread, summaries
 from benchmarks.solver_layers import PRECISE, OpenLayer, Subject, in_double, subject
 from benchmarks.solver_memory import PeakMemory, saved_bytes
-from dynalay_gym.models.implicit import GradientRule, SolverConfig, SolverMethod
+from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig, SolverMethod
 
 
 def run_backward(name: str, num_samples: int, rounds: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from benchmarks.dense import DenseBound
 from benchmarks.naive_env import NaiveEnv, Task
 from benchmarks.subjects import Subject, load_subject
 from benchmarks.tally import tally
-from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 
 NAIVE_ROWS = 64

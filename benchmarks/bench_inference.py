@@ -35,7 +35,7 @@ from benchmarks.common import (
 )
 from benchmarks.skipping import KINDS, PACKAGE, Skipping, infer_all, walk
 from benchmarks.subjects import load_subject
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 SKIPPED = (0.3, 0.5, 0.7)
 

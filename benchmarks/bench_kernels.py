@@ -24,11 +24,11 @@ from benchmarks.common import (
     table,
 )
 from benchmarks.subjects import load_subject
-from dynalay_gym.kernels.maps import convolve
-from dynalay_gym.kernels.net import CONVS_PER_LAYER
-from dynalay_gym.kernels.pack import pack
-from dynalay_gym.kernels.vectors import FROM_ZERO, NO_NORM
-from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.sessions.accel.maps import convolve
+from dynalay_gym.sessions.accel.net import CONVS_PER_LAYER
+from dynalay_gym.sessions.accel.pack import pack
+from dynalay_gym.sessions.accel.vectors import FROM_ZERO, NO_NORM
 
 ROWS = 64
 COMPILED, ALONE, MANY = "compiled, one row", "PyTorch, one row", f"PyTorch, {ROWS} rows"

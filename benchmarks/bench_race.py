@@ -28,10 +28,10 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents.config import CONFIGS, AgentConfig
-from agents.store import make_agent
+from agents.saving import make_agent
 from benchmarks.common import table
 from benchmarks.race_baselines import BASELINES, ENV_ID, ROWS, Judge, train_baseline
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def main(args: Args) -> None:
     found = race(args.naive_steps, args.seeds)
     print(race_table(found))
     facts = {"args": asdict(args) | {"out": str(args.out)}}
-    facts |= {"environment": environment_facts(), "race": found}
+    facts |= {"environment": run_metadata(), "race": found}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, facts)
 

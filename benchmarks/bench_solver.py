@@ -35,8 +35,8 @@ from benchmarks.solver_layers import (
     operator_norm,
     subject,
 )
-from dynalay_gym.metrics import environment_facts, write_json
-from dynalay_gym.models.implicit import SolverConfig, SolverMethod
+from dynalay_gym.fixed_point.solve import SolverConfig, SolverMethod
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 _BROYDEN_ROUNDS = 2  # it takes longer than all others together
 _CHECKED = 64  # samples of which the error is known in double precision
@@ -96,7 +96,7 @@ def run(args: Args) -> dict[str, Any]:
     tables += [backward_table(name, each) for name, each in backward.items()]
     return {
         "args": asdict(args),
-        "environment": environment_facts() | {"torchdeq": version("torchdeq")},
+        "environment": run_metadata() | {"torchdeq": version("torchdeq")},
         "forward": forward,
         "backward": backward,
         "markdown": "\n\n".join(tables),

@@ -33,10 +33,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agents.evaluation import bootstrap_interval, walk
 from agents.options import Options
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.evaluation.evaluate import bootstrap_interval, walk
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 COUNT_EVERY = 60
 COLD_STEP_MACS = 45e6  # of a step of the cold arm with its walk, from a trial
@@ -79,7 +79,7 @@ def main(args: Args) -> None:
 
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
-    facts = {"args": asdict(args), "environment": environment_facts()}
+    facts = {"args": asdict(args), "environment": run_metadata()}
     if args.jobs > 1:
         pool = ProcessPoolExecutor(args.jobs, get_context("spawn"))
         found = pool.map(run_seed, repeat(args), args.seeds)
@@ -148,14 +148,14 @@ def warm_network(
     """Train a network as train_main.py does; its folder, and its multiply-adds."""
     import torch
 
-    from dynalay_gym.data import load_split
-    from dynalay_gym.models.checkpoint import save_model
-    from dynalay_gym.models.main_model import MainModel
-    from dynalay_gym.models.presets import make_config
-    from dynalay_gym.training import MainTrainer, TrainingConfig
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.networks.checkpoint import save_network
+    from dynalay_gym.networks.main_network import MainNetwork
+    from dynalay_gym.networks.presets import make_config
+    from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 
     torch.manual_seed(seed)
-    model = MainModel(make_config("digits", (1, 8, 8), 10))
+    model = MainNetwork(make_config("digits", (1, 8, 8), 10))
     macs = 0.0
     if epochs:
         data = load_split("digits", "main")
@@ -173,7 +173,7 @@ def warm_network(
     solver = {"rtol": model.config.rtol, "max_steps": model.config.max_steps}
     unit = {"plain_accuracy": 0.0, "always_accuracy": 0.0}
     unit |= {"always_extra_macs": args.cost_unit}
-    save_model(folder, model, {"calibrations": [solver | unit]})
+    save_network(folder, model, {"calibrations": [solver | unit]})
     return folder, macs
 
 
@@ -186,8 +186,8 @@ def run_arm(
     folder: Path,
 ) -> dict[str, Any]:
     """Train one arm and walk the test split with its best pair."""
-    from agents.co_run import CoRun
-    from dynalay_gym.co_network import accuracy_of_states
+    from agents.joint_run import CoRun
+    from dynalay_gym.cotraining.network import accuracy_of_states
 
     asked = Options(
         algo=args.algo,
@@ -267,7 +267,7 @@ def counted(work: Callable[[], Any]) -> tuple[Any, int]:
 
 def summarise(arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds; 95 % intervals over test images, and sd over the seeds."""
-    from dynalay_gym.data import load_split
+    from dynalay_gym.data.splits import load_split
 
     mine = [run for run in runs if run["arm"] == arm]
     first = {run["seed"]: run for run in runs if run["arm"] == "co-trained"}

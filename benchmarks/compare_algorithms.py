@@ -28,9 +28,9 @@ from agents.environments import (
     make_envs,
     make_evaluation_envs,
 )
-from agents.evaluation import EvaluationResult, bootstrap_interval
 from agents.options import Options
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.evaluation.evaluate import EvaluationResult, bootstrap_interval
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 REFERENCE, OPTIMUM = "max-prob", "oracle"
 
@@ -65,7 +65,7 @@ def main(args: Args) -> None:
 
     torch.set_num_threads(args.num_threads)
     sections = [compare(args, scale) for scale in args.scales]
-    facts = {"args": asdict(args), "environment": environment_facts()}
+    facts = {"args": asdict(args), "environment": run_metadata()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, facts | {"penalties": sections})
 
@@ -120,7 +120,7 @@ def break_even(args: Args) -> float:
 
 def test_groups(args: Args) -> np.ndarray:
     """Id of the original image of every test sample, int64 [n]."""
-    from dynalay_gym.data import load_split
+    from dynalay_gym.data.splits import load_split
 
     split = load_split(args.dataset, "test", data_dir=args.data_dir)
     ids: np.ndarray = split.groups.numpy()

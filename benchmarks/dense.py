@@ -15,7 +15,7 @@ import torch
 from benchmarks.common import Clock
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.tally import Tally
-from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.dynamics import DecisionProblem
 
 BATCHES = (32, 64, 256)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -36,7 +36,7 @@ class DenseBound:
     """
 
     def __init__(
-        self, problem: Problem, work: Tally, clock: Clock, seconds: float
+        self, problem: DecisionProblem, work: Tally, clock: Clock, seconds: float
     ) -> None:
         self.work, self.clock, self.seconds = work, clock, seconds
 
@@ -68,7 +68,9 @@ class DenseBound:
         return min(jobs, key=seconds)
 
 
-def make_jobs(problem: Problem, batch: int, memory_format: torch.memory_format) -> Jobs:
+def make_jobs(
+    problem: DecisionProblem, batch: int, memory_format: torch.memory_format
+) -> Jobs:
     """A call for every kind of work, and how many sample-wise units it does."""
     network = PlainNetwork(problem.session.model, memory_format)  # type: ignore[attr-defined]
     images = problem.images[:batch]

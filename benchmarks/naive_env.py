@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_network import PlainNetwork, largest_residual
-from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.dynamics import DecisionProblem
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Task:
     """What the environments of one problem share."""
 
     network: PlainNetwork
-    problem: Problem
+    problem: DecisionProblem
 
     @classmethod
     def of(
         cls,
-        problem: Problem,
+        problem: DecisionProblem,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> "Task":
-        """Task of a problem whose session runs a ``MainModel``."""
+        """Task of a problem whose session runs a ``MainNetwork``."""
         return cls(PlainNetwork(problem.session.model, memory_format), problem)  # type: ignore[attr-defined]
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.norm import PatternNorm
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.norm import PatternNorm
 
 
 class Level(NamedTuple):
@@ -32,7 +32,7 @@ class Level(NamedTuple):
 
 
 class PlainNetwork:
-    """Frozen weights of a wide-stream ``MainModel``, and how to apply them.
+    """Frozen weights of a wide-stream ``MainNetwork``, and how to apply them.
 
     Args:
         model: The network, frozen.
@@ -41,7 +41,7 @@ class PlainNetwork:
 
     def __init__(
         self,
-        model: MainModel,
+        model: MainNetwork,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         assert model.config.form == "wide", "the baseline knows one form"

@@ -10,13 +10,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import dynalay_gym  # noqa: F401 - registers the ids
-from agents.baselines import PlanPolicy
-from agents.evaluation import walk
 from agents.sb3 import SB3Policy
 from benchmarks.bench_env import fastest_task
 from benchmarks.common import Clock
 from benchmarks.naive_env import NaiveEnv, Task
 from dynalay_gym.envs.oracle import plan_table
+from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.evaluation.reference_policies import PlanPolicy
 
 ENV_ID = "DynaLay/Digits-v0"
 ROWS = 64

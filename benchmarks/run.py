@@ -31,7 +31,7 @@ from benchmarks.bench_race import race_table
 from benchmarks.common import Options
 from benchmarks.deq import torchdeq
 from dynalay_gym.errors import ConfigError, DynaLayError
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 
 def run_solver(options: Options) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def heading(name: str, where: dict[str, Any]) -> str:
 
 def facts() -> dict[str, Any]:
     """Machine and versions, those of the libraries compared with included."""
-    return environment_facts() | {
+    return run_metadata() | {
         "compared_with": {name: _version(name) for name in ("envpool", "torchdeq")}
     }
 

@@ -22,7 +22,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents.options import Options
-from dynalay_gym.metrics import environment_facts, write_json
+from dynalay_gym.utils.metrics import run_metadata, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def main(args: Args) -> None:
         row["forward_seconds"], row["backward_seconds"] = np.median(times, 0).tolist()
         for key in ("forward_macs", "backward_macs"):
             row[key] *= scale
-    facts = {"args": asdict(args), "environment": environment_facts()}
+    facts = {"args": asdict(args), "environment": run_metadata()}
     write_json(args.out, facts | {"visited": visited, "ways": rows})
     print("per epoch           GMACs forward  backward   seconds forward  backward")
     for name, row in rows.items():
@@ -81,14 +81,14 @@ def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[f
     import torch
     from torch.nn import functional as F
 
-    from agents.co_folder import read_settings
     from agents.environments import make_envs
-    from agents.store import load_agent
-    from dynalay_gym.co_walk import problem_over, walk
-    from dynalay_gym.data import load_split
-    from dynalay_gym.models.checkpoint import load_model
-    from dynalay_gym.models.implicit import SolverConfig
-    from dynalay_gym.models.selective import SelectiveNetwork
+    from agents.joint_folder import read_settings
+    from agents.saving import load_agent
+    from dynalay_gym.cotraining.walk import problem_over, walk
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.fixed_point.solve import SolverConfig
+    from dynalay_gym.networks.checkpoint import load_network
+    from dynalay_gym.networks.selective import SelectiveNetwork
 
     dataset = read_settings(args.run)["options"]["dataset"]
     best = args.run / "best"
@@ -98,14 +98,14 @@ def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[f
     envs: Any = make_envs(options, "agent", None, 8)
     agent = load_agent(best / "agent", envs)
     data = load_split(dataset, "main", data_dir=args.data_dir)
-    walked = load_model(best / "main")[0]
+    walked = load_network(best / "main")[0]
     problem = problem_over(envs.unwrapped.problem, walked, data)
     source = torch.Generator().manual_seed(0)
     index = torch.randint(
         len(data), (args.batch_size * args.batches,), generator=source
     )
     states = walk(problem, agent.policy, index, 0.0, source).states
-    model = load_model(best / "main")[0]
+    model = load_network(best / "main")[0]
     selective, top = SelectiveNetwork(model), 2**model.num_layers - 1
     own = model.solver
     solver = SolverConfig(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.subjects import Subject
-from dynalay_gym.envs.activations import ALL
-from dynalay_gym.inference import Inference
-from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.net_policies import AgentNetPolicy
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.predictor.inference import Inference
+from dynalay_gym.predictor.net_policies import AgentNetPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions.activations import ALL
 
 PACKAGE = "package"
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models.implicit import SolverConfig, SolverMethod
-from dynalay_gym.models.layers import ConvFixedPointLayer
+from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
+from dynalay_gym.fixed_point.solve import SolverConfig, SolverMethod
 
 KAPPA = 0.95
 PRECISE = SolverConfig(

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import Options
-from dynalay_gym.data import Split, load_split
-from dynalay_gym.envs.factory import SHIPPED
-from dynalay_gym.models.checkpoint import load_model
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.presets import make_config
+from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.config import SHIPPED
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.presets import make_config
 
 _NUM_RANDOM = 2048
 
@@ -29,7 +29,7 @@ class Subject:
 
     name: str
     about: str
-    model: MainModel
+    model: MainNetwork
     env: dict[str, Any]
     test: Split
 
@@ -38,12 +38,12 @@ def load_subject(name: str, options: Options) -> Subject:
     """Network of a preset; random weights unless there is a trained one."""
     device = {"device": options.device}
     if name == "digits":
-        model, _ = load_model(SHIPPED / "digits", options.device)
+        model, _ = load_network(SHIPPED / "digits", options.device)
         test = load_split("digits", "test")
         return Subject(name, "shipped network", model, device, test)
     if options.checkpoint is None:
         return _random_subject(name, options)
-    model, _ = load_model(options.checkpoint, options.device)
+    model, _ = load_network(options.checkpoint, options.device)
     env = {
         "dataset": options.dataset,
         "checkpoint": str(options.checkpoint),
@@ -57,7 +57,7 @@ def _random_subject(name: str, options: Options) -> Subject:
     """Random weights and images: times mean something, accuracies nothing."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MainModel(make_config(name, (3, 32, 32), 10)).to(options.device)
+        model = MainNetwork(make_config(name, (3, 32, 32), 10)).to(options.device)
         images = torch.randn(_NUM_RANDOM, 3, 32, 32)
     number = torch.arange(_NUM_RANDOM)
     split = Split(images=images, labels=number % 10, groups=number, name="random")

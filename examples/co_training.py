@@ -16,10 +16,10 @@ import tyro
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.co_env import CoTrainingEnv
-from dynalay_gym.co_training import CoTrainer
-from dynalay_gym.data import load_split
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.data.splits import load_split
 
 ROWS, STEPS = 128, 8  # rows side by side, steps of a rollout
 
@@ -75,7 +75,7 @@ def main(updates: int = 60, seed: int = 0) -> None:
     name = "dynalay_gym:DynaLay/Digits-v0"
     plain = gym.make_vec(name, num_envs=ROWS, output="torch", device="cpu")
     base: Any = plain.unwrapped
-    network = copy.deepcopy(base.problem.session.model)  # one's own MainModel will do
+    network = copy.deepcopy(base.problem.session.model)  # one's own MainNetwork will do
     config = CoTrainingConfig(update_ratio=0.125)
     main_split = load_split("digits", "main")
     trainer = CoTrainer(network, main_split, base.problem, config, seed=seed)

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from dynalay_gym.data import Split
-from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.models.main_model import MainModel, MainModelConfig
-from dynalay_gym.models.norm import PatternNorm
+from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.norm import PatternNorm
 
 NUM_CLASSES = 3
 
 
-def tiny_config(form: str = "wide", **changes: Any) -> MainModelConfig:
+def tiny_config(form: str = "wide", **changes: Any) -> MainNetworkConfig:
     """Three layers (8x8, 4x4, 4x4) over images of shape [1, 8, 8]."""
     options: dict[str, Any] = {
         "in_shape": (1, 8, 8),
@@ -31,14 +31,14 @@ def tiny_config(form: str = "wide", **changes: Any) -> MainModelConfig:
     }
     if form == "wide":
         options |= {"hidden": (4, 5, 6), "pools": (2, 1, 1), "unshuffle": 2}
-    return MainModelConfig(**options | changes)
+    return MainNetworkConfig(**options | changes)
 
 
-def random_model(config: MainModelConfig, seed: int = 0) -> MainModel:
+def random_model(config: MainNetworkConfig, seed: int = 0) -> MainNetwork:
     """Network in evaluation mode whose every pattern has its own statistics."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MainModel(config)
+        model = MainNetwork(config)
         for module in model.modules():
             if isinstance(module, PatternNorm):
                 _randomise(module)
@@ -52,13 +52,13 @@ def _randomise(norm: PatternNorm) -> None:
         nn.init.uniform_(part, 0.5, 1.5)
 
 
-def random_images(config: MainModelConfig, num: int, seed: int = 0) -> torch.Tensor:
+def random_images(config: MainNetworkConfig, num: int, seed: int = 0) -> torch.Tensor:
     """Images [num, C, H, W], normally distributed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(num, *config.in_shape, generator=generator)
 
 
-def random_split(config: MainModelConfig, num: int = 24, seed: int = 0) -> Split:
+def random_split(config: MainNetworkConfig, num: int = 24, seed: int = 0) -> Split:
     """Random images with labels in turn."""
     return own_split(random_images(config, num, seed), config.num_classes)
 
@@ -70,7 +70,7 @@ def own_split(images: torch.Tensor, num_classes: int = NUM_CLASSES) -> Split:
 
 
 @cache
-def shared_model(form: str = "wide") -> MainModel:
+def shared_model(form: str = "wide") -> MainNetwork:
     """One network for many tests; environments freeze it."""
     return random_model(tiny_config(form))
 

@@ -5,21 +5,21 @@ from itertools import product
 
 import pytest
 import torch
+from dynalay_gym.models import tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models import tiles
-from dynalay_gym.models.acceleration import anderson_iteration
-from dynalay_gym.models.fixed_point import fixed_point_iteration
-from dynalay_gym.models.implicit import SolverConfig, SolverMethod, solve
-from dynalay_gym.models.layers import (
+from dynalay_gym.fixed_point.anderson import anderson_iteration
+from dynalay_gym.fixed_point.iteration import fixed_point_iteration
+from dynalay_gym.fixed_point.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
     FixedPointLayer,
 )
-from dynalay_gym.models.progress import SolveResult, SolverStatus
+from dynalay_gym.fixed_point.progress import SolveResult, SolverStatus
+from dynalay_gym.fixed_point.solve import SolverConfig, SolverMethod, solve
 
 ANDERSON = SolverConfig(rtol=1e-4, max_steps=200, method=SolverMethod.ANDERSON)
 WARM = replace(ANDERSON, warm_precision="bf16")

@@ -16,11 +16,11 @@ from agents.config import (
     PolicyGradientConfig,
     PPOConfig,
 )
-from agents.evaluation import walk
-from agents.sb3_vec_env import SB3VecEnv
-from agents.store import load_agent, load_config, make_agent, save_agent
+from agents.saving import load_agent, load_config, make_agent, save_agent
 from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
-from dynalay_gym.metrics import MetricWriter
+from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.utils.metrics import MetricWriter
 
 SMALL = {
     "policy-gradient": PolicyGradientConfig(

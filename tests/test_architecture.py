@@ -88,9 +88,9 @@ def test_compiled_arithmetic_knows_arrays_and_nothing_else() -> None:
 def test_only_its_sessions_and_the_factory_know_the_main_network() -> None:
     knowing = ("main_session", "compiled_session", "factory")
     paths = [p for p in modules("dynalay_gym/envs") if p.stem not in knowing]
-    assert not offenders(paths, "dynalay_gym.models.main_model")
+    assert not offenders(paths, "dynalay_gym.networks.main_network")
     assert not offenders(
-        [p for p in paths if p.stem != "factory"], "dynalay_gym.models.checkpoint"
+        [p for p in paths if p.stem != "factory"], "dynalay_gym.networks.checkpoint"
     )
 
 
@@ -112,14 +112,14 @@ def test_the_session_knows_no_gymnasium() -> None:
 # The exact methods and reports are of the environment, not of an algorithm.
 PUBLIC_TO_AGENTS = (
     "dynalay_gym.co_",  # the other side of co-training, a learner's partner
-    "dynalay_gym.data",
+    "dynalay_gym.data.splits",
     "dynalay_gym.errors",
-    "dynalay_gym.metrics",
+    "dynalay_gym.utils.metrics",
     "dynalay_gym.envs.oracle",
-    "dynalay_gym.models.agent_net",
-    "dynalay_gym.models.checkpoint",
-    "dynalay_gym.optimizer_state",
-    "dynalay_gym.workers",
+    "dynalay_gym.networks.agent_net",
+    "dynalay_gym.networks.checkpoint",
+    "dynalay_gym.utils.optimizer_state",
+    "dynalay_gym.cotraining.workers",
 )
 
 
@@ -202,7 +202,7 @@ def test_nothing_is_executed_from_files() -> None:
             assert not words.search(code), f"{path.name}:{number}: {line}"
 
 
-@pytest.mark.parametrize("module", ["dynalay_gym", "dynalay_gym.metrics"])
+@pytest.mark.parametrize("module", ["dynalay_gym", "dynalay_gym.utils.metrics"])
 def test_import_loads_no_torch(module: str) -> None:
     code = (
         f"import sys, {module}\n"

@@ -25,9 +25,9 @@ from benchmarks.run import PARTS
 from benchmarks.skipping import KINDS, Skipping, StepByStep, apportion, boltzmann, walk
 from benchmarks.subjects import Subject
 from benchmarks.tally import Tally, count_step, tally
-from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.models.costs import CostTable
+from dynalay_gym.networks.costs import CostTable
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 

@@ -11,18 +11,18 @@ import pytest
 import torch
 from networks import make_vec, random_images, random_model, random_split, tiny_config
 
-from dynalay_gym.envs.calibration import calibrate, find_calibration
-from dynalay_gym.envs.compiled_session import session_of
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, DynaLayError
-from dynalay_gym.models.checkpoint import (
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.checkpoint import (
     META_NAME,
-    load_model,
+    load_network,
     load_tensors,
-    save_model,
+    save_network,
     save_tensors,
 )
-from dynalay_gym.models.implicit import SolverConfig
+from dynalay_gym.sessions.accel.session import fastest_session
+from dynalay_gym.sessions.calibration import calibrate, find_calibration
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),
@@ -35,7 +35,7 @@ TENSORS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint of a small network."""
-    save_model(tmp_path / "network", random_model(tiny_config()), {"note": "kept"})
+    save_network(tmp_path / "network", random_model(tiny_config()), {"note": "kept"})
     return tmp_path / "network"
 
 
@@ -71,8 +71,8 @@ def test_views_and_gradients_do_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["wide", "state"])
 def test_a_network_comes_back_with_the_same_answers(form: str, tmp_path: Path) -> None:
     model = random_model(tiny_config(form))
-    save_model(tmp_path, model, {"note": 5})
-    loaded, meta = load_model(tmp_path)
+    save_network(tmp_path, model, {"note": 5})
+    loaded, meta = load_network(tmp_path)
     assert loaded.config == model.config
     assert meta["note"] == 5
     assert not loaded.training
@@ -85,10 +85,10 @@ def test_a_network_comes_back_with_the_same_answers(form: str, tmp_path: Path) -
 
 def test_an_environment_uses_what_the_checkpoint_stores(tmp_path: Path) -> None:
     model, split = random_model(tiny_config()), random_split(tiny_config())
-    stored = calibrate(session_of(model), split).to_dict()
+    stored = calibrate(fastest_session(model), split).to_dict()
     stored |= {"always_extra_macs": 12345.5, "plain_accuracy": 0.25}
     stored |= {"always_accuracy": 0.75}
-    save_model(tmp_path, model, {"calibrations": [stored]})
+    save_network(tmp_path, model, {"calibrations": [stored]})
     envs = DynaLayVectorEnv(1, checkpoint=tmp_path, split=split)
     assert envs.always_extra_macs == 12345.5
     assert envs.penalty_range == (0.25, 0.25)
@@ -97,11 +97,11 @@ def test_an_environment_uses_what_the_checkpoint_stores(tmp_path: Path) -> None:
 
 
 def test_saving_again_replaces_and_leaves_nothing_behind(folder: Path) -> None:
-    save_model(folder, random_model(tiny_config(), seed=1), {})
+    save_network(folder, random_model(tiny_config(), seed=1), {})
     assert len(list(folder.iterdir())) == 2
-    save_model(folder, random_model(tiny_config(), seed=1), {"again": True})
+    save_network(folder, random_model(tiny_config(), seed=1), {"again": True})
     assert len(list(folder.iterdir())) == 2
-    assert load_model(folder)[1]["again"] is True
+    assert load_network(folder)[1]["again"] is True
 
 
 # --- damage ---------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_damage_is_refused_in_one_line_that_names_the_place(
 ) -> None:
     damage(folder)
     with pytest.raises(CheckpointError) as caught:
-        load_model(folder)
+        load_network(folder)
     message = str(caught.value)
     assert str(folder) in message
     assert "\n" not in message
@@ -251,7 +251,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_model(folder, random_model(tiny_config(), seed=9), {"note": "new"})
+        save_network(folder, random_model(tiny_config(), seed=9), {"note": "new"})
     monkeypatch.undo()
     after, meta = load_tensors(folder)
     assert meta["note"] == "kept"
@@ -259,8 +259,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
     drafts = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert drafts == []
     # The next save goes through and sweeps up what the interrupted one left.
-    save_model(folder, random_model(tiny_config(), seed=9), {"note": "new"})
-    assert load_model(folder)[1]["note"] == "new"
+    save_network(folder, random_model(tiny_config(), seed=9), {"note": "new"})
+    assert load_network(folder)[1]["note"] == "new"
     assert len(list(folder.iterdir())) == 2
 
 
@@ -268,8 +268,8 @@ def test_facts_without_a_json_form_are_refused_and_the_old_ones_stay(
     folder: Path,
 ) -> None:
     with pytest.raises(TypeError):
-        save_model(folder, random_model(tiny_config()), {"note": object()})
-    assert load_model(folder)[1]["note"] == "kept"
+        save_network(folder, random_model(tiny_config()), {"note": object()})
+    assert load_network(folder)[1]["note"] == "kept"
 
 
 def test_checkpoint_errors_are_errors_of_the_package() -> None:

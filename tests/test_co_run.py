@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import train_agent
-from agents.co_run import CoRun
 from agents.config import (
     A2CConfig,
     DQNConfig,
@@ -19,13 +18,14 @@ from agents.config import (
     PPOConfig,
 )
 from agents.environments import build_environments
+from agents.joint_run import CoRun
 from agents.options import Options
-from agents.store import make_agent
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.envs.calibration import find_calibration
+from agents.saving import make_agent
+from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.errors import DynaLayError
-from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.models.checkpoint import load_model, load_tensors
+from dynalay_gym.networks.checkpoint import load_network, load_tensors
+from dynalay_gym.sessions.calibration import find_calibration
+from dynalay_gym.utils.metrics import MetricWriter
 
 CO = CoTrainingConfig(agent_steps=512, validations=4, batch_size=32)
 CONFIGS: dict[str, Any] = {
@@ -214,7 +214,7 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
     asked = options(tmp_path, co=co)
     one = CoRun(asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b)))
     assert seen[-1] == (56, 56)
-    _, meta = load_model(one.folder / "warm-up" / "main")
+    _, meta = load_network(one.folder / "warm-up" / "main")
     assert one.envs.penalty == meta["break_even_penalty"] != 0.093
     again = CoRun(
         replace(asked, resume=one.folder),
@@ -234,12 +234,12 @@ def test_the_saved_network_is_measured_anew(whole: CoRun) -> None:
     base: Any = whole.envs.test.unwrapped
     solver = base.problem.session.solver
     whole._keep_network(whole.folder / "best" / "main")  # one that has learned
-    kept = load_model(whole.folder / "best" / "main")[1]
+    kept = load_network(whole.folder / "best" / "main")[1]
     before = find_calibration(kept, solver)
     assert before is not None and before.always_extra_macs == unit
     whole.take_best()
     measured = whole.measure_best()
-    after = find_calibration(load_model(whole.folder / "best" / "main")[1], solver)
+    after = find_calibration(load_network(whole.folder / "best" / "main")[1], solver)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from agents.config import ExactConfig, PolicyGradientConfig
 from agents.exact import ExactAgent
 from agents.policy_gradient import PolicyGradientAgent
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.co_env import CoTrainingEnv
-from dynalay_gym.co_replay import Replay
-from dynalay_gym.co_training import CoTrainer, DivergedError
-from dynalay_gym.co_walk import walk
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.replay import Replay
+from dynalay_gym.cotraining.trainer import CoTrainer, DivergedError
+from dynalay_gym.cotraining.walk import walk
 from dynalay_gym.envs.decision_tree import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError

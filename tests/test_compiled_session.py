@@ -10,16 +10,16 @@ import torch
 from networks import random_images, random_model, tiny_config
 from torch import nn
 
-from dynalay_gym.envs.activations import ALL
-from dynalay_gym.envs.compiled_session import CompiledSession, session_of
-from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.envs.observation import EpisodeState, observer_of
-from dynalay_gym.envs.session import SessionState
-from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.models.main_layers import WideStreamLayer
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.presets import make_config
-from dynalay_gym.net_policies import AgentNetPolicy
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.main_layers import WideStreamLayer
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.presets import make_config
+from dynalay_gym.predictor.net_policies import AgentNetPolicy
+from dynalay_gym.sessions.accel.session import CompiledSession, fastest_session
+from dynalay_gym.sessions.activations import ALL
+from dynalay_gym.sessions.protocol import SessionState
+from dynalay_gym.sessions.torch_session import TorchSession
 
 CONFIGS = {
     "tiny-wide": tiny_config("wide"),
@@ -61,7 +61,7 @@ def assert_close(mine: SessionState, other: SessionState) -> None:
 def test_every_choice_does_and_costs_what_pytorchs_does(name: str) -> None:
     model = random_model(CONFIGS[name])
     images = random_images(model.config, 9)
-    mine, other = CompiledSession(model, rtol=0.03), MainModelSession(model, rtol=0.03)
+    mine, other = CompiledSession(model, rtol=0.03), TorchSession(model, rtol=0.03)
     here, there = mine.begin(images), other.begin(images)
     assert_close(here, there)
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def test_every_state_is_reached_at_the_same_cost(name: str, final: bool) -> None
     model = random_model(CONFIGS[name])
     num_states = 2 ** len(model.config.channels)
     images = random_images(model.config, num_states)
-    mine, other = CompiledSession(model), MainModelSession(model)
+    mine, other = CompiledSession(model), TorchSession(model)
     here, there = mine.begin(images), other.begin(images)
     paths = torch.arange(num_states).flip(0)
     found = mine.reach(here, ALL, paths, final=final)
@@ -97,7 +97,7 @@ def test_every_state_is_reached_at_the_same_cost(name: str, final: bool) -> None
     assert here.path.tolist() == paths.tolist()
 
 
-def spoilt(model: MainModel, layers: list[int]) -> MainModel:
+def spoilt(model: MainNetwork, layers: list[int]) -> MainNetwork:
     """Copy in which all that only an iteration of these layers reads is NaN."""
     model = copy.deepcopy(model)
     for i in layers:
@@ -210,7 +210,7 @@ def test_an_image_without_a_number_spoils_no_other_row() -> None:
 
 
 def test_a_network_on_the_processor_is_compiled() -> None:
-    assert type(session_of(random_model(CONFIGS["tiny-wide"]))) is CompiledSession
+    assert type(fastest_session(random_model(CONFIGS["tiny-wide"]))) is CompiledSession
 
 
 def test_what_is_not_known_runs_in_pytorch() -> None:
@@ -219,9 +219,9 @@ def test_what_is_not_known_runs_in_pytorch() -> None:
 
     model = random_model(CONFIGS["tiny-wide"])
     model.layers[1].__class__ = OtherLayer
-    assert type(session_of(model)) is MainModelSession
+    assert type(fastest_session(model)) is TorchSession
     repeated = random_model(tiny_config("wide", unshuffle=8))  # a map of one pixel
-    assert type(session_of(repeated)) is MainModelSession
+    assert type(fastest_session(repeated)) is TorchSession
 
 
 def test_indices_and_shapes_are_looked_at() -> None:

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models.contraction import contract, conv_symbol, gram_bound
-from dynalay_gym.models.layers import (
+from dynalay_gym.fixed_point.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.fixed_point.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
     FixedPointLayer,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dynalay_gym import data, data_files
-from dynalay_gym.data import DATASETS, SPLITS, augment, dataset_spec, load_split
+from dynalay_gym.data.splits import DATASETS, SPLITS, augment, dataset_spec, load_split
 from dynalay_gym.errors import ConfigError, DataError
 
 DIGIT_ORIGINALS = {"main": 800, "agent": 450, "validation": 150, "test": 397}

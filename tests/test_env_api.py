@@ -26,8 +26,8 @@ from networks import (
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import dynalay_gym
-from dynalay_gym.data import DATASETS, Split
-from dynalay_gym.envs.layer_env import DynaLayEnv
+from dynalay_gym.data.splits import DATASETS, Split
+from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
     CheckpointError,
@@ -36,7 +36,7 @@ from dynalay_gym.errors import (
     InvalidActionError,
     ResetNeededError,
 )
-from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.testing import check_vector_env
 
 DIGITS = "dynalay_gym:DynaLay/Digits-v0"
@@ -517,7 +517,7 @@ def test_public_facts_are_reachable_through_wrappers() -> None:
 
 def test_ones_own_network_and_samples_are_not_changed() -> None:
     model = random_model(tiny_config())
-    assert isinstance(model, MainModel)
+    assert isinstance(model, MainNetwork)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     split = random_split(tiny_config())
     images = split.images.clone()

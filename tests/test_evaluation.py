@@ -7,23 +7,23 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from problems import ALPHA, ALWAYS_MACS, COSTS, PLAIN_MACS, NeedEnv, need_plan_table
 
-import agents.baselines
-from agents.baselines import (
+import dynalay_gym.evaluation.reference_policies
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.evaluation.evaluate import bootstrap_interval, first_observations, walk
+from dynalay_gym.evaluation.reference_policies import (
     PlanPolicy,
     RandomPolicy,
     best_threshold,
     make_baselines,
     make_random_mix,
 )
-from agents.evaluation import bootstrap_interval, first_observations, walk
-from agents.report import (
+from dynalay_gym.evaluation.report import (
     format_regret,
     format_table,
     make_rows,
     plot_rows,
     write_results,
 )
-from dynalay_gym.errors import ConfigError
 
 PENALTY = 0.2
 NUM_SAMPLES = 30
@@ -156,7 +156,9 @@ class TestThreshold:
 class TestBaselines:
     @pytest.fixture
     def results(self, monkeypatch):
-        monkeypatch.setattr(agents.baselines, "plan_table", need_plan_table)
+        monkeypatch.setattr(
+            dynalay_gym.evaluation.reference_policies, "plan_table", need_plan_table
+        )
         policies = make_baselines(disabled(), disabled(), PENALTY)
         return {p.name: walk(disabled(), p, penalty=PENALTY) for p in policies}
 

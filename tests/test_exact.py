@@ -13,21 +13,21 @@ import torch
 from networks import make_vec, own_split, random_images, random_model, tiny_config
 from torch import Tensor
 
-from agents.baselines import make_baselines
+from agents.base import DivergedError, Resumable
 from agents.config import ExactConfig
-from agents.evaluation import walk
 from agents.exact import ExactAgent
-from agents.induction import action_values, advantage_loss, soft_policy, visits
-from agents.policy import DivergedError, Resumable
-from agents.store import load_agent, load_config, make_agent, save_agent
+from agents.exact_values import action_values, advantage_loss, soft_policy, visits
+from agents.saving import load_agent, load_config, make_agent, save_agent
 from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
 from dynalay_gym.envs.oracle import decision_tree, plan_table
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.metrics import MetricWriter
-from dynalay_gym.net_policies import network_policy
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.evaluation.reference_policies import make_baselines
+from dynalay_gym.predictor.net_policies import network_policy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.utils.metrics import MetricWriter
 
 NUM_SAMPLES = 24
 SMALL = ExactConfig(total_timesteps=30_000, learning_rate=1e-2, batch_size=12)

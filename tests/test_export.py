@@ -11,11 +11,11 @@ from networks import shared_model, tiny_config
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.export import export_parts, parts_of
-from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.net_policies import network_policy
-from dynalay_gym.policies import PlanPolicy
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.predictor.export import export_parts, parts_of
+from dynalay_gym.predictor.net_policies import network_policy
+from dynalay_gym.predictor.policies import PlanPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 Runner = Callable[[dict[str, Tensor]], list[Tensor]]
 EXPORTERS_WARN = "ignore::Warning:(torch|onnx|copyreg|google).*"

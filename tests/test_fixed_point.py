@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models.fixed_point import fixed_point_iteration
-from dynalay_gym.models.implicit import GradientRule, SolverConfig, solve
-from dynalay_gym.models.progress import SolverStatus, relative_residual
+from dynalay_gym.fixed_point.iteration import fixed_point_iteration
+from dynalay_gym.fixed_point.progress import SolverStatus, relative_residual
+from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig, solve
 
 
 def matrix(norm: float, size: int, seed: int = 0) -> Tensor:

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynalay_gym.models.implicit import (
+from dynalay_gym.fixed_point.layers import (
+    ConvFixedPointLayer,
+    DenseFixedPointLayer,
+    FixedPointLayer,
+)
+from dynalay_gym.fixed_point.solve import (
     GradientRule,
     SolverConfig,
     SolverMethod,
     solve,
-)
-from dynalay_gym.models.layers import (
-    ConvFixedPointLayer,
-    DenseFixedPointLayer,
-    FixedPointLayer,
 )
 
 EXACT = SolverConfig(

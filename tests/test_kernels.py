@@ -9,8 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from dynalay_gym.kernels.iteration import CONVERGED, MAX_STEPS, NONFINITE, iterate
-from dynalay_gym.kernels.maps import (
+from dynalay_gym.fixed_point.progress import SolverStatus
+from dynalay_gym.sessions.accel.iteration import (
+    CONVERGED,
+    MAX_STEPS,
+    NONFINITE,
+    iterate,
+)
+from dynalay_gym.sessions.accel.maps import (
     CONV,
     ZERO,
     convolve,
@@ -18,9 +24,9 @@ from dynalay_gym.kernels.maps import (
     pad_pooled,
     pad_shuffled,
 )
-from dynalay_gym.kernels.pack import pack_kernel
-from dynalay_gym.kernels.perceptron import Perceptron, tree_log_probs
-from dynalay_gym.kernels.vectors import (
+from dynalay_gym.sessions.accel.pack import pack_kernel
+from dynalay_gym.sessions.accel.perceptron import Perceptron, tree_log_probs
+from dynalay_gym.sessions.accel.vectors import (
     FROM_ZERO,
     LANES,
     NO_NORM,
@@ -28,7 +34,6 @@ from dynalay_gym.kernels.vectors import (
     pack_matrix,
     panel_width,
 )
-from dynalay_gym.models.progress import SolverStatus
 
 ANY_NUMBER = np.float32(-math.inf)
 

@@ -8,14 +8,14 @@ from problems import NeedEnv
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
+from agents.base import DivergedError, NetPolicy, mix_epsilon, sample
 from agents.config import PolicyGradientConfig
 from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.policy import DivergedError, NetPolicy, mix_epsilon, sample
 from agents.policy_gradient import PolicyGradientAgent
 from agents.returns import discounted_returns, generalized_advantages
 from agents.rollout import RolloutState, collect_rollout
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models.agent_net import AgentNet
+from dynalay_gym.networks.agent_net import AgentNet
 
 REWARDS = torch.tensor([[1.0, -1.0], [2.0, 0.5], [4.0, 0.0]])  # [T=3, B=2]
 ENDS = torch.tensor([[False, False], [True, False], [False, False]])

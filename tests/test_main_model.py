@@ -11,15 +11,15 @@ from networks import random_images, random_model, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.envs.compiled_session import CompiledSession
-from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.models import rowwise
-from dynalay_gym.models.costs import CostTable
-from dynalay_gym.models.implicit import SolverConfig
-from dynalay_gym.models.main_model import MainModelConfig
-from dynalay_gym.models.norm import PatternNorm
-from dynalay_gym.models.presets import PRESETS, make_config
+from dynalay_gym.fixed_point import batch_invariant
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.costs import CostTable
+from dynalay_gym.networks.main_network import MainNetworkConfig
+from dynalay_gym.networks.norm import PatternNorm
+from dynalay_gym.networks.presets import PRESETS, make_config
+from dynalay_gym.sessions.accel.session import CompiledSession
+from dynalay_gym.sessions.torch_session import TorchSession
 
 CONFIGS = {
     "tiny-wide": tiny_config("wide"),
@@ -33,7 +33,7 @@ CONFIGS = {
     "paper-28": make_config("paper", (1, 28, 28), 10),
 }
 every_config = pytest.mark.parametrize("name", CONFIGS)
-every_session = pytest.mark.parametrize("kind", [CompiledSession, MainModelSession])
+every_session = pytest.mark.parametrize("kind", [CompiledSession, TorchSession])
 
 
 def side_after(side: int, stride: int) -> int:
@@ -41,7 +41,7 @@ def side_after(side: int, stride: int) -> int:
     return len(range(0, side, stride))
 
 
-def macs_by_hand(config: MainModelConfig) -> dict[str, list[int] | int]:
+def macs_by_hand(config: MainNetworkConfig) -> dict[str, list[int] | int]:
     """Multiply-adds of each part, written out from the architecture alone."""
     channels, side = config.in_shape[:2]
     stem = 0
@@ -96,7 +96,7 @@ def test_macs_equal_the_closed_form(name: str) -> None:
 
 
 def test_macs_of_one_network_in_numbers() -> None:
-    config = MainModelConfig(
+    config = MainNetworkConfig(
         in_shape=(1, 8, 8),
         num_classes=10,
         form="wide",
@@ -126,7 +126,7 @@ def twice_each(images: Tensor) -> Tensor:
 @every_config
 def test_macs_equal_those_of_pytorchs_counter(name: str) -> None:
     config = CONFIGS[name]
-    session = MainModelSession(random_model(config), rtol=0.05)
+    session = TorchSession(random_model(config), rtol=0.05)
     images = twice_each(random_images(config, 3))
     rows = torch.arange(len(images))
     with FlopCount() as counter:
@@ -143,7 +143,7 @@ def test_macs_equal_those_of_pytorchs_counter(name: str) -> None:
 @every_config
 def test_macs_of_rows_that_choose_differently(name: str) -> None:
     config = CONFIGS[name]
-    session = MainModelSession(random_model(config))
+    session = TorchSession(random_model(config))
     images = twice_each(random_images(config, 4))
     rows = torch.arange(len(images))
     state = session.begin(images)
@@ -158,7 +158,7 @@ def test_macs_of_rows_that_choose_differently(name: str) -> None:
 
 @every_config
 def test_a_lone_row_costs_one_head_more_than_one_of_many(name: str) -> None:
-    session = MainModelSession(random_model(CONFIGS[name]))
+    session = TorchSession(random_model(CONFIGS[name]))
     with FlopCount() as counter:
         session.begin(random_images(CONFIGS[name], 1))
     # A matrix product of one row is computed beside a copy.
@@ -168,7 +168,7 @@ def test_a_lone_row_costs_one_head_more_than_one_of_many(name: str) -> None:
 def test_a_lone_row_without_the_named_library_is_padded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    session = MainModelSession(random_model(CONFIGS["digits"]))
+    session = TorchSession(random_model(CONFIGS["digits"]))
     images = random_images(CONFIGS["digits"], 1)
     expected = session.begin(images).logits
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
@@ -184,7 +184,7 @@ def test_a_lone_row_without_the_named_library_is_padded(
 @every_config
 @every_session
 def test_every_state_of_a_session_equals_one_pass(
-    name: str, kind: type[MainModelSession]
+    name: str, kind: type[TorchSession]
 ) -> None:
     config = CONFIGS[name]
     model = random_model(config)
@@ -233,7 +233,7 @@ def test_no_iterations_in_the_wide_form_are_one_application_from_zero() -> None:
 @pytest.mark.parametrize("form", ["state", "wide"])
 @every_session
 def test_without_recurrence_one_iteration_is_enough(
-    form: str, kind: type[MainModelSession]
+    form: str, kind: type[TorchSession]
 ) -> None:
     model = random_model(tiny_config(form))
     for layer in model.layers:
@@ -347,12 +347,12 @@ def test_rows_of_a_convolution_do_not_depend_on_the_batch(
     x = torch.randn(70, c_in, side, side, generator=generator)
     weight = torch.randn(c_out, c_in, kernel, kernel, generator=generator)
     padding = kernel // 2
-    whole = rowwise.conv2d(x, weight, stride=stride, padding=padding)
+    whole = batch_invariant.conv2d(x, weight, stride=stride, padding=padding)
     large = c_in * c_out * side**2 > 200_000
     sizes = (1, 2, 17, 64) if large else BATCHES
     for n in sizes:
         rows = torch.randperm(70, generator=generator)[:n]
-        part = rowwise.conv2d(x[rows], weight, stride=stride, padding=padding)
+        part = batch_invariant.conv2d(x[rows], weight, stride=stride, padding=padding)
         assert torch.equal(part, whole[rows]), n
     assert torch.allclose(whole, F.conv2d(x, weight, None, stride, padding), atol=1e-3)
 
@@ -364,23 +364,25 @@ def test_rows_of_a_product_do_not_depend_on_the_batch(
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(70, features, generator=generator)
     weight = torch.randn(classes, features, generator=generator)
-    whole = rowwise.linear(x, weight)
+    whole = batch_invariant.linear(x, weight)
     for n in BATCHES:
         rows = torch.randperm(70, generator=generator)[:n]
-        assert torch.equal(rowwise.linear(x[rows], weight), whole[rows]), n
+        assert torch.equal(batch_invariant.linear(x[rows], weight), whole[rows]), n
     torch.testing.assert_close(whole, x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
 def test_convolution_of_no_rows() -> None:
-    out = rowwise.conv2d(torch.zeros(0, 2, 4, 4), torch.zeros(3, 2, 3, 3), padding=1)
+    out = batch_invariant.conv2d(
+        torch.zeros(0, 2, 4, 4), torch.zeros(3, 2, 3, 3), padding=1
+    )
     assert out.shape == (0, 3, 4, 4)
-    assert rowwise.linear(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
+    assert batch_invariant.linear(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["digits", "small-28", "tiny-state"])
 @every_session
 def test_a_plain_pass_does_not_depend_on_the_batch(
-    name: str, kind: type[MainModelSession], threads: int
+    name: str, kind: type[TorchSession], threads: int
 ) -> None:
     config = CONFIGS[name]
     session = kind(random_model(config))
@@ -427,9 +429,9 @@ def test_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_impossible_architectures_are_refused(changes, names: str) -> None:
     config = tiny_config("wide").to_dict()
     with pytest.raises(ConfigError, match=names):
-        MainModelConfig(**config | changes)
+        MainNetworkConfig(**config | changes)
 
 
 def test_config_survives_json() -> None:
     config = tiny_config("wide")
-    assert MainModelConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert MainNetworkConfig(**json.loads(json.dumps(config.to_dict()))) == config

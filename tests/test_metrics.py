@@ -15,10 +15,10 @@ import torch
 
 from dynalay_gym import metrics
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.metrics import (
+from dynalay_gym.utils.metrics import (
     MetricWriter,
-    environment_facts,
     make_run_dir,
+    run_metadata,
     write_json,
 )
 
@@ -186,7 +186,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 
 def test_facts_are_json_able_and_complete() -> None:
-    facts = environment_facts()
+    facts = run_metadata()
     json.dumps(facts, allow_nan=False)
     assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
     assert facts["num_threads"] == torch.get_num_threads()
@@ -218,7 +218,7 @@ def test_commit_is_that_of_this_checkout_only(tmp_path: Path) -> None:
 
 def test_importing_metrics_loads_neither_torch_nor_tensorboard() -> None:
     code = (
-        "import sys, dynalay_gym.metrics;"
+        "import sys, dynalay_gym.utils.metrics;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard')))"
     )
     root = Path(metrics.__file__).parents[1]

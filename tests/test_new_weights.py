@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.models.main_model import MainModel
+from dynalay_gym.networks.main_network import MainNetwork
 from tests.networks import make_single, random_model, tiny_config, tiny_kwargs
 
 PLANS = [(3,), (1, 3), (2, 1), (2, 2), (1, 2, 3), (3, 1), (0,), (2,)]
 
 
-def network(seed: int, form: str = "wide") -> MainModel:
+def network(seed: int, form: str = "wide") -> MainNetwork:
     return random_model(tiny_config(form), seed)
 
 
-def envs(model: MainModel, **options: Any) -> DynaLayVectorEnv:
+def envs(model: MainNetwork, **options: Any) -> DynaLayVectorEnv:
     # The unit of cost stays that of the first network: give both the same one.
     return DynaLayVectorEnv(8, **tiny_kwargs(checkpoint=model, **options))
 

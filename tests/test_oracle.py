@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from networks import make_vec
 
-from dynalay_gym.envs.calibration import ascending_plan
 from dynalay_gym.envs.oracle import plan_table
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.sessions.calibration import ascending_plan
 
 NUM_SAMPLES = 24
 

@@ -27,28 +27,28 @@ from sklearn.base import is_classifier
 from torch import nn
 
 from agents.config import CONFIGS
-from agents.evaluation import walk
-from agents.store import make_agent
+from agents.saving import make_agent
 from dynalay_gym import predictor as predictors
-from dynalay_gym.envs.main_session import MainModelSession
 from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
     DataError,
     InvalidActionError,
 )
-from dynalay_gym.inference import Inference
-from dynalay_gym.models.agent_net import AgentNet
-from dynalay_gym.models.checkpoint import META_NAME, save_model
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.net_policies import AgentNetPolicy, MLPPolicy, network_policy
-from dynalay_gym.policies import (
+from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.checkpoint import META_NAME, save_network
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.predictor.inference import Inference
+from dynalay_gym.predictor.net_policies import AgentNetPolicy, MLPPolicy, network_policy
+from dynalay_gym.predictor.policies import (
     MaxProbPolicy,
     OpenLoopPolicy,
     PlanPolicy,
     SavedPolicy,
 )
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions.torch_session import TorchSession
 
 ROOT = Path(__file__).resolve().parents[1]
 ALWAYS = (1, 2, 3)
@@ -183,7 +183,7 @@ def test_only_rows_that_chose_a_layer_are_run() -> None:
 def test_a_plan_runs_what_its_answer_needs_and_no_more(
     plan: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictors, "session_of", MainModelSession)  # can be counted
+    monkeypatch.setattr(predictors, "fastest_session", TorchSession)  # can be counted
     predictor = DynaLayPredictor(shared_model(), PlanPolicy(plan), penalty=0.0)
     images = shared_split().images
     images = torch.cat([images, images])  # no row is ever alone, and padded
@@ -392,7 +392,7 @@ def test_it_is_loaded_where_there_are_no_learners(tmp_path: Path) -> None:
         "blocked = ('agents', 'stable_baselines3', 'sb3_contrib', 'tyro')\n"
         "for name in blocked: sys.modules[name] = None\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from dynalay_gym.predictor import DynaLayPredictor\n"
+        "from dynalay_gym.predictor.predictor import DynaLayPredictor\n"
         f"predictor = DynaLayPredictor.load({str(tmp_path)!r})\n"
         f"images = torch.load({str(tmp_path / 'images.pt')!r}, weights_only=True)\n"
         "print(json.dumps(predictor.infer(images).macs.tolist()))"
@@ -566,13 +566,13 @@ def test_a_folder_that_does_not_fit_is_refused(
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         DynaLayPredictor.load(tmp_path)
-    save_model(tmp_path, shared_model(), {})
+    save_network(tmp_path, shared_model(), {})
     with pytest.raises(CheckpointError, match=r"main-model.*not a predictor"):
         DynaLayPredictor.load(tmp_path)
 
 
 def test_diverged_weights_are_refused(tmp_path: Path) -> None:
-    model: MainModel = random_model(tiny_config())
+    model: MainNetwork = random_model(tiny_config())
     with torch.no_grad():
         model.head_bias[0] = torch.nan
     DynaLayPredictor(model, PlanPolicy(()), penalty=0.1).save(tmp_path)

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.models.implicit import SolverConfig
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.selective import (
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.selective import (
     SelectiveNetwork,
     hold_unused,
     pattern_parameters,
@@ -23,22 +23,22 @@ LABELS = torch.arange(16) % NUM_CLASSES
 
 
 @pytest.fixture(params=["wide", "state"])
-def model(request: pytest.FixtureRequest) -> MainModel:
+def model(request: pytest.FixtureRequest) -> MainNetwork:
     return random_model(tiny_config(request.param)).double()
 
 
-def images(model: MainModel) -> Tensor:
+def images(model: MainNetwork) -> Tensor:
     return random_images(model.config, 16).double()
 
 
-def backward(model: MainModel, rows: Tensor, **options: bool) -> None:
+def backward(model: MainNetwork, rows: Tensor, **options: bool) -> None:
     logits = SelectiveNetwork(model).logits(
         images(model)[rows], STATES[rows], TIGHT, **options
     )
     F.cross_entropy(logits, LABELS[rows], reduction="sum").backward()
 
 
-def gradients(model: MainModel) -> dict[str, Tensor]:
+def gradients(model: MainNetwork) -> dict[str, Tensor]:
     found = {
         name: one.grad.clone()
         for name, one in model.named_parameters()
@@ -55,7 +55,9 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert any(bool(value.any()) for value in one.values())
 
 
-def test_a_batch_teaches_what_its_samples_teach_one_at_a_time(model: MainModel) -> None:
+def test_a_batch_teaches_what_its_samples_teach_one_at_a_time(
+    model: MainNetwork,
+) -> None:
     backward(model, torch.arange(16))
     together = gradients(model)
     for row in range(16):
@@ -63,14 +65,14 @@ def test_a_batch_teaches_what_its_samples_teach_one_at_a_time(model: MainModel) 
     assert_equal(together, gradients(model))
 
 
-def test_answers_are_those_of_the_ordinary_forward(model: MainModel) -> None:
+def test_answers_are_those_of_the_ordinary_forward(model: MainNetwork) -> None:
     found = SelectiveNetwork(model).logits(images(model), STATES, TIGHT)
     for row, state in enumerate(STATES.tolist()):
         alone = model.forward_path(images(model)[row : row + 1], state, TIGHT)[0]
         torch.testing.assert_close(found[row], alone)
 
 
-def test_the_whole_way_learns_what_autograd_says(model: MainModel) -> None:
+def test_the_whole_way_learns_what_autograd_says(model: MainNetwork) -> None:
     """With chosen_only=False: plain autograd of the same loss, state by state."""
     backward(model, torch.arange(16), chosen_only=False)
     selective = gradients(model)
@@ -83,7 +85,7 @@ def test_the_whole_way_learns_what_autograd_says(model: MainModel) -> None:
 
 @pytest.mark.parametrize("state", range(8))
 def test_equation_4_is_autograd_with_the_other_layers_detached(
-    model: MainModel, state: int
+    model: MainNetwork, state: int
 ) -> None:
     rows = (STATES == state).nonzero().flatten()
     backward(model, rows)
@@ -96,7 +98,7 @@ def test_equation_4_is_autograd_with_the_other_layers_detached(
     assert_equal(selective, gradients(model))
 
 
-def test_layers_that_nobody_chose_have_no_gradient(model: MainModel) -> None:
+def test_layers_that_nobody_chose_have_no_gradient(model: MainNetwork) -> None:
     rows = ((STATES & 0b010) == 0).nonzero().flatten()  # 1, 3, both or none
     backward(model, rows)
     names = set(gradients(model))
@@ -106,12 +108,12 @@ def test_layers_that_nobody_chose_have_no_gradient(model: MainModel) -> None:
     }
 
 
-def test_a_stop_at_once_teaches_the_head_alone(model: MainModel) -> None:
+def test_a_stop_at_once_teaches_the_head_alone(model: MainNetwork) -> None:
     backward(model, (STATES == 0).nonzero().flatten())
     assert {name.split(".")[0].split("_")[0] for name in gradients(model)} == {"head"}
 
 
-def test_patterns_that_nobody_met_stay_in_spite_of_momentum(model: MainModel) -> None:
+def test_patterns_that_nobody_met_stay_in_spite_of_momentum(model: MainNetwork) -> None:
     rows = (STATES == 1).nonzero().flatten()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     for state in (3, 1):  # the first step gives pattern 3 of the head momentum
@@ -126,7 +128,7 @@ def test_patterns_that_nobody_met_stay_in_spite_of_momentum(model: MainModel) ->
 
 
 def test_running_statistics_stay_and_the_twin_shares_the_weights(
-    model: MainModel,
+    model: MainNetwork,
 ) -> None:
     selective = SelectiveNetwork(model)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
@@ -142,7 +144,7 @@ def test_running_statistics_stay_and_the_twin_shares_the_weights(
     assert not torch.equal(first, second)
 
 
-def test_weights_frozen_before_are_not_used(model: MainModel) -> None:
+def test_weights_frozen_before_are_not_used(model: MainNetwork) -> None:
     model.freeze().requires_grad_(True)
     with torch.no_grad():
         for layer in model.main_layers:

@@ -7,28 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_images, random_model, tiny_config
 
-from dynalay_gym.data import load_split
-from dynalay_gym.envs.calibration import parent_state, visit_states
-from dynalay_gym.envs.compiled_session import CompiledSession
-from dynalay_gym.envs.factory import SHIPPED
-from dynalay_gym.envs.main_session import MainModelSession
-from dynalay_gym.envs.session import SessionState
-from dynalay_gym.models.checkpoint import load_model
-from dynalay_gym.models.progress import SolverStatus
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.envs.config import SHIPPED
+from dynalay_gym.fixed_point.progress import SolverStatus
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.sessions.accel.session import CompiledSession
+from dynalay_gym.sessions.calibration import parent_state, visit_states
+from dynalay_gym.sessions.protocol import SessionState
+from dynalay_gym.sessions.torch_session import TorchSession
 
 NUM_IMAGES = 10
 NAMES = ("wide", "state", "shipped")
-Kind = type[MainModelSession]
+Kind = type[TorchSession]
 
 
 class Case:
     """A session with all eight states of a few images, each reached bottom up."""
 
-    def __init__(
-        self, name: str, rtol: float = 0.1, kind: Kind = MainModelSession
-    ) -> None:
+    def __init__(self, name: str, rtol: float = 0.1, kind: Kind = TorchSession) -> None:
         if name == "shipped":
-            model, _ = load_model(SHIPPED / "digits")
+            model, _ = load_network(SHIPPED / "digits")
             self.images = load_split("digits", "agent").images[:NUM_IMAGES]
         else:
             model = random_model(tiny_config(name))
@@ -49,7 +47,7 @@ class Cases(dict[tuple[str, float], Case]):
         self.kind = kind
 
 
-@pytest.fixture(scope="module", params=[CompiledSession, MainModelSession])
+@pytest.fixture(scope="module", params=[CompiledSession, TorchSession])
 def cases(request: pytest.FixtureRequest) -> Cases:
     return Cases(request.param)
 
@@ -187,7 +185,7 @@ def test_a_check_of_a_converged_layer_says_converged(
 
 
 def test_a_layer_short_of_its_tolerance_says_so_and_counts_as_iterated() -> None:
-    session = MainModelSession(random_model(tiny_config()), rtol=1e-6, max_steps=2)
+    session = TorchSession(random_model(tiny_config()), rtol=1e-6, max_steps=2)
     state = session.begin(random_images(tiny_config(), 4))
     cost = session.apply(state, torch.arange(4), torch.ones(4, dtype=torch.int64))
     assert cost.status.tolist() == [SolverStatus.MAX_STEPS] * 4

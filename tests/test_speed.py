@@ -18,10 +18,10 @@ from benchmarks.bench_table import stepper as playing
 from benchmarks.common import Clock, Turn
 from benchmarks.naive_env import NaiveEnv, Task
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.models.main_model import MainModel
-from dynalay_gym.models.presets import make_config
-from dynalay_gym.policies import PlanPolicy
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.presets import make_config
+from dynalay_gym.predictor.policies import PlanPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 CLOCK = Clock("cpu")
 SECONDS, ROUNDS = 0.15, 4
@@ -76,7 +76,7 @@ def test_the_table_is_faster_than_the_network_and_not_far_from_cartpole(
 def test_skipping_everything_is_faster_than_iterating_everything() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MainModel(make_config("small", (3, 32, 32), 10))
+        model = MainNetwork(make_config("small", (3, 32, 32), 10))
         images = torch.randn(64, 3, 32, 32)
     nop = DynaLayPredictor(model, PlanPolicy(()), penalty=0.0)
     solver = nop.session.solver

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train_agent
-from dynalay_gym.data import load_split
-from dynalay_gym.predictor import DynaLayPredictor
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = (

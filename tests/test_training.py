@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynalay_gym.data import Split
+from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.models.checkpoint import load_model
-from dynalay_gym.models.main_model import MainModel, MainModelConfig
-from dynalay_gym.training import (
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.training import (
     DivergedError,
     MainTrainer,
     TrainingConfig,
@@ -21,7 +21,7 @@ from dynalay_gym.training import (
     state_name,
 )
 
-CONFIG = MainModelConfig(
+CONFIG = MainNetworkConfig(
     in_shape=(1, 8, 8),
     num_classes=3,
     form="wide",
@@ -50,7 +50,7 @@ def data() -> Split:
 
 def trainer(data: Split, config: TrainingConfig = TRAINING) -> MainTrainer:
     torch.manual_seed(0)
-    return MainTrainer(MainModel(CONFIG), data, config)
+    return MainTrainer(MainNetwork(CONFIG), data, config)
 
 
 def weights(one: MainTrainer) -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
     result = run_script("--epochs", "1", "--batch-size", "3600", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "digits" / "main" / "0"
-    _, meta = load_model(folder / "best")
+    _, meta = load_network(folder / "best")
     assert set(meta["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
     }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynalay_gym.workers import Workers
+from dynalay_gym.cotraining.workers import Workers
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from dynalay_gym.workers import Workers
+from dynalay_gym.cotraining.workers import Workers
 from tests.test_co_training import CONFIG, Plan, flat, make_envs, make_trainer
 from tests.test_workers import averaged_by_hand
 
@@ -81,7 +81,7 @@ def averaged_by_hand(config):  # type: ignore[no-untyped-def]
         (main._losses.chosen(index, states) / 2).backward()
     norm = config.max_grad_norm
     nn.utils.clip_grad_norm_(main.model.parameters(), norm)
-    from dynalay_gym.models.selective import hold_unused
+    from dynalay_gym.networks.selective import hold_unused
 
     with hold_unused(main._pattern_rows):
         main._optimizer.step()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.dynamics import DecisionProblem
 from dynalay_gym.envs.observation import ActivationObserver, EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.transition_table import CHOICE, TransitionTable
@@ -95,7 +95,7 @@ class DecisionTree:
         table: Its transitions.
     """
 
-    def __init__(self, problem: Problem, table: TransitionTable) -> None:
+    def __init__(self, problem: DecisionProblem, table: TransitionTable) -> None:
         self.nodes = enumerate_nodes(table.num_actions - 1, problem.max_decisions)
         self.num_samples = len(problem.labels)
         self.penalty_range = problem.penalty_range

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import Rows
-from dynalay_gym.envs.calibration import true_log_prob
 from dynalay_gym.envs.reward import Decision, LayerReward
-from dynalay_gym.envs.session import LayerSession
 from dynalay_gym.envs.transition_table import TransitionTable
 from dynalay_gym.envs.walk import LayerWalk
-from dynalay_gym.models.rowwise import take_rows
+from dynalay_gym.fixed_point.batch_invariant import take_rows
+from dynalay_gym.sessions.activations import Rows
+from dynalay_gym.sessions.calibration import true_log_prob
+from dynalay_gym.sessions.protocol import LayerSession
 
 Array = Tensor | NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class DecisionProblem:
     """Everything that defines the decision process except the number of rows.
 
     Attributes:
@@ -62,7 +62,10 @@ class LayerDynamics(LayerWalk):
     """
 
     def __init__(
-        self, problem: Problem, num_rows: int, device: torch.device | None = None
+        self,
+        problem: DecisionProblem,
+        num_rows: int,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__(problem.session, num_rows, problem.max_decisions, device)
         self.problem = problem

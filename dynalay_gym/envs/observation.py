@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ALL, Rows
-from dynalay_gym.envs.session import SessionState, row_numbers
-from dynalay_gym.kernels.observation import observe_episode, observe_network
+from dynalay_gym.sessions.accel.observation import observe_episode, observe_network
+from dynalay_gym.sessions.activations import ALL, Rows
+from dynalay_gym.sessions.protocol import SessionState, row_numbers
 
 
 @dataclass

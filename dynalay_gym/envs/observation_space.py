@@ -3,8 +3,8 @@
 import gymnasium as gym
 import numpy as np
 
+from dynalay_gym.envs.config import EnvConfig
 from dynalay_gym.envs.dynamics import Array, LayerDynamics
-from dynalay_gym.envs.factory import EnvConfig
 from dynalay_gym.envs.observation import squash
 
 

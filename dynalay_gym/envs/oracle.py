@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.data import Split
-from dynalay_gym.envs.calibration import StateTable, ascending_plan, state_table
+from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.decision_tree import DecisionTree
-from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.dynamics import DecisionProblem
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.sessions.calibration import StateTable, ascending_plan, state_table
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def decision_tree(env: DynaLayVectorEnv) -> DecisionTree:
     return DecisionTree(problem, problem.table)
 
 
-def _states(problem: Problem) -> StateTable:
+def _states(problem: DecisionProblem) -> StateTable:
     if problem.table is not None:
         return problem.table.states()
     images, labels = problem.images, problem.labels
@@ -94,7 +94,7 @@ def _states(problem: Problem) -> StateTable:
 
 
 def _plan_returns(
-    problem: Problem, table: StateTable, plan: tuple[int, ...], penalty: float
+    problem: DecisionProblem, table: StateTable, plan: tuple[int, ...], penalty: float
 ) -> Tensor:
     """Sum of an env's rewards along a plan, float32 [n]."""
     limit = problem.max_decisions
@@ -111,7 +111,7 @@ def _plan_returns(
 
 
 def _decision(
-    problem: Problem,
+    problem: DecisionProblem,
     table: StateTable,
     path: int,
     reached: int,

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ALL, Rows
-from dynalay_gym.envs.dynamics import Array, LayerDynamics, Problem
+from dynalay_gym.envs.dynamics import Array, DecisionProblem, LayerDynamics
 from dynalay_gym.envs.observation import EpisodeState, squash
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.envs.transition_table import CHOICE, TransitionTable, build_table
 from dynalay_gym.envs.walk import NOP
+from dynalay_gym.sessions.activations import ALL, Rows
 
 Where = NDArray[np.int64] | slice  # distinct rows [m], or ``ALL``
 
@@ -40,7 +40,9 @@ class TableDynamics(LayerDynamics):
         num_rows: Number of rows n.
     """
 
-    def __init__(self, problem: Problem, table: TransitionTable, num_rows: int) -> None:
+    def __init__(
+        self, problem: DecisionProblem, table: TransitionTable, num_rows: int
+    ) -> None:
         # The base class counts in the upper part of it.
         self._block = torch.zeros(_NUM_INTEGERS, num_rows, dtype=torch.int64)
         super().__init__(problem, num_rows, torch.device("cpu"))
@@ -231,7 +233,7 @@ def _as_records(rows: NDArray[np.float32]) -> NDArray[np.void]:
     return records
 
 
-def make_dynamics(problem: Problem, num_rows: int) -> LayerDynamics:
+def make_dynamics(problem: DecisionProblem, num_rows: int) -> LayerDynamics:
     """Rows of a problem: over its table if it has one, else over the network."""
     if problem.table is None:
         return LayerDynamics(problem, num_rows)

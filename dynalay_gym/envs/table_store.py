@@ -19,8 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynalay_gym import __version__
-from dynalay_gym.cache_folder import cache_dir
-from dynalay_gym.envs.session import LayerSession, tensors_digest
 from dynalay_gym.envs.transition_table import (
     Layout,
     TransitionTable,
@@ -29,7 +27,9 @@ from dynalay_gym.envs.transition_table import (
     table_layout,
 )
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.kernels.compiler import code_version
+from dynalay_gym.sessions.accel.compiler import code_version
+from dynalay_gym.sessions.protocol import LayerSession, tensors_digest
+from dynalay_gym.utils.cache_folder import cache_dir
 
 FORMAT = 3
 

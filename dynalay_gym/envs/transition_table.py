@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynalay_gym.envs.calibration import (
+from dynalay_gym.envs.observation import ActivationObserver
+from dynalay_gym.sessions.calibration import (
     StateTable,
     along_plans,
     parent_state,
     true_log_prob,
     visit_states,
 )
-from dynalay_gym.envs.observation import ActivationObserver
-from dynalay_gym.envs.session import LayerSession, StepCost
+from dynalay_gym.sessions.protocol import LayerSession, StepCost
 
 # Columns of a choice: its MACs, iterations and solver status, the place that it leads
 # to, prediction and correctness there, whether the layer already sat there, and the

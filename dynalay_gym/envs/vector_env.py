@@ -14,10 +14,9 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.activations import ALL
-from dynalay_gym.envs.factory import EnvConfig, make_problem
-from dynalay_gym.envs.facts import ProblemFacts
+from dynalay_gym.envs.config import EnvConfig, make_problem
 from dynalay_gym.envs.observation_space import make_space, observe
+from dynalay_gym.envs.properties import EnvProperties
 from dynalay_gym.envs.reset_options import ResetOptions
 from dynalay_gym.envs.row_episodes import RowEpisodes, Seed, reset_mode, row_seeds
 from dynalay_gym.envs.shared_rows import SharedRows
@@ -25,9 +24,10 @@ from dynalay_gym.envs.table_dynamics import make_dynamics
 from dynalay_gym.envs.vector_output import OUTPUTS, VectorOutput
 from dynalay_gym.envs.walk import row_tensors
 from dynalay_gym.errors import ConfigError, ResetNeededError
+from dynalay_gym.sessions.activations import ALL
 
 
-class DynaLayVectorEnv(ProblemFacts, SharedRows):
+class DynaLayVectorEnv(EnvProperties, SharedRows):
     """N samples decided on at once; see ``docs/environment.md``.
 
     Args:
@@ -225,7 +225,7 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
         if self.render_mode is None:
             return None
         self._check_begun("render")
-        from dynalay_gym.envs.rendering import render_row
+        from dynalay_gym.envs.render import render_row
 
         rows = range(self.num_envs)
         return tuple(render_row(self.dynamics, i, self.render_mode) for i in rows)

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.activations import ALL, Rows
 from dynalay_gym.envs.observation import EpisodeState, observer_of
-from dynalay_gym.envs.session import (
+from dynalay_gym.errors import InvalidActionError
+from dynalay_gym.sessions.accel.episode import advance, follow
+from dynalay_gym.sessions.activations import ALL, Rows
+from dynalay_gym.sessions.protocol import (
     LayerSession,
     SessionState,
     bits_of_states,
     row_numbers,
 )
-from dynalay_gym.errors import InvalidActionError
-from dynalay_gym.kernels.episode import advance, follow
 
 NOP = 0
 

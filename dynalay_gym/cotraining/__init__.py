@@ -1,0 +1,1 @@
+"""A main network that learns beside an agent."""

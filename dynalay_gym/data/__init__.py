@@ -1,0 +1,1 @@
+"""Data sets as tensors, cut into fixed splits."""

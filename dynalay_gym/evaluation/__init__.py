@@ -1,0 +1,1 @@
+"""Comparing policies: evaluation, reference policies, intervals and reports."""

@@ -1,0 +1,1 @@
+"""Fixed-point layers and their gradients, usable alone in any network."""

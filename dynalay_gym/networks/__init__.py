@@ -1,0 +1,1 @@
+"""Main networks, the agent's network, and their checkpoints."""

@@ -1,0 +1,249 @@
+"""The main network: stem, selectable layers, head.
+
+Axes: n samples, L layers, K classes. A path is a set of iterated layers, written as a
+bit pattern (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.fixed_point import batch_invariant
+from dynalay_gym.fixed_point.caching import Freezable
+from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
+from dynalay_gym.networks.main_layers import (
+    LayerState,
+    MainLayer,
+    StateLayer,
+    WideStreamLayer,
+    conv_weight,
+)
+from dynalay_gym.networks.norm import Pattern, PatternNorm
+
+FORMS = ("state", "wide")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainNetworkConfig:
+    """Architecture of a main network; JSON-able.
+
+    Attributes:
+        in_shape: Channels, height and width of an image (square).
+        num_classes: Classes K.
+        form: Layer form, ``state`` (the paper's) or ``wide``.
+        stem: Channels of the stem's convolution; 0 for none.
+        stem_stride: Its stride.
+        channels: Visible channels of each layer.
+        strides: Stride of each layer's input convolution.
+        hidden: Hidden channels of each layer (wide form).
+        pools: Ratio of the sides of visible and hidden maps (wide form).
+        unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
+            stream (wide form).
+        kappa: Bound of every recurrent operator norm, in (0, 1).
+        rtol: Relative tolerance of a solve.
+        max_steps: Most iterations of a solve.
+    """
+
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    form: str
+    stem: int
+    stem_stride: int
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    pools: tuple[int, ...] = ()
+    unshuffle: int = 1
+    kappa: float = 0.9
+    rtol: float = 0.1
+    max_steps: int = 20
+
+    def __post_init__(self) -> None:
+        """Check what the fields must agree on."""
+        for field in fields(self):  # JSON has lists where we have tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if self.form not in FORMS:
+            raise ConfigError(f"unknown form {self.form!r}; choose one of {FORMS}")
+        lengths = {len(self.channels), len(self.strides)}
+        if self.form == "wide":
+            lengths |= {len(self.hidden), len(self.pools)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError("channels, strides, hidden and pools differ in length")
+        self._check_numbers()
+        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)
+
+    def _check_numbers(self) -> None:
+        _, height, width = self.in_shape
+        if height != width:
+            raise ConfigError(f"images must be square, not {height} x {width}")
+        if height % self.unshuffle:
+            raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
+        if not 0 < self.kappa < 1:
+            raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class MainNetwork(Freezable):
+    """Stem, L selectable layers, head; ``forward`` gives the plain pass's logits.
+
+    Args:
+        config: Architecture.
+    """
+
+    def __init__(self, config: MainNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, size, _ = config.in_shape
+        if config.stem:
+            self.stem_weight = conv_weight(config.stem, channels)
+            self.stem_norm = PatternNorm(config.stem, 1)
+            channels = config.stem
+            size = batch_invariant.conv2d_size(size, config.stem_stride)
+        self.layers = nn.ModuleList(self._build_layers(channels, size))
+        self.num_layers = len(config.channels)
+        features = config.channels[-1] + (config.hidden[-1] if config.hidden else 0)
+        self.head_norm = PatternNorm(features, 2**self.num_layers)
+        self.head = nn.Parameter(torch.empty(config.num_classes, features))
+        nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
+        self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
+
+    def _build_layers(self, channels: int, size: int) -> Iterable[nn.Module]:
+        config = self.config
+        below = (channels, size)
+        below_hidden = (
+            config.in_shape[0] * config.unshuffle**2,
+            config.in_shape[1] // config.unshuffle,
+        )
+        layer: StateLayer | WideStreamLayer
+        for i, (width, stride) in enumerate(
+            zip(config.channels, config.strides, strict=True)
+        ):
+            if config.form == "state":
+                layer = StateLayer(
+                    below, width, stride, num_patterns=2**i, kappa=config.kappa
+                )
+            else:
+                layer = WideStreamLayer(
+                    below,
+                    below_hidden,
+                    width,
+                    stride,
+                    config.hidden[i],
+                    config.pools[i],
+                    num_patterns=2**i,
+                    kappa=config.kappa,
+                )
+                below_hidden = (config.hidden[i], layer.hidden_size)
+            yield layer
+            below = (width, layer.size)
+
+    def stem(self, images: Tensor) -> LayerState:
+        """Prepare images [n, C, H, W] as the state below layer 1."""
+        y = self.stem_activations(images)
+        if self.config.form == "state":
+            return LayerState(y, y)
+        return LayerState(y, y, F.pixel_unshuffle(images, self.config.unshuffle))
+
+    def stem_activations(self, images: Tensor) -> Tensor:
+        """Visible activations of the stem; the images if there is none."""
+        if not self.config.stem:
+            return images
+        kernel, stride = self.stem_weight, self.config.stem_stride
+        u = self.stem_norm.convolve(images, kernel, 0, stride=stride, padding=1)
+        return torch.relu(u)
+
+    def classify(self, top: LayerState, path: Pattern) -> Tensor:
+        """Head: logits [n, K] from the last layer's state under a path (of L bits)."""
+        return self.answer(self.main_layers[-1].pool(top), path)
+
+    def answer(self, features: Tensor, path: Pattern) -> Tensor:
+        """Head: logits [n, K] from the last layer's pooled activations [n, F_L]."""
+        pooled = self.head_norm(features, path)
+        return batch_invariant.linear(pooled, self.head) + self.head_bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, K] of the plain pass over images [n, C, H, W]."""
+        return self.forward_path(images, 0)
+
+    def forward_path(
+        self, images: Tensor, path: int, solver: SolverConfig | None = None
+    ) -> Tensor:
+        """Logits [n, K] with the layers of one path iterated; see forward_paths."""
+        return self.forward_paths(images, [path], solver)[0]
+
+    def forward_paths(
+        self,
+        images: Tensor,
+        paths: Iterable[int],
+        solver: SolverConfig | None = None,
+    ) -> list[Tensor]:
+        """Logits of several paths over one batch; what they share is computed once.
+
+        Args:
+            images: Input [n, C, H, W].
+            paths: Bit patterns of the iterated layers, 0 to 2^L - 1.
+            solver: Options of the solves; the architecture's if None.
+
+        Returns:
+            Logits [n, K] of each path, differentiable.
+        """
+        solver, stem = solver or self.solver, self.stem(images)
+
+        @cache
+        def plain(level: int, pattern: int) -> LayerState:
+            return self.main_layers[level - 1].plain(reach(level - 1, pattern), pattern)
+
+        @cache
+        def reach(level: int, path: int) -> LayerState:
+            """State of layer ``level`` under its lowest ``level`` bits."""
+            if level == 0:
+                return stem
+            pattern = path & (2 ** (level - 1) - 1)
+            state = plain(level, pattern)
+            if path == pattern:
+                return state
+            below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
+            return layer.iterate(below, state, pattern, solver)[0]
+
+        return [self.classify(reach(self.num_layers, path), path) for path in paths]
+
+    @property
+    def main_layers(self) -> Sequence[MainLayer]:
+        """The selectable layers, bottom up."""
+        return [cast(MainLayer, layer) for layer in self.layers]
+
+    @property
+    def solver(self) -> SolverConfig:
+        """Solver options of the architecture, with the implicit gradient."""
+        return SolverConfig(
+            rtol=self.config.rtol,
+            max_steps=self.config.max_steps,
+            rule=GradientRule.IMPLICIT,
+        )
+
+    def freeze(self) -> Self:
+        """Evaluation mode without gradients; what is constant is computed once.
+
+        The kernels move to the channels-last format, the fastest one for running.
+        Freeze again after giving it other weights: what was computed from the old ones
+        is kept.
+        """
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Freezable) and module is not self:
+                module.freeze()
+        super().freeze()
+        return self.to(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""A main network and a policy as one classifier that skips."""

@@ -1,0 +1,1 @@
+"""A network run as a state machine: the protocol and its implementations."""

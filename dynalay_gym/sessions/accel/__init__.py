@@ -1,0 +1,1 @@
+"""The optional compiled session of a main network."""
