@@ -212,7 +212,7 @@ def report(
     from dynalay_gym.networks.checkpoint import load_network
     from dynalay_gym.networks.training import export
 
-    device = trainer.data.images.device
+    device = trainer.data.inputs.device
     best, _ = load_network(folder / "best", device)
     export(folder / "last", trainer.model, splits, facts)
     meta = export(folder / "best", best, splits, facts)

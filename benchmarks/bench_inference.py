@@ -78,7 +78,7 @@ def measure_batch(
     bench: Skipping, batch: int, num: int, clock: Clock, rounds: int
 ) -> list[dict[str, Any]]:
     """Both kinds of policy at all shares and one batch size; variants take turns."""
-    batches = list(bench.images[:num].split(batch))
+    batches = list(bench.inputs[:num].split(batch))
     paths = {"always": 2**bench.model.num_layers - 1, "plain": 0}
     variants: dict[str, Turn] = {
         f"{what}: {name}": over_batches(one, batches, clock)

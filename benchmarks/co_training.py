@@ -165,7 +165,7 @@ def warm_network(
             trainer.train_epoch(lambda step, loss: None)
         # A step's cost hardly depends on the weights: count one on a copy.
         few = replace(
-            data, images=data.images[:128], labels=data.labels[:128], groups=data.groups
+            data, images=data.inputs[:128], labels=data.labels[:128], groups=data.groups
         )
         copied = MainTrainer(copy.deepcopy(model), few, config)
         _, per_step = counted(lambda: copied.train_epoch(lambda step, loss: None))

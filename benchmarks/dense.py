@@ -73,7 +73,7 @@ def make_jobs(
 ) -> Jobs:
     """A call for every kind of work, and how many sample-wise units it does."""
     network = PlainNetwork(problem.session.model, memory_format)  # type: ignore[attr-defined]
-    images = problem.images[:batch]
+    images = problem.inputs[:batch]
     jobs: Jobs = {"stem": (lambda: network.stem(images), len(images))}
     with torch.no_grad():
         y, below = network.stem(images)

@@ -68,7 +68,7 @@ class NaiveEnv(gym.Env):
         self.y: list[Any] = [None] * (layers + 1)
         self.h: list[Any] = [None] * (layers + 1)
         self.features: list[Any] = [None] * layers
-        image = self.problem.images[self.index : self.index + 1]
+        image = self.problem.inputs[self.index : self.index + 1]
         self.y[0], self.h[0] = self.network.stem(image)
         self._refresh(0)
         return self._observe(), self._info(self.costs.plain_pass)

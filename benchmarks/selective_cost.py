@@ -120,7 +120,7 @@ def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[f
         for rows, at in parts:
             at = torch.full_like(at, top) if everything else at
             logits = selective.logits(
-                data.images[rows], at, solver, chosen_only=chosen_only
+                data.inputs[rows], at, solver, chosen_only=chosen_only
             )
             losses.append(F.cross_entropy(logits, data.labels[rows]))
         return losses
@@ -132,7 +132,7 @@ def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[f
                 [
                     F.cross_entropy(logits, data.labels[rows])
                     for logits in model.forward_paths(
-                        data.images[rows], range(top + 1), solver
+                        data.inputs[rows], range(top + 1), solver
                     )
                 ]
             ).mean()

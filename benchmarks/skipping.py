@@ -81,7 +81,7 @@ class Skipping:
         order = torch.randperm(
             len(subject.test.labels), generator=torch.Generator().manual_seed(0)
         )
-        self.images = subject.test.images[order[:num_images]].to(device)
+        self.inputs = subject.test.inputs[order[:num_images]].to(device)
         self.model, self.device = subject.model, device
         layers = range(1, self.model.num_layers + 1)
         plans = [p for k in range(len(layers) + 1) for p in combinations(layers, k)]
@@ -97,7 +97,7 @@ class Skipping:
         self.plain_macs = costs.plain_pass
         # A lean pass applies nothing above a layer before that layer has been iterated.
         refreshed = sum(costs.refresh(layer) for layer in layers)
-        self.always_macs = walk(always, [self.images])[0] - refreshed
+        self.always_macs = walk(always, [self.inputs])[0] - refreshed
         self.means = {kind: self._means(kind) for kind in KINDS}
 
     def predictor(self, kind: type[StepByStep], chosen: Tensor) -> DynaLayPredictor:
@@ -107,7 +107,7 @@ class Skipping:
 
     def _means(self, kind: type[StepByStep]) -> np.ndarray:
         """Mean MACs of every plan, the agent's included, [P]."""
-        images, means = self.images[:_SAMPLE], []
+        images, means = self.inputs[:_SAMPLE], []
         for number in range(len(self.plans)):
             chosen = torch.full((len(images),), number)
             macs, agent = walk(self.predictor(kind, chosen), [images])

@@ -60,7 +60,7 @@ def _random_subject(name: str, options: Options) -> Subject:
         model = MainNetwork(make_config(name, (3, 32, 32), 10)).to(options.device)
         images = torch.randn(_NUM_RANDOM, 3, 32, 32)
     number = torch.arange(_NUM_RANDOM)
-    split = Split(images=images, labels=number % 10, groups=number, name="random")
+    split = Split(inputs=images, labels=number % 10, groups=number, name="random")
     env = {"checkpoint": model, "split": split, "penalty": 0.1}
     about = "random weights and images"
     return Subject(name, about, model, env | {"device": options.device}, split)

@@ -55,7 +55,7 @@ class CoLosses:
         """
         with self._autocast():
             logits = self._selective.logits(
-                self._data.images[index],
+                self._data.inputs[index],
                 states,
                 self._solver,
                 chosen_only=self._config.gradients == "chosen",
@@ -71,7 +71,7 @@ class CoLosses:
         """
         device = self._data.labels.device
         index = torch.randint(len(self._data), (num,), generator=source, device=device)
-        images, labels = self._data.images[index], self._data.labels[index]
+        images, labels = self._data.inputs[index], self._data.labels[index]
         if self._augmented:
             images = augment(images, source)
         weights = self._kept_states(source)
@@ -94,6 +94,6 @@ class CoLosses:
         return weights
 
     def _autocast(self) -> torch.autocast:
-        device = self._data.images.device.type
+        device = self._data.inputs.device.type
         bf16 = self._config.precision == "bf16"
         return torch.autocast(device, torch.bfloat16, enabled=bf16)

@@ -41,7 +41,7 @@ class Data:
     @property
     def device(self) -> torch.device:
         """Where they are."""
-        return self.splits["main"].images.device
+        return self.splits["main"].inputs.device
 
     @classmethod
     def load(
@@ -100,7 +100,7 @@ def warm_up(
     spec, main = dataset_spec(data.dataset), data.splits["main"]
     torch.manual_seed(seed)
     model = MainNetwork(make_config(spec.preset, spec.in_shape, spec.num_classes))
-    model.to(main.images.device)
+    model.to(main.inputs.device)
     if epochs:
         options = TrainingConfig(
             epochs=epochs,

@@ -51,7 +51,7 @@ def problem_over(
     return replace(
         problem,
         session=fastest_session(model, solver.rtol, solver.max_steps),
-        images=split.images,
+        inputs=split.inputs,
         labels=split.labels,
         split=split.name,
         table=None,
@@ -79,7 +79,7 @@ def walk(
     rows = torch.arange(len(index), device=index.device)
     low, high = problem.penalty_range
     drawn = torch.rand(len(index), generator=generator, device=index.device)
-    dynamics.start(rows, problem.images[index], index, low + (high - low) * drawn)
+    dynamics.start(rows, problem.inputs[index], index, low + (high - low) * drawn)
     returns, macs = torch.zeros_like(drawn), dynamics.macs.clone()
     while rows.numel() > 0:
         infos = {k: torch.as_tensor(v) for k, v in dynamics.infos().items()}

@@ -38,7 +38,7 @@ class Split:
     """All samples of one split, on one device.
 
     Attributes:
-        images: Normalised images, float32 [N, C, H, W].
+        inputs: Samples [N, ...]; normalised images float32 [N, C, H, W].
         labels: Classes, int64 [N].
         groups: Id of the original image, int64 [N]: its position in the pool that the
             split was cut from. Samples of one group (the nine shifts of a digit) are
@@ -46,7 +46,7 @@ class Split:
         name: One of `SPLITS`.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     groups: Tensor
     name: str
@@ -59,7 +59,7 @@ class Split:
         """Return the same split on another device."""
         return replace(
             self,
-            images=self.images.to(device),
+            inputs=self.inputs.to(device),
             labels=self.labels.to(device),
             groups=self.groups.to(device),
         )
@@ -104,7 +104,7 @@ def load_split(
         groups = _cut(labels, spec.cut)[split] if train else np.arange(len(labels))
         pixels, labels = pixels[groups], labels[groups]
     return Split(
-        images=_normalised(torch.as_tensor(pixels, device=device), spec),
+        inputs=_normalised(torch.as_tensor(pixels, device=device), spec),
         labels=torch.as_tensor(labels, device=device),
         groups=torch.as_tensor(groups, device=device),
         name=split,

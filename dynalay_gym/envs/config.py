@@ -141,7 +141,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     _check_fit(model, split)
     table = None
     if config.transitions == "table":
-        table = get_table(session, split.images, split.labels)
+        table = get_table(session, split.inputs, split.labels)
     calibration = find_calibration(meta, session.solver)
     if calibration is None:
         here = isinstance(config.split, Split) or config.split == "agent"
@@ -153,7 +153,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         penalty = calibration.break_even(config.alpha)
     return DecisionProblem(
         session=session,
-        images=split.images.contiguous(memory_format=torch.channels_last),
+        inputs=split.inputs.contiguous(memory_format=torch.channels_last),
         labels=split.labels,
         reward=make_reward(config.reward, config.alpha),
         max_decisions=config.max_decisions or session.num_layers + 1,
@@ -195,13 +195,13 @@ def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split
 
 
 def _check_fit(model: MainNetwork, split: Split) -> None:
-    expected, got = model.config.in_shape, tuple(split.images.shape[1:])
+    expected, got = model.config.in_shape, tuple(split.inputs.shape[1:])
     if tuple(expected) != got:
         raise CheckpointError(
             f"the network takes images of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
         )
-    if not bool(split.images.isfinite().all()):
+    if not bool(split.inputs.isfinite().all()):
         raise DataError(
             f"split {split.name!r} holds NaN or infinite pixels; mend or replace it"
         )

@@ -29,7 +29,7 @@ class DecisionProblem:
 
     Attributes:
         session: The network.
-        images: Samples [N, C, H, W] on the session's device.
+        inputs: Samples [N, C, H, W] on the session's device.
         labels: Their classes, int64 [N].
         reward: Pays for each decision.
         max_decisions: After so many decisions the answer is given anyway.
@@ -41,7 +41,7 @@ class DecisionProblem:
     """
 
     session: LayerSession
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     reward: LayerReward
     max_decisions: int
@@ -84,7 +84,7 @@ class LayerDynamics(LayerWalk):
             penalty: Their penalties, [m].
         """
         where, samples = self._tensor(rows), self._tensor(index)
-        images = take_rows(self.problem.images, samples)
+        images = take_rows(self.problem.inputs, samples)
         self.start(where, images, samples, self._tensor(penalty))
 
     def step(self, rows: Rows, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class LayerDynamics(LayerWalk):
         Args:
             states: Bit patterns, int64 [n].
         """
-        images = take_rows(self.problem.images, self.episode.index)
+        images = take_rows(self.problem.inputs, self.episode.index)
         self.state = self.session.begin(images)
         self.session.reach(self.state, self._numbers, states)
         self.begun = True

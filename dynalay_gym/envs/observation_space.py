@@ -15,7 +15,7 @@ def make_space(
     flat = gym.spaces.Box(0.0, 1.0, (dynamics.observer.size,), np.float32)
     if config.observation == "flat":
         return flat
-    state = dynamics.problem.session.begin(dynamics.problem.images[:1])
+    state = dynamics.problem.session.begin(dynamics.problem.inputs[:1])
     spaces: dict[str, gym.Space] = {"flat": flat}
     for i, layer in enumerate(state.layers[1:]):
         shape = tuple(layer.y.shape[1:])

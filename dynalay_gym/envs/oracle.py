@@ -88,8 +88,8 @@ def decision_tree(env: DynaLayVectorEnv) -> DecisionTree:
 def _states(problem: DecisionProblem) -> StateTable:
     if problem.table is not None:
         return problem.table.states()
-    images, labels = problem.images, problem.labels
-    split = Split(images=images, labels=labels, groups=labels, name=problem.split)
+    images, labels = problem.inputs, problem.labels
+    split = Split(inputs=images, labels=labels, groups=labels, name=problem.split)
     return state_table(problem.session, split)
 
 

@@ -59,7 +59,7 @@ def _picture(dynamics: LayerDynamics, row: int) -> np.ndarray:
     assert dynamics.state is not None, "reset comes before render"
     num_layers = dynamics.num_actions - 1
     axes = figure.subplots(1, num_layers + 3)
-    sample = dynamics.problem.images[dynamics.episode.index[row]]
+    sample = dynamics.problem.inputs[dynamics.episode.index[row]]
     _show(axes[0], _displayable(sample), "input")
     for layer in range(1, num_layers + 1):
         state = dynamics.state.layers[layer].at(_index(row))

@@ -124,7 +124,7 @@ class TableDynamics(LayerDynamics):
         session, before = self.session, self.session.digest()
         session.set_weights(weights)
         if session.digest() != before:
-            table = build_table(session, self.problem.images, self.problem.labels)
+            table = build_table(session, self.problem.inputs, self.problem.labels)
             self.problem = replace(self.problem, table=table)
             self._read(table)
             if self.begun:

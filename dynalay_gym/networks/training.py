@@ -120,7 +120,7 @@ class MainTrainer:
         batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
         for step, rows in enumerate(batches, start=first + 1):
             self._set_learning_rate(step)
-            loss = self._loss(rows.to(self.data.images.device))
+            loss = self._loss(rows.to(self.data.inputs.device))
             if not bool(loss.isfinite()):
                 raise DivergedError(
                     f"the loss is {loss.item()} at step {step}; "
@@ -133,7 +133,7 @@ class MainTrainer:
         self.epoch += 1
 
     def _loss(self, rows: Tensor) -> Tensor:
-        images, labels = self.data.images[rows], self.data.labels[rows]
+        images, labels = self.data.inputs[rows], self.data.labels[rows]
         if self.config.augment:
             images = augment(images, self.generator)
         weights = self._path_weights()
@@ -185,7 +185,7 @@ class MainTrainer:
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        device = self.data.images.device
+        device = self.data.inputs.device
         prefix = "model/"
         self.model.load_state_dict(
             {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

@@ -108,7 +108,7 @@ def state_table(session: LayerSession, split: Split) -> StateTable:
     parts = []
     for start in range(0, len(split.labels), _BATCH):
         rows = slice(start, start + _BATCH)
-        parts.append(_visit_batch(session, split.images[rows], split.labels[rows]))
+        parts.append(_visit_batch(session, split.inputs[rows], split.labels[rows]))
     columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     correct, log_score, macs, steps = columns
     return StateTable(

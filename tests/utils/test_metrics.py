@@ -1,0 +1,225 @@
+"""What is written can be read back, and never half of it."""
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils import metrics
+from dynalay_gym.utils.metrics import (
+    MetricWriter,
+    make_run_dir,
+    run_metadata,
+    write_json,
+)
+
+
+def read_events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder)).Reload()
+
+
+def read_lines(folder: Path) -> list[dict[str, float]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_scalars_can_be_read_back_from_both_files(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path / "run") as writer:
+        writer.scalar("eval/accuracy", 0.25, 10)
+        writer.scalars({"eval/accuracy": 0.5, "eval/compute": np.float32(2)}, 20)
+    events = read_events(tmp_path / "run")
+    curve = [(event.step, event.value) for event in events.Scalars("eval/accuracy")]
+    assert curve == [(10, 0.25), (20, 0.5)]
+    lines = read_lines(tmp_path / "run")
+    for line in lines:
+        assert line.pop("time") > 1e9
+    assert lines == [
+        {"step": 10, "eval/accuracy": 0.25},
+        {"step": 20, "eval/accuracy": 0.5, "eval/compute": 2.0},
+    ]
+
+
+def test_a_diverged_value_keeps_the_lines_valid_json(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path) as writer:
+        writer.scalar("train/loss", float("nan"), 1)
+    assert read_lines(tmp_path)[0]["train/loss"] is None
+    assert np.isnan(read_events(tmp_path).Scalars("train/loss")[0].value)
+
+
+def test_lines_are_there_before_the_writer_is_closed(tmp_path: Path) -> None:
+    writer = MetricWriter(tmp_path)
+    writer.scalar("a", 1.0, 1)
+    assert len(read_lines(tmp_path)) == 1
+    writer.close()
+    writer.close()
+
+
+def test_hparams_open_no_sub_run(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path) as writer:
+        writer.scalar("eval/accuracy", 0.25, 10)
+        options = {"algo": "ppo", "seed": 0, "log_dir": Path("runs"), "hidden": (64,)}
+        writer.hparams(options, {"final/accuracy": 0.5}, step=10)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+    events = read_events(tmp_path)
+    assert [event.step for event in events.Scalars("final/accuracy")] == [10]
+    assert [event.value for event in events.Scalars("eval/accuracy")] == [0.25]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_figures_and_texts_are_recorded(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([1, 2], [3, 4])
+    with MetricWriter(tmp_path) as writer:
+        writer.figure("eval/frontier", figure, 3)
+        writer.text("config", "`--algo ppo`")
+    events = read_events(tmp_path)
+    assert [image.step for image in events.Images("eval/frontier")] == [3]
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+
+# --- run folders ----------------------------------------------------------------------
+
+
+def test_run_dirs_count_up_from_the_last(tmp_path: Path) -> None:
+    assert make_run_dir(tmp_path, "a", "b") == tmp_path / "a" / "b" / "0"
+    (tmp_path / "a" / "b" / "7").mkdir()
+    (tmp_path / "a" / "b" / "notes").mkdir()
+    assert make_run_dir(tmp_path, "a", "b").name == "8"
+
+
+def test_simultaneous_threads_get_distinct_run_dirs(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        folders = list(pool.map(make_run_dir, [tmp_path] * 64, ["ppo"] * 64))
+    assert len(set(folders)) == 64
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_simultaneous_processes_get_distinct_run_dirs(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        folders = list(pool.map(make_run_dir, [tmp_path] * 64, ["ppo"] * 64))
+    assert len(set(folders)) == 64
+
+
+def test_run_dir_below_a_file_names_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ConfigError, match=r"runs.*--log-dir"):
+        make_run_dir(tmp_path / "runs", "digits")
+
+
+# --- JSON -----------------------------------------------------------------------------
+
+
+def test_write_json_turns_arrays_and_odd_numbers_into_strict_json(
+    tmp_path: Path,
+) -> None:
+    write_json(
+        tmp_path / "a.json",
+        {
+            "array": np.array([1.0, np.inf]),
+            "scalar": np.float32(0.5),
+            "tensor": torch.tensor([1, 2]),
+            "nan": float("nan"),
+            "path": Path("runs"),
+            "tuple": (True, None),
+        },
+    )
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "array": [1.0, None],
+        "scalar": 0.5,
+        "tensor": [1, 2],
+        "nan": None,
+        "path": "runs",
+        "tuple": [True, None],
+    }
+
+
+def test_write_json_leaves_the_old_file_when_the_object_has_no_json_form(
+    tmp_path: Path,
+) -> None:
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+def test_write_json_leaves_the_old_file_when_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_json(tmp_path / "a.json", {"old": 1})
+    monkeypatch.setattr(metrics.os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(tmp_path / "a.json", {"new": 2})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, [0] * 5000)
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(write_json, path, [k] * 5000) for k in range(20)]
+        while not all(job.done() for job in writing):
+            content = json.loads(path.read_text())
+            assert len(content) == 5000
+            assert len(set(content)) == 1
+
+
+# --- facts ----------------------------------------------------------------------------
+
+
+def test_facts_are_json_able_and_complete() -> None:
+    facts = run_metadata()
+    json.dumps(facts, allow_nan=False)
+    assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["num_threads"] == torch.get_num_threads()
+    assert facts["cpu"]
+    assert facts["date"].endswith("+00:00")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_is_that_of_this_checkout_only(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        settings = ("user.name=a", "user.email=a@example.org", "commit.gpgsign=false")
+        command = ["git", *(word for pair in settings for word in ("-c", pair)), *words]
+        result = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return result.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD")
+    assert metrics._commit(tmp_path) == head
+    (tmp_path / "file").write_text("2")
+    assert metrics._commit(tmp_path) == f"{head}-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert metrics._commit(tmp_path / "site-packages") is None
+
+
+def test_importing_metrics_loads_neither_torch_nor_tensorboard() -> None:
+    code = (
+        "import sys, dynalay_gym.utils.metrics;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard')))"
+    )
+    root = Path(metrics.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
