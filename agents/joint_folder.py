@@ -49,9 +49,9 @@ def prepare(
     """
     folder = options.resume
     if folder is None:
-        config = options.config(options.algo or "ppo")
+        config = options.config()
         agent = _check_new(options, config, data)
-        algo = options.algo or "ppo"
+        algo = config.algo
         kind = "co" if options.co_train else "frozen"
         folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{algo}")
         start = 0 if agent else options.co.agent_steps
@@ -71,7 +71,7 @@ def check_settings(
     Raises:
         DynaLayError: A run that is to be resumed had other settings.
     """
-    every = options_dict(options) | {"algo": options.algo or "ppo"}
+    every = options_dict(options) | {"algo": config.algo}
     settings = {
         "options": {key: every[key] for key in every if key not in _PLACES},
         "config": asdict(config),

@@ -9,38 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from agents.base import Agent, Resumable
-from agents.config import (
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-)
+from agents.config import AgentConfig
 from agents.environments import Environments, build_environments
 from agents.joint_folder import OnStep, check_settings, prepare, read_settings
 from agents.options import Options, options_dict
-from agents.saving import make_agent, save_agent
+from agents.registry import make_agent
+from agents.saving import save_agent
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
 from dynalay_gym.cotraining.network import Data, accuracy_of_states, measure_again
 from dynalay_gym.cotraining.trainer import CoTrainer, TurnReport
 from dynalay_gym.cotraining.workers import Workers
-from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
-DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
-EXACT_ROLLOUT = 64  # exact steps nothing; the main network's turns are as long as PPO's
 _ENV = "rows/"  # prefix of the environment's tensors in resume/
 _AGENT = "agent/"
-
-
-def rollout_steps(config: AgentConfig) -> int:
-    """Steps of every row between two turns of the main network."""
-    if isinstance(config, ExactConfig):
-        return EXACT_ROLLOUT
-    if isinstance(config, PolicyGradientConfig):
-        return config.num_steps
-    return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
 
 
 class CoRun:
@@ -81,7 +66,7 @@ class CoRun:
         self.co_envs = CoTrainingEnv(
             self.envs.train,
             self.trainer,
-            every=options.co.every or rollout_steps(config),
+            every=options.co.every or config.steps_per_turn,
             start=self.start,
             total=self.total,
             followers=[each for each in [self.envs.baseline] if each is not None],
@@ -145,7 +130,7 @@ class CoRun:
         weights = load_tensors(place / "main")[0]
         for envs in (self.envs.validation, self.envs.test):
             base: Any = envs.unwrapped
-            base.set_weights(weights)
+            base.load_weights(weights)
 
     def measure_best(self) -> dict[str, Any]:
         """Measure the best pair's network anew, beside it.
@@ -196,9 +181,9 @@ class CoRun:
             return ""
         base: Any = self.envs.validation.unwrapped
         if self.trainer is not None:
-            base.set_weights(self.trainer.weights())
+            base.load_weights(self.trainer.weights())
         penalty = self.envs.penalty
-        found = walk(self.envs.validation, self.agent.policy, penalty=penalty)
+        found = evaluate(self.envs.validation, self.agent.policy, penalty=penalty)
         if found.mean_return > self.best:
             self.best, self.best_step = found.mean_return, self.taken
             self._keep_agent(self.folder / "best" / "agent")
@@ -279,7 +264,7 @@ class CoRun:
         if self.trainer is not None:
             self.trainer.load(tensors, place["main"])
             for each in (*self.co_envs.followers, train):
-                each.set_weights(self.trainer.weights())
+                each.load_weights(self.trainer.weights())
         rows = strip_prefix(_ENV, tensors)
         observations, infos = train.set_state(rows) if rows else (None, {})
         agent: Any = self.agent
