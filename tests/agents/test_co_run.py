@@ -10,17 +10,13 @@ import pytest
 import torch
 
 import train_agent
-from agents.config import (
-    A2CConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-)
 from agents.environments import build_environments
+from agents.exact.config import ExactConfig
 from agents.joint_run import CoRun
 from agents.options import Options
-from agents.saving import make_agent
+from agents.policy_gradient.config import PolicyGradientConfig
+from agents.registry import make_agent
+from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network, load_tensors
@@ -46,7 +42,7 @@ def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Opti
         "num_envs": 32,
         "device": "cpu",
         "log_dir": folder,
-        algo.replace("-", "_"): CONFIGS[algo],
+        "configs": {algo: CONFIGS[algo]},
     }
     return Options(**given | changes)
 
@@ -54,7 +50,7 @@ def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Opti
 def open_run(asked: Options) -> CoRun:
     asked.check()
     assert asked.algo is not None
-    return CoRun(asked, asked.config(asked.algo), lambda *_: None)
+    return CoRun(asked, asked.config(), lambda *_: None)
 
 
 class Killed(Exception):
@@ -329,7 +325,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
     (other / "config.json").write_text(json.dumps(settings))
     places = {"RUN": str(whole.folder), "OTHER": str(other)}
     algo = (
-        [] if "--algo" in given or "--load" in given else ["--algo", whole.agent.algo]
+        []
+        if "--algo" in given or "--load" in given
+        else ["--algo", whole.agent.config.algo]
     )
     command = ["train_agent.py", *algo, *(places.get(one, one) for one in given)]
     folders = (tmp_path, whole.folder)
