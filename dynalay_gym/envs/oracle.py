@@ -130,27 +130,3 @@ def _decision(
         log_score_gain=table.log_score[:, reached] - table.log_score[:, path],
         penalty=torch.full((n,), penalty),
     )
-
-
-# until core lands
-@dataclass(frozen=True)
-class Optimum:
-    """Best return of every sample, and the plan that earns it, padded with 0."""
-
-    returns: NDArray[np.float32]
-    plans: NDArray[np.int64]
-
-
-def optimum(env: DynaLayVectorEnv, penalty: float) -> Optimum:
-    """Return the best of all plans of every sample."""
-    table = plan_table(env, penalty)
-    plans = np.zeros((len(table.plans), len(table.plans[-1])), dtype=np.int64)
-    for row, plan in zip(plans, table.plans, strict=True):
-        row[: len(plan)] = plan
-    return Optimum(table.returns.max(1), plans[table.best()])
-
-
-def best_fixed_plan(env: DynaLayVectorEnv, penalty: float) -> tuple[int, ...]:
-    """Return the plan of the highest mean return."""
-    table = plan_table(env, penalty)
-    return table.plans[int(table.returns.mean(0).argmax())]

@@ -67,19 +67,3 @@ class EnvProperties:
     def split(self) -> str:
         """Name of the split."""
         return self.problem.split
-
-    # until core lands
-    @property
-    def num_actions(self) -> int:
-        """Actions A."""
-        return self.problem.session.num_layers + 1
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Names of the actions; the first one stops."""
-        return ("nop", *map(str, range(1, self.num_actions)))
-
-    @property
-    def full_plan(self) -> tuple[int, ...]:
-        """The plan called *always*."""
-        return tuple(range(1, self.num_actions))

@@ -180,8 +180,6 @@ class DynaLayVectorEnv(EnvProperties, SharedRows):
             return None, {}
         return self._observations(), self._infos()
 
-    load_weights = set_weights  # until core lands
-
     def get_state(self) -> dict[str, Tensor]:
         """Where every row stands and what its stream draws next, on the CPU.
 
