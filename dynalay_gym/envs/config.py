@@ -261,12 +261,15 @@ class EnvProperties:
     """What a policy, a baseline or a report may know of an environment.
 
     Attributes:
-        problem: What is decided on.
         nop_action: The action that stops and answers.
     """
 
-    problem: DecisionProblem
     nop_action = 0
+
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

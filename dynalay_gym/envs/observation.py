@@ -4,6 +4,7 @@ Axes: n rows, m of them chosen, A actions, F network features, D = F + A + 3.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,20 @@ def observation_layout(
         name: slice(end - width, end)
         for (name, width), end in zip(widths.items(), ends, strict=True)
     }
+
+
+# All that an episode state keeps of each row.
+_ROW_ARRAYS = (
+    "index",
+    "penalty",
+    "last_action",
+    "consecutive",
+    "decisions",
+    "macs",
+    "solver_steps",
+    "status",
+    "history",
+)
 
 
 def episode_width(num_actions: int) -> int:
@@ -147,8 +162,6 @@ class EpisodeState:
         seen[:, -1] = self._remaining.take(self.decisions[rows])
         return seen
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all that is kept of each row, by name; no copies."""
-        names = ("index", "penalty", "last_action", "consecutive", "decisions")
-        names += ("macs", "solver_steps", "status", "history")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _ROW_ARRAYS}

@@ -181,9 +181,10 @@ class Process(ABC):
     def infos(self) -> dict[str, NDArray[Any]]:
         """Return what is known of all rows' last step, [n] each (the mask [n, A])."""
         episode = self.episode
-        parts = [episode.index, episode.penalty, episode.macs, episode.solver_steps]
-        parts += [episode.status, self.correct, self.prediction, episode.decisions]
-        copies = [part.copy() for part in (*parts, self.action_mask)]
+        parts: list[NDArray[Any]] = [episode.index, episode.penalty, episode.macs]
+        parts += [episode.solver_steps, episode.status, self.correct]
+        parts += [self.prediction, episode.decisions, self.action_mask]
+        copies = [part.copy() for part in parts]
         return dict(zip(INFO_KEYS, copies, strict=True))
 
     def _iterated_share(self, rows: Rows, num: int) -> NDArray[np.float32]:
@@ -263,9 +264,13 @@ class LiveProcess(Process):
         moved = numbers[actions > 0]
         if len(moved) > 0:
             self._look(moved)
-        parts = cost.macs, cost.solver_steps, cost.status, cost.already_iterated
-        taken = (part.cpu().numpy() for part in parts)
-        return Outcome(*taken, self._log_score[numbers] - before)
+        return Outcome(
+            cost.macs.cpu().numpy(),
+            cost.solver_steps.cpu().numpy(),
+            cost.status.cpu().numpy(),
+            cost.already_iterated.cpu().numpy(),
+            self._log_score[numbers] - before,
+        )
 
     def _look(self, rows: Integers) -> None:
         """Read features and answers of rows whose network has changed."""

@@ -77,7 +77,8 @@ class TableProcess(Process):
 
     def state_ids(self) -> Integers:
         """Return the network's state in every row, int64 [n]."""
-        return self._table_row % self._num_states
+        state_ids: Integers = self._table_row % self._num_states
+        return state_ids
 
     def set_states(self, state_ids: Integers) -> None:
         """Bring every row's sample to a state; see `Process.set_states`."""

@@ -18,7 +18,7 @@ from dynalay_gym.envs.checks import ResetOptions, check_actions, check_state
 from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
 from dynalay_gym.envs.episodes import RowEpisodes, Seed, row_seeds
 from dynalay_gym.envs.observation import ALL
-from dynalay_gym.envs.process import INFO_KEYS, LiveProcess
+from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from dynalay_gym.sessions.features import squash
@@ -82,7 +82,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
 
     @property
-    def problem(self) -> Any:
+    def problem(self) -> DecisionProblem:
         """What is decided on."""
         return self.process.problem
 

@@ -6,6 +6,7 @@ Axes: n samples, S states, A actions, F features. A *table row* is a state of a 
 
 import math
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def finite(session: NetworkSession, purpose: str) -> FiniteSession:
             f"{type(session).__name__} has no next_state, state_ids and reach "
             "(dynalay_gym.sessions.protocol.FiniteStates)"
         )
-    return session  # type: ignore[return-value]  # a NetworkSession with FiniteStates
+    return cast(FiniteSession, session)
 
 
 def table_layout(session: FiniteSession, num_samples: int, padding: int) -> Layout:
