@@ -1,94 +1,104 @@
 """The unit of cost and the break-even penalty of a network, and all its states.
 
-Axes: n samples, S = 2^L states (bit l - 1 = layer l sits on its fixed point).
+Axes: n samples, S states.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.sessions.protocol import LayerSession, SessionState, StepCost
+from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
 
-_BATCH = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateTable:
-    """Every state of every sample, reached bottom up, on the CPU.
-
-    Attributes:
-        correct: Whether the answer is right, bool [n, S].
-        log_score: Log-probability of the true class, float32 [n, S].
-        macs: Extra MACs over the plain pass to get there, int64 [n, S].
-        solver_steps: Iterations to get there, int64 [n, S].
-    """
-
-    correct: Tensor
-    log_score: Tensor
-    macs: Tensor
-    solver_steps: Tensor
+BATCH = 256  # samples that pass through a network together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a network's costs and penalties are measured against.
+    """What a network's costs and penalties are measured against, on the agent split.
 
     Attributes:
-        rtol: Relative tolerance of the solves.
-        max_steps: Most iterations of a solve.
-        plain_accuracy: Accuracy of NOP on the agent split.
-        always_accuracy: Accuracy of *always* there.
-        always_extra_macs: Mean extra MACs of *always* there.
+        rtol: Relative tolerance of the solves; 0 for a network without solves.
+        max_steps: Most iterations of a solve; 0 for a network without solves.
+        plain_accuracy: Accuracy of stopping at once.
+        always_accuracy: Accuracy of *always*.
+        always_extra_macs: Mean multiply-adds of *always* beyond the plain pass.
     """
 
-    rtol: float
-    max_steps: int
+    rtol: float = 0.0
+    max_steps: int = 0
     plain_accuracy: float
     always_accuracy: float
     always_extra_macs: float
 
     def break_even(self, alpha: float) -> float:
-        """Penalty at which NOP and *always* earn the same, rounded to 1e-3, >= 0."""
+        """Return the penalty at which stopping and *always* earn the same.
+
+        Args:
+            alpha: Weight of a right answer, at least 0.
+
+        Returns:
+            The penalty, at least 0, rounded to 1e-3.
+        """
         return max(0.0, round(alpha * (self.always_accuracy - self.plain_accuracy), 3))
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-def calibrate(
-    session: LayerSession, split: Split, table: StateTable | None = None
-) -> Calibration:
-    """Measure the unit of cost on a split.
+def calibrate(session: NetworkSession, split: Split) -> Calibration:
+    """Measure a network's unit of cost by running *always* over a split.
 
     Args:
         session: The network.
-        split: The agent split.
-        table: Its states, if they are known already.
+        split: The agent split, on the session's device.
     """
-    table = table or state_table(session, split)
-    correct = table.correct.double().mean(0)
+    plain, always, macs = 0, 0, 0
+    for start in range(0, len(split), BATCH):
+        inputs = split.inputs[start : start + BATCH]
+        labels = split.labels[start : start + BATCH]
+        state, rows = session.begin(inputs), _all_rows(session, inputs)
+        plain += int((session.logits(state, rows).argmax(1) == labels).sum())
+        macs += _run_full_plan(session, state, rows)
+        always += int((session.logits(state, rows).argmax(1) == labels).sum())
+    solver = getattr(session, "solver", None)
     return Calibration(
-        rtol=session.solver.rtol,
-        max_steps=session.solver.max_steps,
-        plain_accuracy=correct[0].item(),
-        always_accuracy=correct[-1].item(),
-        always_extra_macs=table.macs[:, -1].double().mean().item(),
+        rtol=0.0 if solver is None else solver.rtol,
+        max_steps=0 if solver is None else solver.max_steps,
+        plain_accuracy=plain / len(split),
+        always_accuracy=always / len(split),
+        always_extra_macs=macs / len(split),
     )
 
 
+def _run_full_plan(session: NetworkSession, state: Any, rows: Tensor) -> int:
+    """Carry *always* out in all rows; return the multiply-adds of all together."""
+    macs = 0
+    for action in session.full_plan:
+        while True:
+            useful = session.useful_actions(state, rows)[:, action]
+            if not bool(useful.any()):
+                break
+            cost = session.apply(state, rows, action * useful.long())
+            macs += int(cost.macs.sum())
+    return macs
+
+
 def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration | None:
-    """Calibration stored with a checkpoint for these solver settings, if any.
+    """Return the calibration stored with a checkpoint for some solver settings, if any.
+
+    Args:
+        meta: The checkpoint's JSON.
+        solver: The settings.
 
     Raises:
-        CheckpointError: the stored entry is malformed.
+        CheckpointError: The stored entry is malformed.
     """
     for stored in meta.get("calibrations", []):
         try:
@@ -103,77 +113,50 @@ def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration 
     return None
 
 
-def state_table(session: LayerSession, split: Split) -> StateTable:
-    """Visit all 2^L states of every sample of a split."""
-    parts = []
-    for start in range(0, len(split.labels), _BATCH):
-        rows = slice(start, start + _BATCH)
-        parts.append(_visit_batch(session, split.inputs[rows], split.labels[rows]))
-    columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    correct, log_score, macs, steps = columns
-    return StateTable(
-        correct=correct, log_score=log_score, macs=macs, solver_steps=steps
-    )
-
-
-def _visit_batch(
-    session: LayerSession, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, num_states = len(labels), 2**session.num_layers
-    correct = torch.zeros(n, num_states, dtype=torch.bool, device=session.device)
-    log_score = torch.zeros(n, num_states, device=session.device)
-    macs = torch.zeros(n, num_states, dtype=torch.int64, device=session.device)
-    steps = torch.zeros_like(macs)
-    for path, state, cost in visit_states(session, images):
-        correct[:, path] = state.logits.argmax(1) == labels
-        log_score[:, path] = true_log_prob(state.logits, labels)
-        macs[:, path], steps[:, path] = cost.macs, cost.solver_steps
-    return correct, log_score, along_plans(macs), along_plans(steps)
-
-
 def visit_states(
-    session: LayerSession, images: Tensor
-) -> Iterator[tuple[int, SessionState, StepCost]]:
-    """Walk the tree of ascending choices; each state is reached exactly once.
+    session: FiniteSession, inputs: Tensor
+) -> Iterator[tuple[int, Any, dict[int, StepCost]]]:
+    """Visit every state of some inputs, each after the fewest decisions.
+
+    Args:
+        session: The network.
+        inputs: Samples [n, ...] on its device.
 
     Yields:
-        path (bit pattern), state of all rows, cost of the last choice on the way there.
+        State number; a state in which all rows are there, free to be changed; and
+        what each action takes from it, by action, for all rows.
     """
-    rows = torch.arange(len(images), device=session.device)
-    nothing = StepCost(rows.new_zeros(3, len(rows)))
-    pending = [(0, session.begin(images), nothing)]
+    rows = _all_rows(session, inputs)
+    pending = {0: session.begin(inputs)}  # a dict keeps the order of insertion
+    seen = {0}
     while pending:
-        path, state, last = pending.pop()
-        yield path, state, last
-        for layer in range(path.bit_length() + 1, session.num_layers + 1):
+        number = next(iter(pending))
+        state, costs = pending.pop(number), {}
+        for action in range(1, len(session.action_names)):
+            reached = int(session.next_state[number, action])
             child = state.clone()
-            cost = session.apply(child, rows, torch.full_like(rows, layer))
-            pending.append((path | 1 << (layer - 1), child, cost))
+            costs[action] = session.apply(child, rows, torch.full_like(rows, action))
+            if reached not in seen:
+                seen.add(reached)
+                pending[reached] = child
+        yield number, state, costs
 
 
-def parent_state(path: int) -> int:
-    """State before the last choice of an ascending plan: 0b101 -> 0b001."""
-    return path & ~(1 << path.bit_length() >> 1)
+def _all_rows(session: NetworkSession, inputs: Tensor) -> Tensor:
+    return torch.arange(len(inputs), device=session.device)
 
 
-def along_plans(last: Tensor) -> Tensor:
-    """Sum what each state's last choice took along its ascending plan, [n, S]."""
-    total = last.clone()
-    for path in range(1, last.shape[1]):  # a parent is smaller than its children
-        total[:, path] += total[:, parent_state(path)]
-    return total
-
-
-def true_log_prob(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of the true class, float32 [n]."""
-    return logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
-
-
-def ascending_plan(path: int) -> tuple[int, ...]:
-    """Layers of a state, bottom up: 0b101 -> (1, 3)."""
-    return tuple(i + 1 for i in range(path.bit_length()) if path >> i & 1)
-
-
-def accuracies(table: StateTable) -> list[float]:
-    """Accuracy of every state, [S]."""
-    return [float(x) for x in np.asarray(table.correct.double().mean(0))]
+def state_accuracies(session: FiniteSession, split: Split) -> list[float]:
+    """Return the accuracy in every state over a split, [S]."""
+    right = torch.zeros(len(session.next_state), dtype=torch.int64)
+    for start in range(0, len(split), BATCH):
+        inputs = split.inputs[start : start + BATCH]
+        labels = split.labels[start : start + BATCH]
+        rows = _all_rows(session, inputs)
+        state_ids = torch.empty_like(rows)
+        for number in range(len(right)):
+            state = session.begin(inputs)
+            session.reach(state, rows, state_ids.fill_(number))
+            answers = session.logits(state, rows).argmax(1)
+            right[number] += (answers == labels).sum().cpu()
+    return [count / len(split) for count in right.tolist()]

@@ -1,164 +1,158 @@
-"""A batched network run as a state machine; no Gymnasium.
+"""What an environment asks of a network: the protocol, and what an action took.
 
-Axes: n rows (one sample each), L layers, K classes, F pooled features.
-A row's state depends only on *which* layers sit on their fixed point: choosing layer l
-brings it there, and everything above is applied plainly, from zero, on its new input.
+A session runs one network for many inputs at once. An *action* does a piece of work on
+some rows (iterates a layer, runs a block); action 0 stops and does none. Any network
+that can be run in such pieces can implement `NetworkSession`; nothing above it knows
+which network it is. `docs/bring-your-own-network.md` builds one in 40 lines.
+
+Axes: n rows (one input each), m of them chosen, A actions, F features, K classes,
+S states of one input.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.costs import CostTable
-from dynalay_gym.networks.main_layers import Activations
-from dynalay_gym.sessions.activations import Rows
+from torch import Tensor, device
 
 
-class LayerMaps(Protocol):
-    """One layer's maps of n rows, to be looked at."""
-
-    @property
-    def y(self) -> Tensor:
-        """Visible activations of all rows [n, C, H, W]."""
-
-    def at(self, rows: Rows) -> Activations:
-        """Some rows, int64 [m], or all."""
+class SessionState(Protocol):
+    """Networks in progress, one per row; opaque to everybody but its session."""
 
     def clone(self) -> Self:
-        """Independent copy."""
-
-
-@dataclass
-class SessionState:
-    """Networks in progress, one per row.
-
-    Attributes:
-        layers: Activations below layer 1 (the stem's), then of layers 1..L.
-        features: Pooled activations of the layers side by side, [n, F].
-        logits: Current answer [n, K].
-        path: Which layers sit on their fixed point, bit pattern int64 [n].
-        residual: Relative residual of its last solve, float [n, L]; 1 if only plain.
-    """
-
-    layers: Sequence[LayerMaps]
-    features: Tensor
-    logits: Tensor
-    path: Tensor
-    residual: Tensor
-
-    @property
-    def iterated(self) -> Tensor:
-        """Whether a layer sits on its fixed point, bool [n, L]."""
-        facts = bits_of_states(self.residual.shape[1]).to(self.path.device)
-        return facts.index_select(0, self.path)
-
-    def summary(self, rows: Tensor) -> "SessionState":
-        """What an observer reads of some rows (int64 [m]): all but the maps."""
-        return SessionState(
-            layers=[],
-            features=self.features[rows],
-            logits=self.logits[rows],
-            path=self.path[rows],
-            residual=self.residual[rows],
-        )
-
-    def clone(self) -> "SessionState":
-        """Independent copy."""
-        return SessionState(
-            layers=[layer.clone() for layer in self.layers],
-            features=self.features.clone(),
-            logits=self.logits.clone(),
-            path=self.path.clone(),
-            residual=self.residual.clone(),
-        )
-
-
-def row_numbers(state: SessionState, rows: Rows) -> NDArray[np.int64]:
-    """Some rows (int64 [m]), or all, as numbers on the host."""
-    return np.arange(len(state.path)) if isinstance(rows, slice) else rows.numpy()
-
-
-@cache
-def bits_of_states(num_layers: int) -> Tensor:
-    """Which layers sit on their fixed point in each state, bool [2^L, L]."""
-    states = torch.arange(2**num_layers)[:, None]
-    return (states >> torch.arange(num_layers) & 1).bool()
+        """Return an independent copy."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a choice took, per chosen row.
+    """What an action took, per row.
 
     Attributes:
-        counts: Multiply-adds executed, iterations taken, and the worst
-            ``SolverStatus``, int64 [3, m].
+        macs: Multiply-adds executed, int64 [m].
+        solver_steps: Iterations of solves, int64 [m].
+        status: Worst `SolverStatus` of the solves, int64 [m]; 0 (converged) if none.
+        already_iterated: Whether the action found its work done already, bool [m].
     """
 
-    counts: Tensor
-
-    @property
-    def macs(self) -> Tensor:
-        """Multiply-adds executed, int64 [m]."""
-        return self.counts[0]
-
-    @property
-    def solver_steps(self) -> Tensor:
-        """Iterations taken, int64 [m]."""
-        return self.counts[1]
-
-    @property
-    def status(self) -> Tensor:
-        """``SolverStatus`` values, int64 [m]."""
-        return self.counts[2]
+    macs: Tensor
+    solver_steps: Tensor
+    status: Tensor
+    already_iterated: Tensor
 
 
-class LayerSession(Protocol):
-    """All that an environment asks of a network."""
+class NetworkSession(Protocol):
+    """A network that is run piece by piece, many inputs at a time.
 
-    num_layers: int
+    What happens to a row depends on its own input and actions alone: results are the
+    same, to the bit, whatever the batch around it and the order of the rows.
+
+    Attributes:
+        action_names: Name of each action; entry 0 stops.
+        full_plan: Actions that *always* takes, each repeated while it is useful.
+        feature_layout: Name and width of each part of `features`, in order. Confidence
+            rules read the parts ``max_prob`` and ``entropy``, BlockDrop's reward the
+            part ``iterated``.
+        num_classes: Classes K.
+        plain_macs: Multiply-adds of `begin` for one input.
+        device: Where the network computes.
+    """
+
+    action_names: tuple[str, ...]
+    full_plan: tuple[int, ...]
+    feature_layout: Mapping[str, int]
     num_classes: int
-    feature_sizes: tuple[int, ...]
-    costs: CostTable
-    device: torch.device
-    solver: SolverConfig
+    plain_macs: int
+    device: device
 
-    def begin(self, inputs: Tensor) -> SessionState:
-        """Plain pass over new inputs."""
+    def begin(self, inputs: Tensor) -> Any:
+        """Run the plain pass.
 
-    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
-        """Plain pass over new inputs in some rows of a state."""
+        Args:
+            inputs: Samples [n, ...] on the session's device.
 
-    def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
-        """Bring layer ``layers[i]`` of row ``rows[i]`` to its fixed point; 0: none."""
+        Returns:
+            A `SessionState` of n rows.
+        """
 
-    def reach(
-        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
-    ) -> StepCost:
-        """Bring row ``rows[i]`` from its plain pass to state ``paths[i]``."""
+    def restart(self, state: Any, rows: Tensor, inputs: Tensor) -> None:
+        """Run the plain pass over new inputs in some rows.
 
-    def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
-        """Residuals along each layer's solve; empty for a plainly applied layer."""
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            inputs: Samples [m, ...].
+        """
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights; states begun before are void."""
+    def apply(self, state: Any, rows: Tensor, actions: Tensor) -> StepCost:
+        """Carry one action out in each of some rows.
 
-    def digest(self) -> str:
-        """Hash of the network and its solver: equal ones do the same."""
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            actions: Their actions, int64 [m] in 0..A-1; 0 leaves a row as it is.
+
+        Raises:
+            ValueError: Rows or actions are out of range; nothing has changed.
+        """
+
+    def features(self, state: Any, rows: Tensor) -> Tensor:
+        """Return what an observer sees of some rows: float32 [m, F] in [0, 1]."""
+
+    def logits(self, state: Any, rows: Tensor) -> Tensor:
+        """Return the current answers of some rows: float32 [m, K]."""
+
+    def useful_actions(self, state: Any, rows: Tensor) -> Tensor:
+        """Return which actions can change something: bool [m, A]; 0 always is one."""
+
+    def fingerprint(self) -> str:
+        """Return a hash: sessions with equal ones give equal results, to the bit."""
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights of the same architecture; earlier states are void.
+
+        Raises:
+            CheckpointError: They belong to another architecture.
+        """
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Sha256 of named tensors: names, shapes, types and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+@runtime_checkable
+class FiniteStates(Protocol):
+    """A session whose rows pass through finitely many states, the same for all inputs.
+
+    Transition tables, the exact optimum and saved environments need it.
+
+    Attributes:
+        next_state: State that an action leads to, int64 [S, A]; 0 is the state after
+            the plain pass. The only place of the transition rule.
+    """
+
+    next_state: NDArray[np.int64]
+
+    def state_ids(self, state: Any) -> Tensor:
+        """Return the state of every row, int64 [n]."""
+
+    def reach(self, state: Any, rows: Tensor, state_ids: Tensor) -> StepCost:
+        """Bring rows from state 0 to given states, with no work that is not needed.
+
+        Args:
+            state: Changed in place.
+            rows: Distinct rows in state 0, int64 [m].
+            state_ids: Their new states, int64 [m].
+        """
+
+
+class FiniteSession(NetworkSession, FiniteStates, Protocol):
+    """A network session with finitely many states."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A session that shows what is inside: pictures and raw observations need it."""
+
+    def maps(self, state: Any, rows: Tensor) -> dict[str, Tensor]:
+        """Return non-negative activations of some rows by name, each [m, ...]."""
+
+    def residual_curves(self, state: Any, row: int) -> dict[str, list[float]]:
+        """Return the relative residual after each iteration, by the name of a solve."""

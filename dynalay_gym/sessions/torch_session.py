@@ -1,314 +1,283 @@
-"""``LayerSession`` of a ``MainNetwork``.
+"""A main network as a session, in plain PyTorch: the reference.
 
-Axes: n rows (one sample each), m of them acted on, L layers, F pooled features.
+Choosing a layer brings it to its fixed point; every layer above it is applied once,
+from zero, on its new input. So what a row holds depends on its input and on *which*
+layers sit on their fixed point, its state. A layer that sits there already is checked
+by one iteration and left as it is.
+
+Axes: n rows (one input each), m of them chosen, L layers, D pooled features.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.fixed_point.batch_invariant import put_rows
+from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
 from dynalay_gym.networks.main_layers import LayerState
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.norm import Pattern
-from dynalay_gym.sessions.activations import ALL, ActivationStore, Rows, StemStore
-from dynalay_gym.sessions.protocol import SessionState, StepCost, tensors_digest
-from dynalay_gym.sessions.sweep import TILE, Host, Work, tiles
+from dynalay_gym.sessions.checks import check_actions, check_rows, check_states
+from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
+from dynalay_gym.sessions.main_state import LayerBuffer, MainState
+from dynalay_gym.sessions.protocol import StepCost
+from dynalay_gym.sessions.states import layer_levels, layer_states, useful_actions
+from dynalay_gym.utils.digest import tensors_digest
+
+Work = tuple[Tensor | int, SolveResult | None]
 
 
 class TorchSession:
-    """Runs a frozen ``MainNetwork``.
+    """Runs a main network on any device; see `NetworkSession` for the methods.
 
     Args:
-        model: The main network; it is frozen (evaluation mode, no gradients).
-        rtol: Relative tolerance of a solve; the network's own if None.
+        network: The main network; the session works on a frozen copy of it.
+        rtol: Relative tolerance of a solve, above 0; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
     """
 
     def __init__(
         self,
-        model: MainNetwork,
+        network: MainNetwork,
         rtol: float | None = None,
         max_steps: int | None = None,
     ) -> None:
-        self.model = model.freeze()
-        self.layers = model.main_layers
-        config = model.config
+        self.network = copy.deepcopy(network).freeze()
+        config = network.config
+        self.in_shape = config.in_shape
         self.solver = SolverConfig(
             rtol=config.rtol if rtol is None else rtol,
             max_steps=config.max_steps if max_steps is None else max_steps,
         )
-        self.num_layers = model.num_layers
+        self.costs = CostTable.of(network)
+        self.num_layers = network.num_layers
         self.num_classes = config.num_classes
-        hidden = config.hidden or (0,) * model.num_layers
-        self.feature_sizes = tuple(map(sum, zip(config.channels, hidden, strict=True)))
-        ends = np.cumsum(self.feature_sizes).tolist()
-        self._columns = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        self.costs = CostTable.of(model)
-        self.device = model.head.device
+        self.plain_macs = self.costs.plain_pass
+        self.device = network.head.device
+        self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
+        names = (f"layer {layer}" for layer in self.full_plan)
+        self.action_names: tuple[str, ...] = ("stop", *names)
+        hidden = config.hidden or (0,) * self.num_layers
+        widths = [sum(pair) for pair in zip(config.channels, hidden, strict=True)]
+        layout = {f"activations/{i}": width for i, width in enumerate(widths)}
+        layout |= SOFTMAX_LAYOUT
+        layout |= dict.fromkeys(("residual", "iterated"), self.num_layers)
+        self.feature_layout: Mapping[str, int] = layout
+        self._columns = torch.arange(sum(widths), device=self.device).split(widths)
+        self.next_state = layer_states(self.num_layers)
+        levels = torch.from_numpy(layer_levels(self.num_layers))
+        self._iterated = levels.bool().to(self.device)
+        self._next_state = torch.from_numpy(self.next_state).to(self.device)
+        useful = torch.from_numpy(useful_actions(self.next_state))
+        self._useful = useful.to(self.device)
 
-    def begin(self, inputs: Tensor) -> SessionState:
-        """Plain pass: every layer applied once, from zero.
-
-        Args:
-            inputs: Images [n, C, H, W].
-
-        Returns:
-            State of n rows.
-        """
+    @torch.no_grad()
+    def begin(self, inputs: Tensor) -> MainState:
+        """Run the plain pass over images [n, C, H, W]; see `NetworkSession.begin`."""
         n = len(inputs)
-        num_features = sum(self.feature_sizes)
-        stem = StemStore(n, unshuffle=self.model.config.unshuffle)
-        state = SessionState(
-            layers=[stem, *(ActivationStore(n) for _ in self.layers)],
-            features=inputs.new_empty(n, num_features),
-            logits=inputs.new_empty(n, self.num_classes),
-            path=torch.zeros(n, dtype=torch.int64, device=self.device),
-            residual=inputs.new_ones(n, self.num_layers),
+        state = MainState(
+            layers=[LayerBuffer() for _ in range(self.num_layers + 1)],
+            pooled=torch.zeros(n, sum(map(len, self._columns)), device=self.device),
+            logits=torch.zeros(n, self.num_classes, device=self.device),
+            state_id=torch.zeros(n, dtype=torch.int64, device=self.device),
+            residual=torch.ones(n, self.num_layers, device=self.device),
         )
-        self._begin(state, ALL, inputs)
+        self.restart(state, torch.arange(n, device=self.device), inputs)
         return state
 
-    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
-        """Plain pass over new inputs in some rows of a state.
-
-        Args:
-            state: Changed in place.
-            rows: Distinct rows, int64 [m].
-            inputs: Images [m, C, H, W].
-        """
-        self._begin(state, rows, inputs)
-        state.path.index_fill_(0, rows, 0)
-        state.residual.index_fill_(0, rows, 1.0)
-
-    @torch.inference_mode()
-    def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
-        if len(inputs) <= TILE:
-            self._begin_tile(state, rows, inputs)
-            return
-        numbers = torch.arange(len(state.path), device=self.device)[rows]
-        for part, images in zip(tiles(numbers), tiles(inputs), strict=True):
-            self._begin_tile(state, part, images)
-
-    def _begin_tile(self, state: SessionState, rows: Rows, images: Tensor) -> None:
-        last = images.contiguous(memory_format=torch.channels_last)
-        is_shared = last.data_ptr() == images.data_ptr()
-        images = last.clone() if is_shared and isinstance(rows, slice) else last
-        _store(state, 0).put(rows, hidden=images)
-        y = self.model.stem_activations(images)
-        here = LayerState(y, y)
-        for i, layer in enumerate(self.layers):
-            here = layer.plain(here, 0)
-            _store(state, i + 1).put(rows, visible=here.u)
-            features = layer.pool(here)
-            _write(state.features[:, self._columns[i]], rows, features)
-        _write(state.logits, rows, self.model.answer(features, 0))
-
-    def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
-        """Bring one layer per row to its fixed point and refresh what is above.
-
-        A layer that already sits on its fixed point is checked by one iteration and
-        left as it is.
-
-        Args:
-            state: Changed in place.
-            rows: Distinct rows, int64 [m].
-            layers: Chosen layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
-
-        Returns:
-            StepCost of the m rows.
-        """
-        acting = layers.nonzero().flatten()
-        if len(acting) < len(layers):
-            counts = layers.new_zeros(3, len(layers))
-            if len(acting) > 0:
-                cost = self.apply(state, rows[acting], layers[acting])
-                counts[:, acting] = cost.counts
-            return StepCost(counts)
-        start = layers.cpu().numpy()
-        before = state.path.index_select(0, rows).cpu().numpy()
-        bit = 1 << (start - 1)
-        again = (before & bit) != 0
-        work = Work(rows.cpu().numpy(), start, before & (bit - 1) | bit, again)
-        self._sweep(state, work)
-        return StepCost(self._index(work.taken))
-
-    def reach(
-        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
-    ) -> StepCost:
-        """Bring rows from their plain pass to given states, in one sweep.
-
-        What a choice in between would refresh is not run.
-
-        Args:
-            state: Changed in place.
-            rows: Distinct rows in which nothing is iterated yet, int64 [m] or ``ALL``.
-            paths: Which layers shall sit on their fixed point, bit patterns int64 [m].
-            final: Whether only answers and costs are wanted; whatever else the state
-                says of these rows is void then.
-
-        Returns:
-            StepCost of the m rows; zeros where the plain pass is what is asked for.
-        """
-        assert not bool(state.path[rows].any()), "rows in their plain state"
-        target = paths.cpu().numpy()
-        where = (
-            np.arange(len(target)) if isinstance(rows, slice) else rows.cpu().numpy()
+    @torch.no_grad()
+    def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
+        """Run the plain pass in some rows; see `NetworkSession.restart`."""
+        check_rows(rows, len(state.state_id))
+        images = inputs.contiguous(memory_format=torch.channels_last)
+        below = self.network.stem(images)  # of which only h is read later
+        state.layers[0].write(
+            rows, len(state.state_id), visible=below.y, hidden=below.h
         )
-        moving = np.flatnonzero(target)
-        target = target[moving]
-        start = np.log2(target & -target).astype(np.int64) + 1
-        work = Work(where[moving], start, target)
-        self._sweep(state, work, final)
-        cost = np.zeros((3, len(where)), dtype=np.int64)
-        cost[:, moving] = work.taken
-        return StepCost(self._index(cost))
+        for layer, module in enumerate(self.network.main_layers, start=1):
+            below = module.plain(below, 0)
+            self._keep(state, rows, layer, below, visible=below.u)
+        state.state_id[rows] = 0
+        state.residual[rows] = 1.0
+        self._answer(state, rows)
 
-    @torch.inference_mode()
-    def _sweep(self, state: SessionState, work: Work, final: bool = False) -> None:
-        """From the bottom up: per layer, check, refresh and solve the rows that ask.
+    @torch.no_grad()
+    def apply(self, state: MainState, rows: Tensor, actions: Tensor) -> StepCost:
+        """Bring one layer per row to its fixed point; see `NetworkSession.apply`."""
+        check_rows(rows, len(state.state_id))
+        check_actions(actions, len(rows), self.num_layers + 1)
+        before = state.state_id[rows]
+        already = self._iterated[before].gather(1, (actions - 1).clamp(min=0)[:, None])
+        already = already[:, 0] & (actions > 0)
+        target = self._next_state[before, actions]
+        return self._sweep(state, rows, actions, target, already)
 
-        Who does what is decided on the host; rows pass in tiles.
-        """
-        rows = self._index(work.rows)
-        residual = state.residual.index_select(0, rows).cpu().numpy()
-        for layer in range(1, self.num_layers + 1):
-            check, refresh, solve = work.groups(layer)
-            for some in tiles(check):
-                self._check(state, some, layer, work)
-            for some in tiles(refresh):
-                self._refresh(state, some, layer, work, final)
-            work.macs[refresh] += self.costs.layers[layer - 1].plain
-            residual[refresh, layer - 1] = 1.0
-            for some in tiles(solve):
-                found = self._solve(state, some, layer, work, final)
-                residual[some, layer - 1] = found
-        put_rows(state.residual, rows, self._index(residual))
-        path = self._index(work.target)
-        put_rows(state.path, rows, path)
-        self._answer(state, rows, path)
-        work.macs += self.costs.head
+    @torch.no_grad()
+    def reach(self, state: MainState, rows: Tensor, state_ids: Tensor) -> StepCost:
+        """Bring rows from state 0 to given states; see `FiniteStates.reach`."""
+        check_rows(rows, len(state.state_id))
+        check_states(state_ids, len(rows), len(self.next_state))
+        assert not bool(state.state_id[rows].any()), "rows start in state 0"
+        iterated = self._iterated[state_ids]
+        lowest = torch.where(iterated.any(1), iterated.int().argmax(1) + 1, 0)
+        already = torch.zeros_like(lowest, dtype=torch.bool)
+        return self._sweep(state, rows, lowest, state_ids, already)
 
-    def residual_curves(self, state: SessionState, row: int) -> list[list[float]]:
-        """Residuals along each layer's solve; empty for a plainly applied layer."""
-        curves: list[list[float]] = []
-        here, path = torch.tensor([row], device=self.device), int(state.path[row])
-        for i, layer in enumerate(self.layers):
-            activations = state.layers[i + 1].at(here)
-            iterated = bool(path >> i & 1)
-            curves.append(
-                layer.residual_curve(activations, self.solver) if iterated else []
-            )
+    def features(self, state: MainState, rows: Tensor) -> Tensor:
+        """Return what an observer sees; see `NetworkSession.features`."""
+        return network_features(
+            state.pooled[rows],
+            state.logits[rows],
+            state.residual[rows],
+            self._iterated[state.state_id[rows]],
+        )
+
+    def logits(self, state: MainState, rows: Tensor) -> Tensor:
+        """Return the current answers, float32 [m, K]."""
+        return state.logits[rows]
+
+    def useful_actions(self, state: MainState, rows: Tensor) -> Tensor:
+        """Return which actions can change something, bool [m, A]."""
+        return self._useful[state.state_id[rows]]
+
+    def state_ids(self, state: MainState) -> Tensor:
+        """Return the state of every row, int64 [n]."""
+        return state.state_id.clone()
+
+    def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
+        """Return the visible activations of each layer, by name [m, C, H, W]."""
+        layers = enumerate(state.layers[1:])
+        return {f"map/{i}": layer.read(rows).y for i, layer in layers}
+
+    @torch.no_grad()
+    def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
+        """Return the residuals of each solve; empty for a plainly applied layer."""
+        curves, where = {}, torch.tensor([row], device=self.device)
+        iterated = self._iterated[state.state_id[row]].tolist()
+        for i, layer in enumerate(self.network.main_layers):
+            held = state.layers[i + 1].read(where)
+            curve = layer.residual_curve(held, self.solver) if iterated[i] else []
+            curves[self.action_names[i + 1]] = curve
         return curves
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights of the same architecture; states begun before are void.
+    def fingerprint(self) -> str:
+        """Return a hash of weights, architecture and solver settings."""
+        about = {"config": self.network.config.to_dict(), "solver": asdict(self.solver)}
+        weights = tensors_digest(self.network.state_dict())
+        text = json.dumps([weights, about], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
-        Args:
-            weights: A ``state_dict`` of a main network, on any device.
-
-        Raises:
-            CheckpointError: it belongs to another architecture.
-        """
-        own = self.model.state_dict()
-        if {k: v.shape for k, v in own.items()} != {
-            k: v.shape for k, v in weights.items()
-        }:  # before anything is copied
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights; see `NetworkSession.load_weights`."""
+        own = self.network.state_dict()
+        shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
+        if shapes != given:
             raise CheckpointError(
                 "the weights are of another architecture than this environment's "
                 "network; give those of a network made from the same checkpoint"
             )
-        self.model.load_state_dict(weights)
-        self.model.freeze()
+        self.network.load_state_dict(weights)
+        self.network.freeze()
 
-    def digest(self) -> str:
-        """Hash of weights, architecture and solver settings."""
-        about = {"config": self.model.config.to_dict(), "solver": asdict(self.solver)}
-        weights = tensors_digest(self.model.state_dict())
-        text = json.dumps([weights, about], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def _sweep(
+        self,
+        state: MainState,
+        rows: Tensor,
+        lowest: Tensor,
+        target: Tensor,
+        already: Tensor,
+    ) -> StepCost:
+        """Go through the layers bottom up: check, refresh or solve what each row asks.
 
-    def _solve(
-        self, state: SessionState, some: Host, layer: int, work: Work, final: bool
-    ) -> NDArray[np.float32]:
-        """Solve the rows at some places; their residuals."""
-        where, pattern = self._group(state, some, layer, work)
-        below, here = state.layers[layer - 1].at(where), state.layers[layer].at(where)
-        new, result = self.layers[layer - 1].iterate(below, here, pattern, self.solver)
-        injected = None if final else new.x
-        _store(state, layer).put(where, visible=new.y, hidden=new.h, injected=injected)
-        self._pool(state, where, layer, new, final)
-        macs = self.costs.layers[layer - 1]
-        below_iterated = (work.target[some] << 1 >> (layer - 1)) & 1
-        work.add(some, np.array(macs.setup)[below_iterated], macs.iteration, result)
-        residual: NDArray[np.float32] = result.residual.cpu().numpy()
-        return residual
+        Args:
+            state: Changed in place.
+            rows: Distinct rows, int64 [m].
+            lowest: Lowest layer that each row works on, int64 [m]; 0 for none.
+            target: State that each row is brought to, int64 [m].
+            already: Whether the lowest layer is checked only, bool [m].
+        """
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        for layer in range(1, self.num_layers + 1):
+            starts, above = lowest == layer, (lowest > 0) & (lowest < layer)
+            wanted = self._iterated[target, layer - 1] & (starts | above)
+            for chosen, work in (
+                (starts & already, self._check),
+                (above, self._refresh),
+                (wanted & ~(starts & already), self._solve),
+            ):
+                some = chosen.nonzero()[:, 0]
+                if len(some) == 0:
+                    continue
+                macs, result = work(state, rows[some], layer, target[some])
+                cost[0, some] += macs
+                if result is not None:
+                    iteration = self.costs.layers[layer - 1].iteration
+                    cost[0, some] += iteration * result.num_steps
+                    cost[1, some] += result.num_steps
+                    cost[2, some] = torch.maximum(cost[2, some], result.status)
+        moved = (lowest > 0).nonzero()[:, 0]
+        if len(moved) > 0:
+            state.state_id[rows[moved]] = target[moved]
+            self._answer(state, rows[moved])
+            cost[0, moved] += self.costs.head
+        macs, steps, status = cost
+        return StepCost(macs, steps, status, already)
 
-    def _check(self, state: SessionState, some: Host, layer: int, work: Work) -> None:
-        here = state.layers[layer].at(self._rows(state, work.rows[some]))
-        result = self.layers[layer - 1].check(here, self.solver)
-        work.add(some, 0, self.costs.layers[layer - 1].iteration, result)
+    # Each of these works on layer `layer` of some rows, int64 [g], that are brought to
+    # states `target`, and returns multiply-adds (iterations apart) and a solve, if any.
+
+    def _check(
+        self, state: MainState, rows: Tensor, layer: int, target: Tensor
+    ) -> Work:
+        """Apply the map once at the fixed point; the state stays as it is."""
+        held = state.layers[layer].read(rows)
+        return 0, self.network.main_layers[layer - 1].check(held, self.solver)
 
     def _refresh(
-        self, state: SessionState, some: Host, layer: int, work: Work, final: bool
-    ) -> None:
-        where, pattern = self._group(state, some, layer, work)
-        new = self.layers[layer - 1].plain(state.layers[layer - 1].at(where), pattern)
-        _store(state, layer).put(where, visible=new.u)
-        self._pool(state, where, layer, new, final)
+        self, state: MainState, rows: Tensor, layer: int, target: Tensor
+    ) -> Work:
+        """Apply the layer once, from zero, on its new input."""
+        pattern = target % 2 ** (layer - 1)
+        below = state.layers[layer - 1].read(rows)
+        new = self.network.main_layers[layer - 1].plain(below, pattern)
+        self._keep(state, rows, layer, new, visible=new.u)
+        state.residual[rows, layer - 1] = 1.0
+        return self.costs.layers[layer - 1].plain, None
 
-    def _group(
-        self, state: SessionState, some: Host, layer: int, work: Work
-    ) -> tuple[Rows, Pattern]:
-        """Rows at some places, and the pattern of iterated layers below [g]."""
-        below = 2 ** (layer - 1) - 1
-        pattern = self._index(work.target[some] & below) if below else 0
-        return self._rows(state, work.rows[some]), pattern
+    def _solve(
+        self, state: MainState, rows: Tensor, layer: int, target: Tensor
+    ) -> Work:
+        """Bring the layer, plainly applied so far, to its fixed point."""
+        pattern = target % 2 ** (layer - 1)
+        below, held = (state.layers[i].read(rows) for i in (layer - 1, layer))
+        module = self.network.main_layers[layer - 1]
+        new, result = module.iterate(below, held, pattern, self.solver)
+        maps = {"visible": new.y, "hidden": new.h, "injected": new.x}
+        self._keep(state, rows, layer, new, **maps)
+        state.residual[rows, layer - 1] = result.residual
+        setup = torch.tensor(self.costs.layers[layer - 1].setup, device=self.device)
+        below_iterated = (target << 1) >> (layer - 1) & 1  # 0 below layer 1
+        return setup[below_iterated], result
 
-    def _rows(self, state: SessionState, where: Host) -> Rows:
-        """Rows to gather and put, int64 [g]; ``ALL`` if they are, in their order."""
-        n = len(state.path)
-        if len(where) == n and np.array_equal(where, np.arange(n)):
-            return ALL
-        return self._index(where)
-
-    def _pool(
+    def _keep(
         self,
-        state: SessionState,
-        where: Rows,
+        state: MainState,
+        rows: Tensor,
         layer: int,
         new: LayerState,
-        final: bool = False,
+        **maps: Tensor | None,
     ) -> None:
-        if not final or layer == self.num_layers:
-            pooled = self.layers[layer - 1].pool(new)
-            _write(state.features[:, self._columns[layer - 1]], where, pooled)
+        """Write a layer's maps and their global averages."""
+        state.layers[layer].write(rows, len(state.state_id), **maps)
+        pooled = self.network.main_layers[layer - 1].pool(new)
+        state.pooled[rows[:, None], self._columns[layer - 1]] = pooled
 
-    def _answer(self, state: SessionState, rows: Tensor, path: Tensor) -> None:
-        features = state.features[:, self._columns[-1]].index_select(0, rows)
-        put_rows(state.logits, rows, self.model.answer(features, path))
-
-    def _index(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
-
-def _store(state: SessionState, layer: int) -> ActivationStore:
-    return cast(ActivationStore, state.layers[layer])
-
-
-def _write(target: Tensor, rows: Rows, new: Tensor) -> None:
-    """Overwrite some rows, or all."""
-    if isinstance(rows, slice):
-        target.copy_(new)
-    else:
-        put_rows(target, rows, new)
+    def _answer(self, state: MainState, rows: Tensor) -> None:
+        top = state.pooled[rows[:, None], self._columns[-1]]
+        state.logits[rows] = self.network.answer(top, state.state_id[rows])

@@ -12,48 +12,53 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import llvmlite.binding
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dynalay_gym import __version__
-from dynalay_gym.envs.transition_table import (
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.sessions.protocol import FiniteSession
+from dynalay_gym.sessions.transition_table import (
     Layout,
     TransitionTable,
     build_table,
     num_bytes,
     table_layout,
 )
-from dynalay_gym.errors import ConfigError
-from dynalay_gym.sessions.accel.compiler import code_version
-from dynalay_gym.sessions.protocol import LayerSession, tensors_digest
 from dynalay_gym.utils.cache_folder import cache_dir
+from dynalay_gym.utils.digest import tensors_digest
 
-FORMAT = 3
+FORMAT = 4
 
 
-def get_table(session: LayerSession, images: Tensor, labels: Tensor) -> TransitionTable:
-    """Map the table of a network over samples; build and store it if there is none.
+def get_table(
+    session: FiniteSession, inputs: Tensor, labels: Tensor, padding: int
+) -> TransitionTable:
+    """Map the table of a network over samples; build and keep it if there is none.
 
     Args:
         session: The network.
-        images: Samples [n, C, H, W] on its device.
+        inputs: Samples [n, ...] on its device.
         labels: Their classes, int64 [n].
+        padding: Columns of zeros behind the features.
 
     Returns:
         The table, in main memory.
 
     Raises:
-        ConfigError: it would not fit into memory.
+        ConfigError: It would not fit into memory.
     """
-    layout, key = table_layout(session, len(labels)), table_key(session, images, labels)
+    layout, key = (
+        table_layout(session, len(labels), padding),
+        table_key(session, inputs, labels),
+    )
     path = cache_dir() / f"transitions-{key}.safetensors"
     table = _load(path, key, layout)
     if table is None:
         _check_memory(layout)
-        table = build_table(session, images, labels)
+        table = build_table(session, inputs, labels, padding)
         try:
             _save(path, key, table)
         except (OSError, SafetensorError) as error:
@@ -67,24 +72,23 @@ def get_table(session: LayerSession, images: Tensor, labels: Tensor) -> Transiti
     return table
 
 
-def table_key(session: LayerSession, images: Tensor, labels: Tensor) -> str:
-    """Sha256 of all that a table's numbers depend on, the kernels' origin included."""
+def table_key(session: FiniteSession, inputs: Tensor, labels: Tensor) -> str:
+    """Return the sha256 of all that a table's numbers depend on."""
     parts = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__],
         "processor": _processor(session.device),
-        "network": session.digest(),
-        "data": tensors_digest({"images": images, "labels": labels}),
+        "network": session.fingerprint(),
+        "data": tensors_digest({"inputs": inputs, "labels": labels}),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _processor(device: torch.device) -> str:
-    """What decides which kernels run; others may round otherwise."""
+    """Return what decides which kernels PyTorch runs; others may round otherwise."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    compiled = f"{code_version()} {llvmlite.binding.get_host_cpu_name()}"
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {compiled}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:
