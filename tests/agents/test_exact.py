@@ -25,16 +25,20 @@ from agents.exact.config import ExactConfig
 from agents.exact.values import action_values, advantage_loss, soft_policy, visits
 from agents.registry import make_agent
 from agents.saving import load_agent, load_config, save_agent
-from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
-from dynalay_gym.envs.oracle import best_fixed_plan, decision_tree, optimum
+from dynalay_gym.envs.oracle import (
+    DecisionTree,
+    best_fixed_plan,
+    decision_tree,
+    enumerate_nodes,
+    optimum,
+)
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.evaluation.reference_policies import make_reference_policies
 from dynalay_gym.networks.policy import PlanPolicy
-from dynalay_gym.predictor.net_policies import network_policy
-from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions.states import layer_states
 from dynalay_gym.utils.metrics import MetricWriter
 
 NUM_SAMPLES = 24
@@ -83,7 +87,7 @@ def weights(agent: ExactAgent) -> Tensor:
 
 
 def test_nodes_of_two_layers_are_those_found_by_hand() -> None:
-    nodes = enumerate_nodes(num_layers=2, max_decisions=3)
+    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
     # start; 1; 2; 1 then 2; 2 then 1 (which forgets 2)
     assert nodes.state.tolist() == [0b00, 0b01, 0b10, 0b11, 0b01]
     assert nodes.last_action.tolist() == [-1, 1, 2, 2, 1]
@@ -184,7 +188,7 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
 
 
 def test_visits_and_lengths() -> None:
-    nodes = enumerate_nodes(num_layers=2, max_decisions=3)
+    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
     policy = soft_policy(torch.zeros(1, 5, 3), nodes.allowed, 1.0)
     reached = visits(policy, nodes.children, nodes.levels)[0]
     # From the start 1/3 each; then one of two allowed actions.
@@ -329,6 +333,9 @@ def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:
 
 
 def test_the_predictor_takes_it_like_any_agent_net() -> None:
+    from dynalay_gym.predictor.net_policies import network_policy
+    from dynalay_gym.predictor.predictor import DynaLayPredictor
+
     envs = make_table(8, autoreset_mode="Disabled")
     agent = make_agent(make_table(), SMALL)
     agent.learn(SMALL.total_timesteps)
