@@ -333,7 +333,7 @@ def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:
 
 
 def test_the_predictor_takes_it_like_any_agent_net() -> None:
-    from dynalay_gym.predictor.net_policies import network_policy
+    from dynalay_gym.predictor.policies import NetworkPolicy
     from dynalay_gym.predictor.predictor import DynaLayPredictor
 
     envs = make_table(8, autoreset_mode="Disabled")
@@ -341,7 +341,7 @@ def test_the_predictor_takes_it_like_any_agent_net() -> None:
     agent.learn(SMALL.total_timesteps)
     walked = evaluate(envs, agent.policy, penalty=0.25)
     predictor = DynaLayPredictor.from_env(
-        make_vec(1), network_policy(agent.policy.net), penalty=0.25
+        make_vec(1), NetworkPolicy(agent.policy.net), penalty=0.25
     )
     found = predictor.infer(make_vec(1).problem.inputs)
     plain = envs.plain_macs
