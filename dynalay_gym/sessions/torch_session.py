@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ class TorchSession:
         self.costs = CostTable.of(network)
         self.num_layers = network.num_layers
         self.num_classes = config.num_classes
+        self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.plain_macs = self.costs.plain_pass
         self.device = network.head.device
         self.full_plan = tuple(range(1, self.num_layers + 1))
@@ -169,6 +171,15 @@ class TorchSession:
         weights = tensors_digest(self.network.state_dict())
         text = json.dumps([weights, about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return kind, options and weights; see `Savable.to_saved`."""
+        options = {
+            "config": self.network.config.to_dict(),
+            "rtol": self.solver.rtol,
+            "max_steps": self.solver.max_steps,
+        }
+        return "main-network", options, self.network.state_dict()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
