@@ -43,5 +43,5 @@ class ExactLinear(nn.Linear):
             self.bias.copy_((bias / unit).round() * unit)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x W^T + b``, float64 [m, N], of x [m, K]."""
-        return super().forward((x.double() * self._scale).round_())
+        """Return ``x W^T + b``, float32 [m, N], of x [m, K]."""
+        return super().forward((x.double() * self._scale).round_()).float()

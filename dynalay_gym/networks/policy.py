@@ -88,10 +88,8 @@ class PlanPolicy:
 
         Whoever runs the network can follow them without a look in between.
         """
-        actions = like(self.actions, observations)
-        if self.per_sample:
-            return actions[infos["index"]]
-        return actions[None].repeat(len(observations), 0)
+        rows = as_numpy(infos["index"]) if self.per_sample else [0] * len(observations)
+        return like(np.atleast_2d(self.actions)[rows], observations)
 
 
 class GreedyNetPolicy:

@@ -6,7 +6,6 @@ batch as a free axis. They give the same values as the package, not the same bit
 Axes: n images [n, C, H, W], K classes, D features, A actions.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +27,7 @@ EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant
 
 
 class Part(NamedTuple):
-    """One network to export.
-
-    Attributes:
-        name: Name of the file.
-        module: What runs.
-        inputs: Example of each input, by name; the first axis is the batch.
-        outputs: Names of the outputs.
-    """
+    """One network to export: file name, module, example inputs, names of outputs."""
 
     name: str
     module: nn.Module
@@ -109,18 +101,17 @@ def export_parts(
         raise ConfigError(f"unknown format {format!r}; choose one of {sorted(FORMATS)}")
     if predictor.session.device.type != "cpu":
         raise ConfigError("only a predictor on the CPU can be exported: device='cpu'")
-    parts = parts_of(predictor)
-    write = _onnx_writer() if format == "onnx" else _write_torch
-    folder, files, facts = Path(folder), [], {}
+    if format == "onnx":
+        _check_onnx()
+    parts, folder, facts = parts_of(predictor), Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
-        path = folder / f"{part.name}.{FORMATS[format]}"
-        write(part, path)
-        files.append(path)
-        shapes = {name: ["n", *x.shape[1:]] for name, x in part.inputs.items()}
-        facts[path.name] = {"inputs": shapes, "outputs": list(part.outputs)}
+        name = f"{part.name}.{FORMATS[format]}"
+        _write(part, folder / name, format)
+        shapes = {key: ["n", *x.shape[1:]] for key, x in part.inputs.items()}
+        facts[name] = {"inputs": shapes, "outputs": list(part.outputs)}
     write_json(folder / "parts.json", facts)
-    return files
+    return [folder / name for name in facts]
 
 
 def parts_of(predictor: DynaLayPredictor) -> list[Part]:
@@ -152,25 +143,7 @@ def _example(*shape: int) -> Tensor:
     return torch.rand(EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _free_batch(part: Part) -> tuple[dict[int, torch.export.Dim], ...]:
-    batch = torch.export.Dim("n", min=1)
-    return tuple({0: batch} for _ in part.inputs)
-
-
-def _write_torch(part: Part, path: Path) -> None:
-    torch.export.save(_program(part), path)
-
-
-def _program(part: Part) -> torch.export.ExportedProgram:
-    with torch.no_grad():
-        return torch.export.export(
-            part.module.eval(),
-            tuple(part.inputs.values()),
-            dynamic_shapes=(_free_batch(part)),
-        )
-
-
-def _onnx_writer() -> Callable[[Part, Path], None]:
+def _check_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -178,12 +151,19 @@ def _onnx_writer() -> Callable[[Part, Path], None]:
         raise ConfigError(
             'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
         ) from None
-    return _write_onnx
 
 
-def _write_onnx(part: Part, path: Path) -> None:
+def _write(part: Part, path: Path, format: str) -> None:
+    batch = torch.export.Dim("n", min=1)
+    free = tuple({0: batch} for _ in part.inputs)
+    inputs = tuple(part.inputs.values())
+    with torch.no_grad():
+        program = torch.export.export(part.module.eval(), inputs, dynamic_shapes=free)
+    if format == "torch":
+        torch.export.save(program, path)
+        return
     torch.onnx.export(
-        _program(part),
+        program,
         (),
         path,
         input_names=list(part.inputs),

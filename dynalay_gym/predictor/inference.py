@@ -5,9 +5,7 @@ Axes: n inputs, m of them undecided, K classes, A actions, T = most decisions.
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +16,11 @@ from dynalay_gym.envs.checks import check_actions
 from dynalay_gym.envs.observation import EpisodeState, Integers
 from dynalay_gym.errors import ConfigError, DataError, InvalidActionError
 from dynalay_gym.fixed_point.progress import SolverStatus
-from dynalay_gym.networks.policy import Policy, as_numpy
-from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, StepCost
+from dynalay_gym.networks.policy import NOP, Policy, as_numpy
+from dynalay_gym.sessions.protocol import NetworkSession, StepCost
 
 
-@dataclass(frozen=True)
-class Inference:
+class Inference(NamedTuple):
     """Answers and what each took; NumPy arrays or tensors, as the inputs were.
 
     Attributes:
@@ -45,18 +42,6 @@ class Inference:
     solver_steps: Any
     converged: Any
     actions: Any
-
-    def map(self, convert: Callable[[Any], Any]) -> "Inference":
-        """Return the same with every entry converted."""
-        return Inference(*(convert(getattr(self, f.name)) for f in fields(self)))
-
-    @staticmethod
-    def join(parts: "Sequence[Inference]") -> "Inference":
-        """Return one of all rows; the entries are tensors."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = ([getattr(part, f.name) for part in parts] for f in fields(Inference))
-        return Inference(*(torch.cat(column) for column in columns))
 
 
 class Batch:
@@ -87,8 +72,35 @@ class Batch:
         self.cost = np.zeros((3, len(inputs)), dtype=np.int64)
         self.cost[0] = session.plain_macs
 
-    def decide(self, policy: Policy) -> None:
-        """Let a policy decide to the end; a row that has stopped runs nothing more."""
+    @torch.no_grad()
+    def run(self, policy: Policy, has_finite_states: bool) -> Inference:
+        """Decide to the end; a row that has stopped runs nothing more.
+
+        Args:
+            policy: Chooses the actions. If it has ``plans``, it knows them all from the
+                first observation on: ``plans(observations, infos)``, int64 [n, P].
+            has_finite_states: Whether the session can carry such plans out in one sweep
+                (`FiniteStates`), without what a look in between would need.
+
+        Returns:
+            Inference of tensors.
+
+        Raises:
+            InvalidActionError: The policy chose an action that does not exist.
+        """
+        if has_finite_states and hasattr(policy, "plans"):
+            self._follow(policy, self.session)
+        else:
+            self._decide(policy)
+        logits = self.session.logits(self.state, self._tensor(self.rows))
+        decisions, (macs, steps, status) = self.episode.decisions, self.cost
+        counts = macs, decisions * policy.macs_per_decision, decisions, steps
+        rest = *counts, status == SolverStatus.CONVERGED, self.episode.history
+        answers = logits.softmax(1), logits.argmax(1)
+        return Inference(*answers, *map(torch.from_numpy, rest))
+
+    def _decide(self, policy: Policy) -> None:
+        """Ask the policy step by step."""
         rows = self.rows
         while len(rows) > 0:
             where = self._tensor(rows)
@@ -98,95 +110,55 @@ class Batch:
             taken = self._add(rows, cost)
             rows = rows[~self.episode.advance(rows, actions, *taken)]
 
-    def follow(self, plans: Callable[..., Any], next_state: Integers) -> None:
-        """Carry known plans out in one sweep, with no work that only a look needs.
-
-        Args:
-            plans: `plans` of an open-loop policy.
-            next_state: The network's automaton, int64 [S, A].
-        """
-        rows, where = self.rows, self._tensor(self.rows)
-        actions = self._check_plans(plans(*self._look(rows, where)))
-        reached = np.zeros_like(rows)
-        while len(rows) > 0:
-            chosen = actions[rows, self.episode.decisions[rows]]
-            reached[rows] = next_state[reached[rows], chosen]
-            nothing = np.zeros_like(rows)
-            stop = self.episode.advance(rows, chosen, nothing, nothing, nothing)
-            rows = rows[~stop]
-        session: Any = self.session
+    def _follow(self, policy: Any, session: Any) -> None:
+        """Carry the plans of a policy out in one sweep over the network."""
+        where = self._tensor(self.rows)
+        actions = self._read_plans(policy.plans(*self._look(self.rows, where)))
+        is_stop = actions == NOP
+        is_over = is_stop.cumsum(1) > is_stop  # it has stopped before
+        self.episode.history[:] = np.where(is_over, -1, actions)
+        self.episode.decisions[:] = (~is_over).sum(1)
+        reached = np.zeros_like(self.rows)
+        for column in np.where(is_over, NOP, actions).T:
+            reached = session.next_state[reached, column]
         self._add(self.rows, session.reach(self.state, where, self._tensor(reached)))
 
-    def result(self, macs_per_decision: int) -> Inference:
-        """Return the answers as they are now, as tensors."""
-        logits = self.session.logits(self.state, self._tensor(self.rows))
-        decisions, (macs, steps, status) = self.episode.decisions, self.cost
-        counts = macs, decisions * macs_per_decision, decisions, steps
-        counts += status == SolverStatus.CONVERGED, self.episode.history
-        return Inference(
-            logits.softmax(1), logits.argmax(1), *map(torch.from_numpy, counts)
-        )
+    def _read_plans(self, plans: Any) -> Integers:
+        """Return plans as int64 [n, T], cut off or filled up with NOP."""
+        given, n = as_numpy(plans), len(self.rows)
+        if given.ndim != 2 or len(given) != n:
+            raise InvalidActionError(
+                f"plans must have shape ({n}, P), not {given.shape}"
+            )
+        actions = np.full_like(self.episode.history, NOP)
+        if given.size > 0:
+            check_actions(given.ravel(), given.size, self.num_actions)
+            known = given[:, : actions.shape[1]]
+            actions[:, : known.shape[1]] = known
+        return actions
 
     def _look(self, rows: Integers, where: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return observations [m, D] of some rows and the infos of a policy, copies."""
+        """Return observations [m, D] of some rows and a policy's infos; all copies."""
         episode, session = self.episode, self.session
         seen = session.features(self.state, where)
-        mask = session.useful_actions(self.state, where).to(torch.int8)
         infos = {
             "index": self._tensor(episode.index[rows]),
             "penalty": self._tensor(episode.penalty[rows]),
             "decisions": self._tensor(episode.decisions[rows]),
-            "action_mask": mask,
+            "action_mask": session.useful_actions(self.state, where).to(torch.int8),
         }
         return torch.cat([seen, self._tensor(episode.features(rows))], 1), infos
 
     def _add(self, rows: Integers, cost: StepCost) -> NDArray[np.int64]:
-        """Add up what some rows took, and return it as int64 [3, m]."""
+        """Add up what some rows took, and return it: int64 [3, m]."""
         parts = cost.macs, cost.solver_steps, cost.status
         taken = np.stack([part.cpu().numpy() for part in parts])
         self.cost[:2, rows] += taken[:2]
         self.cost[2, rows] = np.maximum(self.cost[2, rows], taken[2])
         return taken
 
-    def _check_plans(self, plans: Any) -> Integers:
-        """Return plans as int64 [n, P + 1], the last one NOP."""
-        given = as_numpy(plans)
-        if given.ndim != 2 or len(given) != len(self.rows):
-            raise InvalidActionError(
-                f"plans must have shape ({len(self.rows)}, P), not {given.shape}"
-            )
-        flat = np.append(given, np.zeros_like(given[:, :1]), axis=1).ravel()
-        actions = check_actions(flat, flat.size, self.num_actions)
-        return actions.reshape(len(given), -1)
-
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.session.device)
-
-
-@torch.no_grad()
-def infer_batch(
-    session: NetworkSession,
-    policy: Policy,
-    inputs: Tensor,
-    penalty: NDArray[np.float32],
-    first: int,
-    max_decisions: int,
-) -> Inference:
-    """Decide on one batch; see `Batch` for the arguments.
-
-    Returns:
-        Inference of tensors.
-
-    Raises:
-        InvalidActionError: The policy chose an action that does not exist.
-    """
-    batch = Batch(session, inputs, penalty, first, max_decisions)
-    plans = getattr(policy, "plans", None)
-    if plans is not None and isinstance(session, FiniteStates):
-        batch.follow(plans, session.next_state)
-    else:
-        batch.decide(policy)
-    return batch.result(policy.macs_per_decision)
 
 
 def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
@@ -210,7 +182,7 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
     dtype: torch.dtype | None = getattr(session, "in_dtype", None)
     given = inputs if isinstance(inputs, Tensor) else _as_tensor(inputs)
     if dtype is not None and dtype.is_floating_point != given.is_floating_point():
-        kind = "floats, prepared" if dtype.is_floating_point else "integers, encoded"
+        kind = "floats, normalised" if dtype.is_floating_point else "integers, encoded"
         raise ConfigError(f"inputs must be {kind} as in training, not {given.dtype}")
     own = tuple(given.shape[1:])
     if given.dim() == 0 or (shape and own not in (shape, (math.prod(shape),))):
@@ -218,13 +190,10 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
         raise ConfigError(
             f"inputs must have shape [n, {sides}] or be flat, not {list(given.shape)}"
         )
-    found = given.detach().to(session.device, dtype or given.dtype)
+    found = given.detach().to(session.device, dtype)
     # The extremes are NaN or infinite if any number is; no mask of all is made.
-    # (NumPy's are found without threads, which would delay ours afterwards.)
     if found.is_floating_point() and found.numel() > 0:
-        is_plain = found.is_cpu and found.dtype != torch.bfloat16
-        numbers: Any = found.numpy() if is_plain else found
-        if not (math.isfinite(numbers.min()) and math.isfinite(numbers.max())):
+        if not all(map(math.isfinite, torch.aminmax(found))):
             raise DataError("the inputs hold NaN or infinite numbers; mend them")
     return found if shape is None else found.reshape(len(found), *shape)
 
@@ -252,7 +221,7 @@ def read_penalty(penalty: Any, num: int) -> NDArray[np.float32]:
             values = np.asarray(as_numpy(penalty), dtype=np.float32)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"penalty must be a number or an array, not {reprlib.repr(penalty)}"
+            f"penalty must be a number, or one per input, not {reprlib.repr(penalty)}"
         ) from None
     if values.shape not in ((), (1,), (num,)):
         raise ConfigError(
@@ -262,6 +231,4 @@ def read_penalty(penalty: Any, num: int) -> NDArray[np.float32]:
     wrong = values[~(np.isfinite(values) & (values >= 0))]
     if wrong.size > 0:
         raise ConfigError(f"penalty must be finite and at least 0, not {wrong[0]}")
-    spread = np.empty(num, dtype=np.float32)
-    spread[:] = values
-    return spread
+    return np.broadcast_to(values, num).astype(np.float32)

@@ -77,7 +77,8 @@ class NetworkPolicy(GreedyNetPolicy):
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the best allowed action; see `Policy.act`."""
         if isinstance(observations, Tensor):
-            self.net.to(observations.device)
+            if observations.device != self._weight.device:
+                self.net.to(observations.device)
         return super().act(observations, infos)
 
 
@@ -262,15 +263,15 @@ def _numbers(part: nn.Linear) -> tuple[Tensor, Tensor]:
 
 def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:
     """Return the linear layers of a perceptron and the name of its activation."""
-    parts = list(net) if isinstance(net, nn.Sequential) else [net]
+    parts = list(net) if isinstance(net, nn.Sequential) else []
     linears = [part for part in parts[::2] if isinstance(part, nn.Linear)]
+    kinds = {type(part) for part in parts[1::2]}
     for name, kind in _ACTIVATIONS.items():
-        if 2 * len(linears) == len(parts) + 1 and {type(x) for x in parts[1::2]} <= {
-            kind
-        }:
+        if 2 * len(linears) - 1 == len(parts) and kinds <= {kind}:
             return linears, name
+    found = [type(part).__name__ for part in parts or [net]]
     raise ConfigError(
-        "a network policy takes an AgentNet, or an nn.Sequential of nn.Linear with tanh "
-        f"or ReLU between them, not {[type(part).__name__ for part in parts]}; write a "
-        "class with act and macs_per_decision for another network"
+        "a network policy takes an AgentNet, or an nn.Sequential of nn.Linear with "
+        f"tanh or ReLU between them, not {found}; write a class with act and "
+        "macs_per_decision for another network"
     )

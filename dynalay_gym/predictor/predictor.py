@@ -3,6 +3,7 @@
 Axes: n inputs, K classes, A actions.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import (
+    Batch,
     Inference,
-    infer_batch,
     read_inputs,
     read_penalty,
 )
 from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
 from dynalay_gym.sessions.fastest import fastest_session
-from dynalay_gym.sessions.protocol import NetworkSession, Savable
+from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
 KIND = "predictor"
@@ -84,6 +85,7 @@ class DynaLayPredictor:
             raise ConfigError(
                 "a session has its own solver settings; leave rtol and max_steps out"
             )
+        self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)
         self.policy, self.batch_size = policy, batch_size
         self.max_decisions = max_decisions or num_actions
@@ -166,24 +168,25 @@ class DynaLayPredictor:
             InvalidActionError: The policy chose an action that does not exist.
         """
         given = read_inputs(inputs, self.session)
-        n = len(given)
-        penalties = read_penalty(self.penalty if penalty is None else penalty, n)
-        parts = []
-        for first in range(0, max(n, 1), self.batch_size):
+        chosen = self.penalty if penalty is None else penalty
+        penalties = read_penalty(chosen, len(given))
+        found = []
+        for first in range(0, max(len(given), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            batch = self.session, self.policy, given[rows], penalties[rows]
-            parts.append(infer_batch(*batch, first, self.max_decisions))
-        whole = Inference.join(parts)
-        sound = whole.probabilities.isfinite().all(1)
-        if not bool(sound.all()):
+            some = given[rows], penalties[rows], first, self.max_decisions
+            batch = Batch(self.session, *some)
+            found.append(batch.run(self.policy, self._has_finite_states))
+        whole = found[0]
+        if len(found) > 1:
+            whole = Inference(*map(torch.cat, zip(*found, strict=True)))
+        if math.isnan(whole.probabilities.sum()):
             raise DataError(
-                f"the answer to input {int((~sound).nonzero()[0, 0])} is not finite: "
-                "its numbers are too large for the network (prepare them as in "
-                "training), or the network's weights are broken"
+                "an answer is not finite: the numbers of its input are too large "
+                "(prepare them as in training), or the network is broken"
             )
-        if not isinstance(inputs, Tensor):
-            return whole.map(as_numpy)
-        return whole.map(lambda values: values.to(inputs.device))
+        if isinstance(inputs, Tensor):
+            return Inference(*(column.to(inputs.device) for column in whole))
+        return Inference(*map(as_numpy, whole))
 
     def save(self, folder: str | Path) -> None:
         """Write network and policy as one folder: the whole new one or, failing, none.

@@ -51,7 +51,7 @@ class TorchSession:
     ) -> None:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
-        self.in_shape = config.in_shape
+        self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.solver = SolverConfig(
             rtol=config.rtol if rtol is None else rtol,
             max_steps=config.max_steps if max_steps is None else max_steps,
@@ -59,7 +59,6 @@ class TorchSession:
         self.costs = CostTable.of(network)
         self.num_layers = network.num_layers
         self.num_classes = config.num_classes
-        self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.plain_macs = self.costs.plain_pass
         self.device = network.head.device
         self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
