@@ -71,25 +71,28 @@ class PlanPolicy:
             raise ConfigError(f"a plan is integers [T] or [n, T], got {plan!r}")
         self.name = name
         self.per_sample = actions.ndim == 2
-        ends = [(0, 0)] * (actions.ndim - 1) + [(0, 1)]
-        self.actions: NDArray[np.int64]  # [T + 1], or [n, T + 1]
-        self.actions = np.pad(actions.astype(np.int64), ends, constant_values=NOP)
+        self.actions: NDArray[np.int64]  # [1 or n, T + 1], NOP last
+        self.actions = np.pad(
+            np.atleast_2d(actions).astype(np.int64),
+            [(0, 0), (0, 1)],
+            constant_values=NOP,
+        )
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the plan's next action; see ``Policy.act``."""
         actions = like(self.actions, observations)
-        decision = infos["decisions"].clip(max=self.actions.shape[-1] - 1)
-        if self.per_sample:
-            return actions[infos["index"], decision]
-        return actions[decision]
+        decision = infos["decisions"].clip(max=actions.shape[1] - 1)
+        chosen: Array = actions[infos["index"] * self.per_sample, decision]
+        return chosen
 
     def plans(self, observations: Array, infos: Infos) -> Array:
         """Return all actions of every row, int64 [N, T + 1], the last one NOP.
 
         Whoever runs the network can follow them without a look in between.
         """
-        rows = as_numpy(infos["index"]) if self.per_sample else [0] * len(observations)
-        return like(np.atleast_2d(self.actions)[rows], observations)
+        actions = like(self.actions, observations)
+        found: Array = actions[infos["index"] * self.per_sample]
+        return found
 
 
 class GreedyNetPolicy:
@@ -124,8 +127,9 @@ class GreedyNetPolicy:
 
 
 def _count_macs(net: nn.Module) -> int:
-    if hasattr(net, "macs"):
-        return int(net.macs)
+    macs: Any = getattr(net, "macs", None)
+    if macs is not None:
+        return int(macs)
     layers = [part for part in net.modules() if isinstance(part, nn.Linear)]
     return sum(layer.weight.numel() for layer in layers)
 

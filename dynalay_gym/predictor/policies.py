@@ -145,7 +145,8 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
     if isinstance(policy, NetworkPolicy):
         return policy.name, policy.options, policy.original.state_dict()
     if isinstance(policy, PlanPolicy):
-        options: Options = {"plan": policy.actions[..., :-1].tolist()}
+        plans = policy.actions[:, :-1].tolist()
+        options: Options = {"plan": plans if policy.per_sample else plans[0]}
         if not isinstance(policy, MaxProbPolicy):
             return "plan", options, {}
         names = ("column", "thresholds", "penalties")

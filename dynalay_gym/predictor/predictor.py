@@ -17,21 +17,17 @@ from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import Policy, as_numpy
-from dynalay_gym.predictor.inference import (
-    Batch,
-    Inference,
-    read_inputs,
-    read_penalty,
-)
+from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
 from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
 KIND = "predictor"
-PARTS = ("network", "policy")  # tensors are named network.… and policy.…
+PARTS = ("network", "policy")  # their tensors are named network.… and policy.…
 
-Restore = Callable[[Mapping[str, Any], dict[str, Tensor]], NetworkSession]
+# Makes a session from the options and tensors that its `to_saved` returned.
+Restore = Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]
 
 
 class DynaLayPredictor:
@@ -43,8 +39,8 @@ class DynaLayPredictor:
 
     Args:
         network: A main network, of which a frozen copy is made, or any session.
-        policy: Chooses the actions: one of `dynalay_gym.predictor.policies`, or any
-            object with ``act`` and ``macs_per_decision`` (which cannot be saved).
+        policy: Chooses the actions: a policy of `dynalay_gym.predictor.policies`, or
+            any object with ``act`` and ``macs_per_decision`` (which cannot be saved).
         penalty: Penalty of compute that is shown to the policy if a call names none.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
@@ -127,7 +123,7 @@ class DynaLayPredictor:
 
         Args:
             inputs: See `infer`.
-            labels: True classes [n] or, as a column, [n, 1].
+            labels: True classes [n], or as a column [n, 1].
             penalty: See `infer`.
 
         Raises:
@@ -152,10 +148,10 @@ class DynaLayPredictor:
         """Answer, and say what each answer took.
 
         Args:
-            inputs: Samples [n, ...] as the network takes them, array or tensor; those
-                of a known shape may be flat [n, D]. A main network takes floats
-                [n, C, H, W], normalised as those that it was trained on.
-            penalty: Weight of compute, a number or one per input [n], at least 0; the
+            inputs: Samples [n, ...] as the network takes them, array or tensor; flat
+                [n, D] will do where the network knows their shape. A main network takes
+                floats [n, C, H, W], normalised as those that it was trained on.
+            penalty: Weight of compute, at least 0, a number or one per input [n]; the
                 stored one if None. It steers only a policy that looks at it.
 
         Returns:
@@ -163,17 +159,15 @@ class DynaLayPredictor:
 
         Raises:
             ConfigError: Inputs of a wrong shape or type, or a bad penalty.
-            DataError: NaN or infinite numbers, or numbers so large that the answer is
-                not finite.
+            DataError: Numbers that are NaN, infinite, or so large that an answer is.
             InvalidActionError: The policy chose an action that does not exist.
         """
         given = read_inputs(inputs, self.session)
-        chosen = self.penalty if penalty is None else penalty
-        penalties = read_penalty(chosen, len(given))
+        shown = read_penalty(self.penalty if penalty is None else penalty, len(given))
         found = []
         for first in range(0, max(len(given), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            some = given[rows], penalties[rows], first, self.max_decisions
+            some = given[rows], shown[rows], first, self.max_decisions
             batch = Batch(self.session, *some)
             found.append(batch.run(self.policy, self._has_finite_states))
         whole = found[0]
@@ -191,14 +185,13 @@ class DynaLayPredictor:
     def save(self, folder: str | Path) -> None:
         """Write network and policy as one folder: the whole new one or, failing, none.
 
-        A session of one's own can be saved if it has `to_saved`
-        (`dynalay_gym.sessions.protocol.Savable`).
-
         Args:
             folder: Made if it is absent.
 
         Raises:
-            ConfigError: The network or the policy cannot be saved.
+            ConfigError: The network has no ``to_saved`` (see
+                `dynalay_gym.sessions.protocol.Savable`), or the policy is not of
+                `dynalay_gym.predictor.policies`.
         """
         if not isinstance(self.session, Savable):
             raise ConfigError(
@@ -206,12 +199,9 @@ class DynaLayPredictor:
                 "(dynalay_gym.sessions.protocol.Savable)"
             )
         saved = self.session.to_saved(), policy_to_saved(self.policy)
-        meta: dict[str, Any] = {
-            "kind": KIND,
-            "penalty": self.penalty,
-            "max_decisions": self.max_decisions,
-        }
-        tensors = {}
+        meta: dict[str, Any] = {"kind": KIND, "penalty": self.penalty}
+        meta["max_decisions"] = self.max_decisions
+        tensors: dict[str, Tensor] = {}
         for part, (kind, options, own) in zip(PARTS, saved, strict=True):
             meta[part] = {"kind": kind, "options": options}
             tensors |= {f"{part}.{name}": tensor for name, tensor in own.items()}
@@ -232,9 +222,9 @@ class DynaLayPredictor:
             folder: The folder.
             device: Where the predictor computes.
             batch_size: Inputs that are worked on side by side.
-            sessions: For networks of one's own: by the kind that `to_saved` gave, a
-                function that makes the session from its options and its tensors,
-                which are on the device.
+            sessions: For networks of one's own: by the kind that their ``to_saved``
+                gave, what makes a session from its options and its tensors, which lie
+                on the device.
 
         Raises:
             CheckpointError: It is missing or corrupt, its parts do not fit, or its
@@ -253,27 +243,18 @@ class DynaLayPredictor:
             )
         known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
-            saved = [
-                (
-                    meta[part]["kind"],
-                    meta[part]["options"],
-                    strip_prefix(f"{part}.", tensors),
-                )
-                for part in PARTS
-            ]
-            kind, *network = saved[0]
+            (kind, *network), policy = (
+                (meta[x]["kind"], meta[x]["options"], strip_prefix(f"{x}.", tensors))
+                for x in PARTS
+            )
             if kind not in known:
                 raise CheckpointError(
-                    f"the predictor at {folder} has a network of kind {kind!r}; give "
-                    "load the function that makes it: sessions={kind: function}"
+                    f"the predictor at {folder} has a network of kind {kind!r}; tell "
+                    "what makes it: load(folder, sessions={kind: function})"
                 )
-            return cls(
-                known[kind](*network),
-                restore_policy(*saved[1]),
-                penalty=meta["penalty"],
-                max_decisions=meta["max_decisions"],
-                batch_size=batch_size,
-            )
+            options = {name: meta[name] for name in ("penalty", "max_decisions")}
+            parts = known[kind](*network), restore_policy(*policy)
+            return cls(*parts, batch_size=batch_size, **options)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].strip()
             raise CheckpointError(
@@ -294,10 +275,10 @@ class DynaLayPredictor:
 
 
 def _restore_main_network(
-    options: Mapping[str, Any], tensors: dict[str, Tensor]
+    options: dict[str, Any], tensors: dict[str, Tensor]
 ) -> NetworkSession:
     """Make a main network's session from what `TorchSession.to_saved` returned."""
     network = MainNetwork(MainNetworkConfig(**options["config"]))
     network.load_state_dict(tensors)
-    network.to(next(iter(tensors.values())).device)
+    network.to(tensors["head"].device)
     return fastest_session(network, options["rtol"], options["max_steps"])

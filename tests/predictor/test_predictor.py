@@ -244,6 +244,39 @@ def test_plans_that_do_not_fit_are_refused(plans: torch.Tensor) -> None:
         predictor.infer(shared_split().inputs)
 
 
+class WithoutPlans:
+    """The same choices, asked for one by one."""
+
+    macs_per_decision, name = 0, "step by step"
+
+    def __init__(self, policy: Policy) -> None:
+        self.act = policy.act
+
+
+@pytest.mark.parametrize("max_decisions", [1, 2, 4, 9])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PlanPolicy((2, 1, 1)),
+        PlanPolicy((3, 2, 1, 3, 3)),
+        PlanPolicy(()),
+        PlanPolicy(np.arange(24 * 3).reshape(24, 3) % 7 % 4),
+    ],
+)
+def test_one_sweep_answers_as_step_by_step(
+    policy: PlanPolicy, max_decisions: int
+) -> None:
+    sweep, steps = (
+        DynaLayPredictor(
+            shared_model(), each, penalty=0.1, max_decisions=max_decisions
+        ).infer(shared_split().inputs)
+        for each in (policy, WithoutPlans(policy))
+    )
+    for name in ("probabilities", "labels", "decisions", "actions"):
+        assert torch.equal(getattr(sweep, name), getattr(steps, name)), name
+    assert (sweep.macs <= steps.macs).all()
+
+
 def test_inference_mode_spoils_nothing() -> None:
     predictor, images = make_predictor("agent-net"), shared_split().inputs
     expected = predictor.infer(images)
@@ -462,6 +495,35 @@ def test_unsound_pixels_are_refused(bad: float) -> None:
         blank().predict(images)
 
 
+def test_numbers_too_large_for_the_network_are_refused() -> None:
+    images = shared_split().inputs.clone()
+    images[3] = 3e38
+    with pytest.raises(DataError, match=r"not finite.*too large"):
+        blank().predict_proba(images)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        blank().predict(images.double() * 1e9)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f8", "f2"])
+def test_any_byte_order_will_do(dtype: str) -> None:
+    predictor, images = make_predictor("plan"), shared_split().inputs.numpy()
+    images = images.astype("f2").astype("f4")
+    penalty = np.linspace(0, 1, 24)
+    expected = predictor.infer(images, penalty=penalty)
+    given = images.astype(dtype), penalty.astype(dtype)
+    assert_same(predictor.infer(given[0], penalty=given[1]), expected)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [np.zeros(25), np.zeros((24, 1)), np.full(24, -1.0), np.full(24, "much"), 1e300],
+)
+def test_a_wrong_penalty_is_not_printed_whole(penalty: Any) -> None:
+    with pytest.raises(ConfigError, match="penalty must be") as caught:
+        blank().predict(shared_split().inputs, penalty=penalty)
+    assert len(str(caught.value)) < 120
+
+
 @pytest.mark.parametrize("penalty", [-0.1, float("nan"), "much", [0.1, 0.2], None])
 def test_wrong_penalties_are_refused(penalty: Any) -> None:
     if penalty is not None:
@@ -474,6 +536,15 @@ def test_wrong_penalties_are_refused(penalty: Any) -> None:
 def test_wrong_labels_are_refused() -> None:
     with pytest.raises(ConfigError, match="one per input"):
         blank().score(shared_split().inputs, [0, 1])
+    with pytest.raises(ConfigError, match="one per input"):
+        blank().score(shared_split().inputs, np.zeros((24, 2)))
+
+
+def test_labels_may_be_a_column() -> None:
+    predictor, split = make_predictor("plan"), shared_split()
+    expected = predictor.score(split.inputs, split.labels)
+    assert predictor.score(split.inputs, split.labels[:, None]) == expected
+    assert 0 < expected < 1
 
 
 @pytest.mark.parametrize(
