@@ -1,16 +1,10 @@
-"""What runs with weights that do not change any more, and is made once.
+"""What runs with weights that do not change any more, and is made once."""
 
-Axes: n rows.
-"""
-
-import copy
 from collections.abc import Callable, Hashable
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
-
-from dynalay_gym.fixed_point import batch_invariant
+from torch import nn
 
 T = TypeVar("T")
 
@@ -47,21 +41,3 @@ class Freezable(nn.Module):
             store[key] = make()
         found: T = store[key]
         return found
-
-
-class Linear(nn.Linear):
-    """Linear layer whose rows do not depend on the batch; for running, not training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x W^T + b`` [n, K] of x [n, D]."""
-        product = batch_invariant.linear(x, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-def as_batch_invariant(module: nn.Module) -> nn.Module:
-    """Frozen copy of a network with every ``nn.Linear`` made batch-independent."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear  # the same parameters under the same names
-    return module.eval().requires_grad_(False)
