@@ -1,49 +1,42 @@
-"""Co-training from begin to end: agent, main network, and one folder for both.
+"""Co-training from beginning to end: agent, main network, and one folder for both.
 
-Axes: N sub-environments, S states of the main network.
+config.json             the options; --resume has to bring the same ones
+warm-up/main            the main network at the start
+warm-up/agent           the agent after its own warm-up
+resume/                 both networks, both optimisers, random states, rows, schedule
+best/main, best/agent   the pair with the best validation return
+agent                   the agent at the end
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agents.base import Agent, Resumable
-from agents.config import (
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-)
-from agents.environments import Environments, build_environments
-from agents.joint_folder import OnStep, check_settings, prepare, read_settings
+from agents.base import Resumable
+from agents.config import AgentConfig
+from agents.environments import build_environments
 from agents.options import Options, options_dict
-from agents.saving import make_agent, save_agent
+from agents.registry import make_agent
+from agents.saving import load_config, save_agent
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
-from dynalay_gym.cotraining.network import Data, accuracy_of_states, measure_again
-from dynalay_gym.cotraining.trainer import CoTrainer, TurnReport
-from dynalay_gym.cotraining.workers import Workers
-from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.cotraining.warm_up import SplitSet
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
-DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
-EXACT_ROLLOUT = 64  # exact steps nothing; the main network's turns are as long as PPO's
-_ENV = "rows/"  # prefix of the environment's tensors in resume/
-_AGENT = "agent/"
+OnStep = Callable[[int, int, float], None]
+# Options that may differ when a run is resumed: where things are, and what runs them.
+_FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
+_OWN_KEYS = ("format", "weights", "sha256")  # of a checkpoint's JSON: not for a copy
 
 
-def rollout_steps(config: AgentConfig) -> int:
-    """Steps of every row between two turns of the main network."""
-    if isinstance(config, ExactConfig):
-        return EXACT_ROLLOUT
-    if isinstance(config, PolicyGradientConfig):
-        return config.num_steps
-    return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
-
-
-class CoRun:
+class JointRun:
     """One co-training; building it checks everything and prepares its folder.
 
     Attributes:
@@ -54,6 +47,7 @@ class CoRun:
         start: Decisions of the agent's warm-up.
         total: All decisions of the run.
         taken: Decisions so far.
+        best: Best validation return so far, reached after `best_step` decisions.
 
     Args:
         options: The command line.
@@ -66,41 +60,37 @@ class CoRun:
 
     def __init__(self, options: Options, config: AgentConfig, on_step: OnStep) -> None:
         self.options = options
-        self.workers = Workers.join(options.device)
-        settings = check_settings(options, config, self.workers.size)
-        self.data = Data.load(
-            options.dataset, options.device, options.data_dir, options.download
-        )
-        self.folder = self._meet(settings, on_step)
+        self.folder, self.splits = prepare(options, config, on_step)
         self.start = int(read_settings(self.folder)["start"])
-        joint = options.total_timesteps
-        self.total = self.start + (config.total_timesteps if joint is None else joint)
-        network = self.folder / "warm-up" / "main"
-        self.envs = build_environments(replace(options, checkpoint=network), config)
-        self.trainer = self._trainer() if options.co_train else None
-        self.co_envs = CoTrainingEnv(
-            self.envs.train,
+        steps = options.total_timesteps
+        self.total = self.start + (config.total_timesteps if steps is None else steps)
+        self._first_network = self.folder / "warm-up" / "main"
+        envs = build_environments(
+            replace(options, checkpoint=self._first_network), config
+        )
+        self.trainer = self._make_trainer(envs.train) if options.co_train else None
+        self.train_envs = CoTrainingEnv(
+            envs.train,
             self.trainer,
-            every=options.co.every or rollout_steps(config),
+            every=options.co.every or config.steps_per_turn,
             start=self.start,
             total=self.total,
-            followers=[each for each in [self.envs.baseline] if each is not None],
+            followers=[] if envs.baseline is None else [envs.baseline],
         )
-        self.envs = replace(self.envs, train=self.co_envs)
-        self.agent = self._make_agent(self.envs, config)
-        self.co_envs.policy = self.agent.policy
+        self.envs = replace(envs, train=self.train_envs)
+        self.agent: Any = make_agent(
+            self.train_envs, config, seed=options.seed, baseline_envs=envs.baseline
+        )
+        assert isinstance(self.agent, Resumable), "every algorithm's agent is"
+        if self.start == 0 and (self.folder / "warm-up" / "agent").is_dir():
+            self._load_agent(self.folder / "warm-up" / "agent")
+        self.train_envs.policy = self.agent.policy
         self.best, self.best_step, self.taken = float("-inf"), 0, 0
-        self._load()
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes files."""
-        return self.workers.rank == 0
+        if (self.folder / "resume").is_dir():
+            self._load()
 
     def learn(
-        self,
-        writer: MetricWriter | None,
-        on_progress: Callable[[int, str], None],
+        self, writer: MetricWriter | None, on_progress: Callable[[int, str], None]
     ) -> None:
         """Train to the end, or on from where the folder stands.
 
@@ -109,181 +99,239 @@ class CoRun:
             on_progress: Called after every rollout: decisions so far, and how the run
                 stands in a few words.
         """
-        words = ""
-
-        def listen(report: TurnReport, decisions: int) -> None:
-            self.workers.share(list(self.agent.module.parameters()))
-            if writer is not None:
-                writer.scalars(self._scalars(report), decisions)
+        words, times = "", self.options.co.validations
 
         def follow(taken: int) -> None:
             nonlocal words
-            if taken <= self.taken:  # what a resumed run begins with
+            before, self.taken = self.taken, max(taken, self.taken)
+            if taken <= before:  # a resumed run reports where it starts
                 return
-            due, warmed = self._due(taken), self.taken < self.start <= taken
-            self.taken = taken
-            if warmed and self.leads:
-                self._keep_agent(self.folder / "warm-up" / "agent")
-            if due:
+            if before < self.start <= taken:
+                self._save_agent(self.folder / "warm-up" / "agent")
+            if times * taken // self.total > times * before // self.total:
                 words = self._validate(writer)
                 self._save()
             on_progress(taken, words)
 
-        self.co_envs.on_turn = listen
+        if writer is not None:
+            self.train_envs.on_turn = writer.scalars
         if self.taken < self.total:
             self.agent.learn(self.total, writer=writer, on_progress=follow)
-        if self.leads:
-            self._keep_agent(self.folder / "agent")
+        self._save_agent(self.folder / "agent")
 
     def take_best(self) -> None:
         """Give agent and environments the weights of the best pair.
 
-        Cost unit and penalty of ``envs`` stay those of the run.
+        Cost unit and penalty of `envs` stay those of the run.
         """
-        place = self.folder / "best"
-        self.agent.module.load_state_dict(load_tensors(place / "agent")[0])
-        weights = load_tensors(place / "main")[0]
+        self._load_agent(self.folder / "best" / "agent")
+        weights = load_tensors(self.folder / "best" / "main")[0]
         for envs in (self.envs.validation, self.envs.test):
             base: Any = envs.unwrapped
-            base.set_weights(weights)
+            base.load_weights(weights)
 
     def measure_best(self) -> dict[str, Any]:
-        """Measure the best pair's network anew, beside it.
-
-        Returns:
-            Its calibrations, break-even penalty and the accuracies of all states.
-        """
+        """Measure the best pair's network anew, beside it; see `SplitSet.measure`."""
         about = self._about() | {"step": self.best_step}
-        return measure_again(self.folder / "best" / "main", self.data, about)
+        return self.splits.measure(self.folder / "best" / "main", about)
 
-    def _meet(self, settings: dict[str, Any], on_step: OnStep) -> Path:
-        """The folder, prepared by the leading process while the others wait."""
-        folder = ""
-        if self.leads:
-            folder = str(prepare(self.options, settings, self.data, on_step))
-        return Path(self.workers.tell(folder))
-
-    def _trainer(self) -> CoTrainer:
-        train: Any = self.envs.train.unwrapped
+    def _make_trainer(self, envs: Any) -> CoTrainer:
         return CoTrainer(
-            self.data.load_network(self.folder / "warm-up" / "main"),
-            self.data.splits["main"],
-            train.problem,
+            self.splits.load_network(self._first_network),
+            self.splits.splits["main"],
+            envs.unwrapped.problem,
             self.options.co,
             seed=self.options.seed,
-            augmented=self.data.augmented,
-            workers=self.workers,
+            augmented=not self.splits.spec.embedded,
         )
-
-    def _make_agent(self, envs: Environments, config: AgentConfig) -> Agent:
-        agent = make_agent(
-            envs.train, config, seed=self.options.seed, baseline_envs=envs.baseline
-        )
-        assert isinstance(agent, Resumable), "every algorithm's agent is"
-        warm = self.folder / "warm-up" / "agent"
-        if self.start == 0 and warm.is_dir():
-            agent.module.load_state_dict(load_tensors(warm)[0])
-        return agent
-
-    def _due(self, taken: int) -> bool:
-        """Whether a validation lies between the last progress and this one."""
-        times = self.options.co.validations
-        return times * taken // self.total > times * self.taken // self.total
 
     def _validate(self, writer: MetricWriter | None) -> str:
-        """Walk the validation split; keep the pair if it is the best so far."""
-        if not self.leads:
-            return ""
-        base: Any = self.envs.validation.unwrapped
+        """Evaluate on the validation split; keep the pair if it is the best so far."""
+        envs: Any = self.envs.validation
         if self.trainer is not None:
-            base.set_weights(self.trainer.weights())
-        penalty = self.envs.penalty
-        found = walk(self.envs.validation, self.agent.policy, penalty=penalty)
-        if found.mean_return > self.best:
-            self.best, self.best_step = found.mean_return, self.taken
-            self._keep_agent(self.folder / "best" / "agent")
-            self._keep_network(self.folder / "best" / "main")
-        states = accuracy_of_states(
-            base.problem.session, self.data.splits["validation"]
-        )
+            envs.unwrapped.load_weights(self.trainer.weights())
+        result = evaluate(envs, self.agent.policy, penalty=self.envs.penalty)
+        if result.mean_return > self.best:
+            self.best, self.best_step = result.mean_return, self.taken
+            self._save_agent(self.folder / "best" / "agent")
+            self._save_network(self.folder / "best" / "main")
         if writer is not None:
-            numbers = {f"main/accuracy/{name}": one for name, one in states.items()}
-            numbers |= {
-                "validation/accuracy": found.accuracy,
-                "validation/compute": found.compute,
-                "validation/return": found.mean_return,
-            }
-            writer.scalars(numbers, self.taken)
-        return f"validation return {found.mean_return:.3f}"
-
-    def _scalars(self, report: TurnReport) -> dict[str, float]:
-        """A turn's metrics; the total loss is the paper's CE - lambda R (eq. 3)."""
-        assert self.trainer is not None, "a turn has a trainer"
-        weighted = self.options.co.loss_lambda * report.mean_return
-        names = self.data.state_names(self.trainer.model.num_layers)
-        visited = zip(names, report.visited, strict=True)
-        return {
-            "main/loss": report.cross_entropy,
-            "main/keep_loss": report.keep_loss,
-            "main/lambda_return": weighted,
-            "main/total_loss": report.cross_entropy - weighted,
-            "main/return": report.mean_return,
-            "main/macs": report.macs,
-            "main/grad_norm": report.grad_norm,
-            "main/learning_rate": report.learning_rate,
-            "main/epsilon": report.epsilon,
-            "main/steps": self.trainer.steps,
-        } | {f"main/visited/{name}": share for name, share in visited}
+            session = envs.unwrapped.problem.session
+            states = self.splits.state_accuracies(session, "validation")
+            numbers = {f"main/accuracy/{name}": each for name, each in states.items()}
+            writer.scalars(numbers | result.scalars("validation"), self.taken)
+        return f"validation return {result.mean_return:.3f}"
 
     def _about(self) -> dict[str, Any]:
         return {"dataset": self.options.dataset, "options": options_dict(self.options)}
 
-    def _keep_agent(self, folder: Path) -> None:
-        save_agent(folder, self.agent, self.envs.train, options_dict(self.options))
+    def _load_agent(self, folder: Path) -> None:
+        self.agent.module.load_state_dict(load_tensors(folder)[0])
 
-    def _keep_network(self, folder: Path) -> None:
+    def _save_agent(self, folder: Path) -> None:
+        save_agent(folder, self.agent, self.train_envs, options_dict(self.options))
+
+    def _save_network(self, folder: Path) -> None:
         """Write the network with the calibration of the run's start."""
-        start, meta = load_tensors(self.folder / "warm-up" / "main")
-        weights = start if self.trainer is None else self.trainer.weights()
+        weights, meta = load_tensors(self._first_network)
+        if self.trainer is not None:
+            weights = self.trainer.weights()
         kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
         save_tensors(folder, weights, kept | self._about() | {"step": self.taken})
 
     def _save(self) -> None:
-        """Write all that going on needs, as one checkpoint."""
-        agent: Any = self.agent
-        train: Any = self.co_envs.unwrapped
-        rows = train.get_state() if train.is_seeded else {}  # exact begins no episode
-        tensors = {_ENV + key: value for key, value in rows.items()}
-        tensors |= {_AGENT + k: v for k, v in agent.training_state().items()}
-        numbers: dict[str, float] = {}
-        if self.trainer is not None:
-            parts, numbers = self.trainer.state()
-            tensors |= parts
-        place = {
+        """Write all that a resumed run starts from, as one checkpoint."""
+        train: Any = self.train_envs.unwrapped
+        parts = {
+            "rows": train.get_state() if train.is_seeded else {},  # exact steps none
+            "agent": self.agent.training_state(),
+            "main": {} if self.trainer is None else self.trainer.training_state(),
+        }
+        tensors = {f"{p}/{k}": v for p, part in parts.items() for k, v in part.items()}
+        meta = {
             "kind": "co-training",
             "taken": self.taken,
-            "decisions": self.co_envs.decisions,
+            "decisions": self.train_envs.decisions,
             "best": self.best,
             "best_step": self.best_step,
-            "main": numbers,
         }
-        if self.leads:
-            save_tensors(self.folder / "resume", tensors, place)
+        save_tensors(self.folder / "resume", tensors, meta)
 
     def _load(self) -> None:
-        """Go on from the saved state, if there is one."""
-        if not (self.folder / "resume").is_dir():
-            return
-        tensors, place = load_tensors(self.folder / "resume", self.data.device)
-        train: Any = self.co_envs.unwrapped
+        """Continue from what `_save` wrote."""
+        tensors, meta = load_tensors(self.folder / "resume", self.splits.device)
         if self.trainer is not None:
-            self.trainer.load(tensors, place["main"])
-            for each in (*self.co_envs.followers, train):
-                each.set_weights(self.trainer.weights())
-        rows = strip_prefix(_ENV, tensors)
-        observations, infos = train.set_state(rows) if rows else (None, {})
-        agent: Any = self.agent
-        agent.load_training_state(strip_prefix(_AGENT, tensors), observations, infos)
-        self.co_envs.load_decisions(int(place["decisions"]))
-        self.taken = int(place["taken"])
-        self.best, self.best_step = place["best"], int(place["best_step"])
+            self.trainer.load_training_state(strip_prefix("main/", tensors))
+        self.train_envs.resume(int(meta["decisions"]))
+        rows, seen = strip_prefix("rows/", tensors), (None, {})
+        if rows:
+            seen = self.train_envs.unwrapped.set_state(rows)  # type: ignore[attr-defined]
+        self.agent.load_training_state(strip_prefix("agent/", tensors), *seen)
+        self.taken, self.best_step = int(meta["taken"]), int(meta["best_step"])
+        self.best = meta["best"]
+
+
+def prepare(
+    options: Options, config: AgentConfig, on_step: OnStep
+) -> tuple[Path, SplitSet]:
+    """Make the folder of a new run, or take that of an old one, and load the data.
+
+    Args:
+        options: The command line.
+        config: The agent's hyper-parameters.
+        on_step: Called in the main network's warm-up: step, all steps, loss.
+
+    Returns:
+        Folder with ``config.json`` and ``warm-up/main``, and the data set.
+
+    Raises:
+        DynaLayError: For anything that cannot be used; nothing has been written then.
+    """
+    given = options_dict(options) | {"algo": config.algo}
+    settings = {
+        "options": {key: given[key] for key in given if key not in _FREE},
+        "config": asdict(config),
+        "co": asdict(options.co),
+    }
+    if options.resume is not None:
+        _check_same(options.resume, plain(settings))
+    splits = SplitSet.load(
+        options.dataset, options.device, options.data_dir, options.download
+    )
+    folder = options.resume
+    if folder is None:
+        warm_agent = _check_new(options, config, splits)
+        kind = "co" if options.co_train else "frozen"
+        folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{config.algo}")
+        start = 0 if warm_agent else options.co.agent_steps
+        write_json(folder / "config.json", settings | {"start": start})
+        if warm_agent is not None:
+            _copy(warm_agent, folder / "warm-up" / "agent")
+    if not (folder / "warm-up" / "main" / "checkpoint.json").is_file():
+        _prepare_network(options, splits, folder / "warm-up", on_step)
+    return folder, splits
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what a run folder's ``config.json`` holds.
+
+    Raises:
+        CheckpointError: It is no folder of a co-training.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sound = {"options", "config", "co", "start"} <= set(settings)
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{folder} is no run folder of a co-training; give the one that "
+            "train_agent.py --co-train printed"
+        )
+    return dict(settings)
+
+
+def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the folder's run had the same settings."""
+    theirs = read_settings(folder)
+    prefixes = {"options": "", "co": "co.", "config": f"{settings['options']['algo']}."}
+    different = [
+        f"--{prefix}{key.replace('_', '-')}"
+        for part, prefix in prefixes.items()
+        for key in {**settings[part], **theirs[part]}
+        if settings[part].get(key) != theirs[part].get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"{folder} belongs to a run with other options ({', '.join(different)}); "
+            "resume with the same ones, or start anew without --resume"
+        )
+
+
+def _check_new(options: Options, config: AgentConfig, splits: SplitSet) -> Path | None:
+    """Raise for what would stop a new run; return the agent to start from, if any."""
+    if options.co_train:
+        options.co.check_batch(len(splits.splits["main"]))
+    source = options.warm_up_from
+    if source is None:
+        if options.co.main_epochs is None:
+            build_environments(options, config)  # whatever does not fit shows here
+        return None
+    theirs = read_settings(source)["options"]["dataset"]
+    if theirs != options.dataset:
+        raise ConfigError(
+            f"{source} is a run on {theirs}, not on {options.dataset}; give one of "
+            "this data set, or leave --warm-up-from out"
+        )
+    build_environments(replace(options, checkpoint=source / "warm-up" / "main"), config)
+    agent = source / "warm-up" / "agent"
+    if not agent.is_dir():
+        return None
+    if load_config(agent) != config:
+        raise ConfigError(
+            f"the agent in {source} was warmed up with another algorithm or other "
+            "hyper-parameters; give the same ones, or leave --warm-up-from out"
+        )
+    return agent
+
+
+def _prepare_network(
+    options: Options, splits: SplitSet, folder: Path, on_step: OnStep
+) -> None:
+    """Write the network that the run starts from."""
+    epochs, precision = options.co.main_epochs, options.co.precision
+    if options.warm_up_from is not None:
+        _copy(options.warm_up_from / "warm-up" / "main", folder / "main")
+    elif epochs is not None:
+        splits.warm_up(
+            folder, epochs, seed=options.seed, precision=precision, on_step=on_step
+        )
+    else:
+        _copy(splits.network_folder(options.checkpoint), folder / "main")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint whole."""
+    tensors, meta = load_tensors(source)
+    own = {key: value for key, value in meta.items() if key not in _OWN_KEYS}
+    save_tensors(target, tensors, own)
