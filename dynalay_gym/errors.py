@@ -27,3 +27,7 @@ class InvalidActionError(DynaLayError, ValueError):
 
 class ResetNeededError(DynaLayError):
     """The environment was stepped before `reset` or after its episode had ended."""
+
+
+class DivergedError(DynaLayError):
+    """The numbers of a training are no longer finite."""

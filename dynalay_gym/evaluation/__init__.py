@@ -1,1 +1,4 @@
-"""Comparing policies: evaluation, reference policies, intervals and reports."""
+"""Comparing policies, whoever made them.
+
+Reading order: evaluate, reference_policies, comparison; intervals, tables, figures.
+"""
