@@ -120,12 +120,14 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> NDArray[np.i
         raise InvalidActionError(
             f"actions must have shape ({num_rows},), not {array.shape}"
         )
-    if int(array.min()) < 0 or int(array.max()) >= num_actions:
+    array = array.astype(np.int64, copy=False)
+    # A negative number is a huge one without its sign.
+    if array.view(np.uint64).max() >= num_actions:
         outside = (array < 0) | (array >= num_actions)
         raise InvalidActionError(
             f"actions must lie in 0..{num_actions - 1}, not {array[outside].tolist()}"
         )
-    return array.astype(np.int64, copy=False)
+    return array
 
 
 def check_state(

@@ -8,6 +8,7 @@ import torch
 
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.observation import episode_width
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.errors import CheckpointError, ConfigError, DataError
@@ -151,7 +152,8 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     table = None
     if config.transitions == "table":
         states = finite(session, "a transition table")
-        table = get_table(states, split.inputs, split.labels)
+        padding = episode_width(len(session.action_names))
+        table = get_table(states, split.inputs, split.labels, padding)
     calibration = _calibration(config, session, split, meta)
     penalty = config.penalty
     if penalty is None:
@@ -259,12 +261,15 @@ class EnvProperties:
     """What a policy, a baseline or a report may know of an environment.
 
     Attributes:
-        problem: What is decided on.
         nop_action: The action that stops and answers.
     """
 
-    problem: DecisionProblem
     nop_action = 0
+
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

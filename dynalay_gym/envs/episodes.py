@@ -155,7 +155,7 @@ class RowEpisodes:
 
     def waiting(self) -> NDArray[np.int64]:
         """Rows whose episode has ended, [m]."""
-        return np.flatnonzero(self.finished)
+        return self.finished.nonzero()[0]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the rows' next episodes depend on, by name: [N] each."""

@@ -4,11 +4,14 @@ Axes: n rows, m of them chosen, A actions, F network features, D = F + A + 3.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+Rows = Integers | slice  # distinct rows, int64 [m], or ALL of them
+ALL = slice(None)
 
 
 def observation_layout(
@@ -31,6 +34,25 @@ def observation_layout(
         name: slice(end - width, end)
         for (name, width), end in zip(widths.items(), ends, strict=True)
     }
+
+
+# All that an episode state keeps of each row.
+_ROW_ARRAYS = (
+    "index",
+    "penalty",
+    "last_action",
+    "consecutive",
+    "decisions",
+    "macs",
+    "solver_steps",
+    "status",
+    "history",
+)
+
+
+def episode_width(num_actions: int) -> int:
+    """Return how many columns of an observation belong to the episode."""
+    return num_actions + 3
 
 
 class EpisodeState:
@@ -56,6 +78,7 @@ class EpisodeState:
 
     def __init__(self, num_rows: int, num_actions: int, max_decisions: int) -> None:
         self.max_decisions = max_decisions
+        self._numbers = np.arange(num_rows)
         self.index = np.zeros(num_rows, dtype=np.int64)
         self.penalty = np.zeros(num_rows, dtype=np.float32)
         self.last_action = np.full(num_rows, -1)
@@ -72,12 +95,12 @@ class EpisodeState:
         self._remaining = 1 - self._shares
 
     def begin(
-        self, rows: Integers, index: Integers, penalty: NDArray[np.float32], macs: int
+        self, rows: Rows, index: Integers, penalty: NDArray[np.float32], macs: int
     ) -> None:
         """Start an episode in some rows.
 
         Args:
-            rows: Distinct rows, int64 [m].
+            rows: Distinct rows, int64 [m], or ALL.
             index: Their samples, int64 [m].
             penalty: Their penalties, float32 [m].
             macs: Multiply-adds of the plain pass.
@@ -90,7 +113,7 @@ class EpisodeState:
 
     def advance(
         self,
-        rows: Integers,
+        rows: Rows,
         actions: Integers,
         macs: Integers,
         solver_steps: Integers,
@@ -99,7 +122,7 @@ class EpisodeState:
         """Record one action in each of some rows.
 
         Args:
-            rows: Distinct rows, int64 [m].
+            rows: Distinct rows, int64 [m], or ALL.
             actions: Their actions, int64 [m].
             macs: What each took, int64 [m].
             solver_steps: Iterations, int64 [m].
@@ -108,36 +131,37 @@ class EpisodeState:
         Returns:
             Whether the answer is given now, bool [m].
         """
-        taken = self.decisions[rows]
-        self.history[rows, taken] = actions
+        decisions = self.decisions[rows] + 1
+        self.history[self._numbers[rows], decisions - 1] = actions
         same = self.last_action[rows] == actions
         self.consecutive[rows] = self.consecutive[rows] * same + 1
-        self.last_action[rows], self.decisions[rows] = actions, taken + 1
+        self.last_action[rows], self.decisions[rows] = actions, decisions
         self.macs[rows], self.solver_steps[rows] = macs, solver_steps
         self.status[rows] = status
-        stops: NDArray[np.bool_] = (actions == 0) | (taken + 1 >= self.max_decisions)
+        stops: NDArray[np.bool_] = (actions == 0) | (decisions >= self.max_decisions)
         return stops
 
-    def features(self, rows: Integers | None = None) -> NDArray[np.float32]:
+    def features(
+        self, rows: Rows = ALL, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Return an observation's columns from ``penalty`` on.
 
         Args:
-            rows: Rows, int64 [m]; all of them if None.
+            rows: Distinct rows, int64 [m], or ALL.
+            out: Where to write them, float32 [m, A + 3]; new memory if None.
 
         Returns:
             float32 [m, A + 3], each entry in [0, 1].
         """
-        chosen = slice(None) if rows is None else rows
-        penalty = self.penalty[chosen]
-        seen = np.empty((len(penalty), self._one_hot.shape[1] + 3), dtype=np.float32)
+        penalty = self.penalty[rows]
+        shape = len(penalty), episode_width(self._one_hot.shape[1])
+        seen = np.empty(shape, dtype=np.float32) if out is None else out
         seen[:, 0] = penalty / (1 + penalty)
-        seen[:, 1:-2] = self._one_hot.take(self.last_action[chosen] + 1, 0)
-        seen[:, -2] = self._shares.take(self.consecutive[chosen])
-        seen[:, -1] = self._remaining.take(self.decisions[chosen])
+        seen[:, 1:-2] = self._one_hot.take(self.last_action[rows] + 1, 0)
+        seen[:, -2] = self._shares.take(self.consecutive[rows])
+        seen[:, -1] = self._remaining.take(self.decisions[rows])
         return seen
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all that is kept of each row, by name; no copies."""
-        names = ("index", "penalty", "last_action", "consecutive", "decisions")
-        names += ("macs", "solver_steps", "status", "history")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _ROW_ARRAYS}

@@ -127,10 +127,9 @@ class DecisionTree:
             samples: Samples of the split, int64 [m].
             penalty: Their penalties, float32 [m].
         """
-        rows = self._table_rows(samples)
+        rows, start = self._table_rows(samples), self._layout["penalty"].start
         seen = self._seen_of_episode.repeat(len(samples), 1, 1)
-        features = self._table.features.index_select(0, rows.flatten())
-        start = self._layout["penalty"].start
+        features = self._table.features[:, :start].index_select(0, rows.flatten())
         seen[:, :, :start] = features.view(*rows.shape, start)
         seen[:, :, start] = squash(penalty)[:, None]
         return seen

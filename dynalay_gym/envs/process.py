@@ -13,7 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.observation import EpisodeState, Integers, observation_layout
+from dynalay_gym.envs.observation import (
+    ALL,
+    EpisodeState,
+    Integers,
+    Rows,
+    observation_layout,
+)
 from dynalay_gym.envs.reward import Decision, LayerReward
 from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.sessions.transition_table import TransitionTable, finite, true_log_prob
@@ -58,6 +64,20 @@ class DecisionProblem:
         return observation_layout(self.session.feature_layout, self.num_actions)
 
 
+# What `Process.infos` tells of each row.
+INFO_KEYS = (
+    "index",
+    "penalty",
+    "macs",
+    "solver_steps",
+    "solver_status",
+    "correct",
+    "prediction",
+    "decisions",
+    "action_mask",
+)
+
+
 class Outcome(NamedTuple):
     """What an action in each of m rows took and changed.
 
@@ -79,7 +99,7 @@ class Outcome(NamedTuple):
 class Process(ABC):
     """n rows that are decided on, one episode each.
 
-    Rows are NumPy arrays of distinct numbers, int64 [m]. Observations are tensors,
+    Rows are distinct numbers, int64 [m], or ALL (a slice). Observations are tensors,
     everything else is NumPy in main memory.
 
     Attributes:
@@ -109,9 +129,7 @@ class Process(ABC):
         if problem.reward.uses_iterated:
             self._iterated = layout["iterated"]
 
-    def begin(
-        self, rows: Integers, index: Integers, penalty: NDArray[np.float32]
-    ) -> None:
+    def begin(self, rows: Rows, index: Integers, penalty: NDArray[np.float32]) -> None:
         """Start an episode in some rows: the plain pass over their samples.
 
         Args:
@@ -124,7 +142,7 @@ class Process(ABC):
         self.has_reset = True
 
     def step(
-        self, rows: Integers, actions: Integers
+        self, rows: Rows, actions: Integers
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Take one decision in each of some rows; only these run anything.
 
@@ -143,53 +161,50 @@ class Process(ABC):
             cost=outcome.macs.astype(np.float32) / np.float32(self.problem.cost_unit),
             consecutive=self.episode.consecutive[rows].astype(np.float32),
             already_iterated=outcome.already_iterated.astype(np.float32),
-            iterated=self._iterated_share(rows),
+            iterated=self._iterated_share(rows, len(actions)),
             log_score_gain=outcome.log_score_gain,
             penalty=self.episode.penalty[rows],
         )
         with np.errstate(over="ignore", invalid="ignore"):  # a huge penalty is allowed
             return self.problem.reward(decision), stop
 
-    def observe(self, rows: Integers | None = None) -> Tensor:
-        """Return observations of some rows (all if None): float32 [m, D], a copy."""
+    def observe(self, rows: Rows = ALL) -> Tensor:
+        """Return observations of some rows, float32 [m, D], in new memory."""
         seen = self._features(rows)
-        episode = torch.from_numpy(self.episode.features(rows))
-        seen[:, self._num_features :].copy_(episode)
+        columns = seen[:, self._num_features :]
+        if seen.is_cpu:
+            self.episode.features(rows, out=columns.numpy())
+        else:
+            columns.copy_(torch.from_numpy(self.episode.features(rows)))
         return seen
 
     def infos(self) -> dict[str, NDArray[Any]]:
         """Return what is known of all rows' last step, [n] each (the mask [n, A])."""
         episode = self.episode
-        return {
-            "index": episode.index.copy(),
-            "penalty": episode.penalty.copy(),
-            "macs": episode.macs.copy(),
-            "solver_steps": episode.solver_steps.copy(),
-            "solver_status": episode.status.copy(),
-            "correct": self.correct.copy(),
-            "prediction": self.prediction.copy(),
-            "decisions": episode.decisions.copy(),
-            "action_mask": self.action_mask.copy(),
-        }
+        parts: list[NDArray[Any]] = [episode.index, episode.penalty, episode.macs]
+        parts += [episode.solver_steps, episode.status, self.correct]
+        parts += [self.prediction, episode.decisions, self.action_mask]
+        copies = [part.copy() for part in parts]
+        return dict(zip(INFO_KEYS, copies, strict=True))
 
-    def _iterated_share(self, rows: Integers) -> NDArray[np.float32]:
+    def _iterated_share(self, rows: Rows, num: int) -> NDArray[np.float32]:
         """Return the mean of the feature ``iterated`` where a reward reads it."""
         if not self.problem.reward.uses_iterated:
-            return np.zeros(len(rows), dtype=np.float32)
+            return np.zeros(num, dtype=np.float32)
         seen = self._features(rows)[:, self._iterated]
         share: NDArray[np.float32] = seen.mean(1).cpu().numpy()
         return share
 
     @abstractmethod
-    def _begin(self, rows: Integers, index: Integers) -> None:
+    def _begin(self, rows: Rows, index: Integers) -> None:
         """Run the plain pass of rows over their samples, int64 [m]."""
 
     @abstractmethod
-    def _apply(self, rows: Integers, actions: Integers) -> Outcome:
+    def _apply(self, rows: Rows, actions: Integers) -> Outcome:
         """Carry actions out, and bring `prediction`, `correct`, `action_mask` along."""
 
     @abstractmethod
-    def _features(self, rows: Integers | None) -> Tensor:
+    def _features(self, rows: Rows) -> Tensor:
         """Return new memory, float32 [m, D], with the first F columns filled in."""
 
     @abstractmethod
@@ -221,6 +236,7 @@ class LiveProcess(Process):
         super().__init__(problem, num_rows)
         self.session = problem.session
         self.state: Any = None
+        self._rows = np.arange(num_rows)
         self._labels = problem.labels.cpu().numpy()
         self._seen = torch.zeros(num_rows, self._num_features, device=self.device)
         self._log_score = np.zeros(num_rows, dtype=np.float32)
@@ -230,24 +246,31 @@ class LiveProcess(Process):
         """Where the network runs."""
         return self.session.device
 
-    def _begin(self, rows: Integers, index: Integers) -> None:
+    def _begin(self, rows: Rows, index: Integers) -> None:
         inputs = self.problem.inputs.index_select(0, self._tensor(index))
         if self.state is None:
-            assert len(rows) == self.num_rows, "the first reset starts all rows"
+            assert len(index) == self.num_rows, "the first reset starts all rows"
             self.state = self.session.begin(inputs)
         else:
-            self.session.restart(self.state, self._tensor(rows), inputs)
-        self._look(rows)
+            self.session.restart(self.state, self._tensor(self._rows[rows]), inputs)
+        self._look(self._rows[rows])
 
-    def _apply(self, rows: Integers, actions: Integers) -> Outcome:
-        cost = self.session.apply(self.state, self._tensor(rows), self._tensor(actions))
-        before = self._log_score[rows]
-        moved = rows[actions > 0]
+    def _apply(self, rows: Rows, actions: Integers) -> Outcome:
+        numbers = self._rows[rows]
+        before = self._log_score[numbers]
+        cost = self.session.apply(
+            self.state, self._tensor(numbers), self._tensor(actions)
+        )
+        moved = numbers[actions > 0]
         if len(moved) > 0:
             self._look(moved)
-        parts = cost.macs, cost.solver_steps, cost.status, cost.already_iterated
-        taken = (part.cpu().numpy() for part in parts)
-        return Outcome(*taken, self._log_score[rows] - before)
+        return Outcome(
+            cost.macs.cpu().numpy(),
+            cost.solver_steps.cpu().numpy(),
+            cost.status.cpu().numpy(),
+            cost.already_iterated.cpu().numpy(),
+            self._log_score[numbers] - before,
+        )
 
     def _look(self, rows: Integers) -> None:
         """Read features and answers of rows whose network has changed."""
@@ -263,9 +286,9 @@ class LiveProcess(Process):
             labels = self.problem.labels[self._tensor(index)]
             self._log_score[rows] = true_log_prob(logits, labels).cpu().numpy()
 
-    def _features(self, rows: Integers | None) -> Tensor:
+    def _features(self, rows: Rows) -> Tensor:
         known = self._seen
-        if rows is not None:
+        if not isinstance(rows, slice):
             known = known.index_select(0, self._tensor(rows))
         seen = known.new_empty(len(known), self._width)
         seen[:, : self._num_features] = known
@@ -282,9 +305,9 @@ class LiveProcess(Process):
         session = finite(self.session, "bringing rows to a state")
         index = self._tensor(self.episode.index)
         self.state = session.begin(self.problem.inputs.index_select(0, index))
-        rows = np.arange(self.num_rows)
-        session.reach(self.state, self._tensor(rows), self._tensor(state_ids))
-        self._look(rows)
+        rows = self._tensor(self._rows)
+        session.reach(self.state, rows, self._tensor(state_ids))
+        self._look(self._rows)
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from dynalay_gym.envs.config import EnvConfig, EnvProperties
+from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.vector_env import RENDER_MODES, DynaLayVectorEnv
 from dynalay_gym.errors import InvalidActionError, ResetNeededError
 
@@ -39,7 +40,7 @@ class DynaLayEnv(EnvProperties, gym.Env):
         self._ended = False
 
     @property
-    def problem(self) -> Any:
+    def problem(self) -> DecisionProblem:
         """What is decided on."""
         return self._row.problem
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.observation import Integers
+from dynalay_gym.envs.observation import ALL, Integers, Rows, episode_width
 from dynalay_gym.envs.process import (
     DecisionProblem,
     LiveProcess,
@@ -28,6 +28,8 @@ from dynalay_gym.sessions.transition_table import (
 _MACS, _STEPS, _STATUS, _TABLE_ROW, _PREDICTION, _CORRECT, _ALREADY, _GAIN = range(
     len(CHOICE)
 )
+
+_NO_GAIN = np.zeros(1, dtype=np.float32)  # for all rows, where no reward reads it
 
 
 class TableProcess(Process):
@@ -47,40 +49,41 @@ class TableProcess(Process):
         assert problem.table is not None, "make_process looks for the table"
         self._read(problem.table)
 
-    def _begin(self, rows: Integers, index: Integers) -> None:
+    def _begin(self, rows: Rows, index: Integers) -> None:
         self._arrive(rows, index * self._num_states)
 
-    def _apply(self, rows: Integers, actions: Integers) -> Outcome:
+    def _apply(self, rows: Rows, actions: Integers) -> Outcome:
         choice = self._table_row[rows] * self._num_actions + actions
         found = self._choices.take(choice, 0).T
         self._table_row[rows] = reached = found[_TABLE_ROW]
         self.prediction[rows], self.correct[rows] = found[_PREDICTION], found[_CORRECT]
         self.action_mask[rows] = self._useful.take(reached % self._num_states, 0)
-        gain = found[_GAIN].astype(np.int32).view(np.float32)
-        macs, steps, status, already = found[[_MACS, _STEPS, _STATUS, _ALREADY]]
-        return Outcome(macs, steps, status, already, gain)
+        gain = _NO_GAIN
+        if self.problem.reward.uses_log_score:
+            gain = found[_GAIN].astype(np.int32).view(np.float32)
+        taken = found[_MACS], found[_STEPS], found[_STATUS], found[_ALREADY]
+        return Outcome(*taken, gain)
 
-    def _arrive(self, rows: Integers, table_row: Integers) -> None:
+    def _arrive(self, rows: Rows, table_row: Integers) -> None:
         """Put rows at rows of the table, int64 [m]."""
         self._table_row[rows] = table_row
         self.prediction[rows] = self._prediction[table_row]
         self.correct[rows] = self._correct[table_row]
         self.action_mask[rows] = self._useful.take(table_row % self._num_states, 0)
 
-    def _features(self, rows: Integers | None) -> Tensor:
-        table_row = self._table_row if rows is None else self._table_row[rows]
-        seen = np.empty((len(table_row), self._width), dtype=np.float32)
-        seen[:, : self._num_features] = self._features_of.take(table_row, 0)
-        return torch.from_numpy(seen)
+    def _features(self, rows: Rows) -> Tensor:
+        table_row = self._table_row[rows]
+        return torch.from_numpy(self._seen.take(table_row, 0))
 
     def state_ids(self) -> Integers:
         """Return the network's state in every row, int64 [n]."""
-        return self._table_row % self._num_states
+        state_ids: Integers = self._table_row % self._num_states
+        return state_ids
 
     def set_states(self, state_ids: Integers) -> None:
         """Bring every row's sample to a state; see `Process.set_states`."""
         table_row = self.episode.index * self._num_states + state_ids
-        self._arrive(np.arange(self.num_rows), table_row)
+        self._arrive(ALL, table_row)
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -93,14 +96,16 @@ class TableProcess(Process):
         self.session.load_weights(weights)
         if self.session.fingerprint() == before:
             return
-        table = build_table(self.session, self.problem.inputs, self.problem.labels)
+        inputs, labels = self.problem.inputs, self.problem.labels
+        padding = episode_width(self._num_actions)
+        table = build_table(self.session, inputs, labels, padding)
         self.problem = replace(self.problem, table=table)
         self._read(table)
         if self.has_reset:
             self.set_states(self.state_ids())
 
     def _read(self, table: TransitionTable) -> None:
-        self._features_of = table.features.numpy()
+        self._seen = table.features.numpy()  # as wide as an observation
         self._choices = table.choices.numpy()
         self._prediction = table.prediction.numpy()
         self._correct = table.correct.numpy()

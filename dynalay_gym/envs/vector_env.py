@@ -17,13 +17,15 @@ from torch import Tensor
 from dynalay_gym.envs.checks import ResetOptions, check_actions, check_state
 from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
 from dynalay_gym.envs.episodes import RowEpisodes, Seed, row_seeds
-from dynalay_gym.envs.process import LiveProcess
+from dynalay_gym.envs.observation import ALL
+from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from dynalay_gym.sessions.features import squash
 
 OUTPUTS = ("numpy", "torch")
 RENDER_MODES = ("rgb_array", "ansi")
+_MASK_KEYS = tuple(f"_{key}" for key in INFO_KEYS)
 
 
 class DynaLayVectorEnv(EnvProperties, VectorEnv):
@@ -76,11 +78,11 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self.single_action_space = gym.spaces.Discrete(self.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._all_rows = np.arange(num_envs)
+        self._all_rows, self._num_actions = np.arange(num_envs), self.num_actions
         self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
 
     @property
-    def problem(self) -> Any:
+    def problem(self) -> DecisionProblem:
         """What is decided on."""
         return self.process.problem
 
@@ -128,10 +130,10 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
             ResetNeededError: Before the first reset or after `close`.
         """
         self._check_has_reset("step")
-        chosen = check_actions(actions, self.num_envs, self.num_actions)
+        chosen = check_actions(actions, self.num_envs, self._num_actions)
         waiting = self._episodes.waiting()
         if not waiting.size:
-            rewards, terminations = self.process.step(self._all_rows, chosen)
+            rewards, terminations = self.process.step(ALL, chosen)
         else:
             rewards, terminations = self._step_some(chosen, waiting)
         self._episodes.end(terminations)
@@ -141,8 +143,9 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final |= {"final_info": infos, "_final_info": ended}
             if terminations.any():
-                self._begin(ResetOptions(np.flatnonzero(terminations)))
-                observations = self._observations()
+                restarted = terminations.nonzero()[0]
+                self._begin(ResetOptions(restarted))
+                observations = self._observe_anew(observations, restarted)
                 infos = self._infos(self.process.infos())
         truncations = np.zeros(self.num_envs, dtype=np.bool_)
         outcome = map(self._out, (rewards, terminations, truncations))
@@ -306,12 +309,22 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         maps = session.maps(process.state, rows)
         return {"flat": flat} | {k: self._out(squash(v)) for k, v in maps.items()}
 
+    def _observe_anew(self, observations: Any, rows: NDArray[np.int64]) -> Any:
+        """Return a copy of all observations in which some rows are observed anew."""
+        if self.config.observation == "dict":
+            return self._observations()
+        changed = (
+            observations.clone() if self.output == "torch" else observations.copy()
+        )
+        changed[rows] = self._out(self.process.observe(rows))
+        return changed
+
     def _infos(self, values: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return infos [N, ...] of all rows, each with its ``_key`` mask."""
-        known = self._out(np.ones(self.num_envs, dtype=np.bool_))
-        infos: dict[str, Any] = {}
-        for name, value in values.items():
-            infos[name], infos[f"_{name}"] = self._out(value), known
+        known = np.full(self.num_envs, True)
+        infos: dict[str, Any] = values | dict.fromkeys(_MASK_KEYS, known)
+        if self.output == "torch":
+            infos = {name: self._out(value) for name, value in infos.items()}
         return infos
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
