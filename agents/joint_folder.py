@@ -22,7 +22,7 @@ from dynalay_gym.cotraining.network import Data, check_environment, warm_up
 from dynalay_gym.cotraining.trainer import check_batch
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
-from dynalay_gym.utils.metrics import make_run_dir, write_json
+from dynalay_gym.utils.io import make_run_dir, write_json
 
 OnStep = Callable[[int, int, float], None]
 # What may differ when a run goes on: where things are, and what runs them.

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from dynalay_gym.data.splits import SPLITS, Split, dataset_spec, load_split
+from dynalay_gym.data.registry import SPLITS, dataset_spec
+from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.config import SHIPPED, EnvConfig, resolve_device
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork

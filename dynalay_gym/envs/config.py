@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dynalay_gym.data.splits import Split, dataset_spec, load_split
+from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.dynamics import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.envs.table_store import get_table
