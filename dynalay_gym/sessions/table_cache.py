@@ -32,7 +32,7 @@ FORMAT = 4
 
 
 def get_table(
-    session: FiniteSession, inputs: Tensor, labels: Tensor
+    session: FiniteSession, inputs: Tensor, labels: Tensor, padding: int
 ) -> TransitionTable:
     """Map the table of a network over samples; build and keep it if there is none.
 
@@ -40,6 +40,7 @@ def get_table(
         session: The network.
         inputs: Samples [n, ...] on its device.
         labels: Their classes, int64 [n].
+        padding: Columns of zeros behind the features.
 
     Returns:
         The table, in main memory.
@@ -47,12 +48,15 @@ def get_table(
     Raises:
         ConfigError: It would not fit into memory.
     """
-    layout, key = table_layout(session, len(labels)), table_key(session, inputs, labels)
+    layout, key = (
+        table_layout(session, len(labels), padding),
+        table_key(session, inputs, labels),
+    )
     path = cache_dir() / f"transitions-{key}.safetensors"
     table = _load(path, key, layout)
     if table is None:
         _check_memory(layout)
-        table = build_table(session, inputs, labels)
+        table = build_table(session, inputs, labels, padding)
         try:
             _save(path, key, table)
         except (OSError, SafetensorError) as error:

@@ -6,6 +6,7 @@ Axes: n samples, S states, A actions, F features. A *table row* is a state of a 
 
 import math
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ class TransitionTable:
     """States and choices of all samples, in main memory.
 
     Attributes:
-        features: What an observer sees of the network, float32 [n * S, F].
+        features: What an observer sees of the network, float32 [n * S, F + P]; the last
+            P columns are 0, room for what an observation has beside them.
         log_score: Log-probability of the true class, float32 [n * S].
         prediction: Current answer, int64 [n * S].
         correct: Whether it is right, bool [n * S].
@@ -77,14 +79,14 @@ def finite(session: NetworkSession, purpose: str) -> FiniteSession:
             f"{type(session).__name__} has no next_state, state_ids and reach "
             "(dynalay_gym.sessions.protocol.FiniteStates)"
         )
-    return session  # type: ignore[return-value]  # a NetworkSession with FiniteStates
+    return cast(FiniteSession, session)
 
 
-def table_layout(session: FiniteSession, num_samples: int) -> Layout:
+def table_layout(session: FiniteSession, num_samples: int, padding: int) -> Layout:
     """Return shape and dtype of every tensor of a table, before there is one."""
     num_states, num_actions = session.next_state.shape
     rows = num_samples * num_states
-    width = sum(session.feature_layout.values())
+    width = sum(session.feature_layout.values()) + padding
     return {
         "features": ((rows, width), torch.float32),
         "log_score": ((rows,), torch.float32),
@@ -107,7 +109,7 @@ def num_bytes(layout: Layout) -> int:
 
 
 def build_table(
-    session: FiniteSession, inputs: Tensor, labels: Tensor
+    session: FiniteSession, inputs: Tensor, labels: Tensor, padding: int = 0
 ) -> TransitionTable:
     """Visit every state of every sample and try every action there.
 
@@ -115,11 +117,12 @@ def build_table(
         session: The network.
         inputs: Samples [n, ...] on its device.
         labels: Their classes, int64 [n].
+        padding: Columns P of zeros behind the features.
 
     Returns:
         The table, on the CPU.
     """
-    layout = table_layout(session, len(labels))
+    layout = table_layout(session, len(labels), padding)
     table = TransitionTable(
         **{
             name: torch.zeros(*shape, dtype=kind)
@@ -152,7 +155,8 @@ def _enter(
         logits = session.logits(state, rows)
         answers = logits.argmax(1)
         here = first + number
-        table.features[here] = session.features(state, rows).cpu()
+        features = session.features(state, rows).cpu()
+        table.features[here, : features.shape[1]] = features
         table.log_score[here] = true_log_prob(logits, labels).cpu()
         table.prediction[here] = answers.cpu()
         table.correct[here] = (answers == labels).cpu()
