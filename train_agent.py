@@ -45,7 +45,8 @@ def run(options: Options) -> None:
     import torch
 
     from agents.environments import build_environments
-    from dynalay_gym.utils.metrics import MetricWriter, make_run_dir
+    from dynalay_gym.utils.io import make_run_dir
+    from dynalay_gym.utils.metrics import MetricWriter
 
     torch.set_num_threads(options.num_threads)
     config = choose_config(options)

@@ -31,7 +31,8 @@ from agents.config import CONFIGS, AgentConfig
 from agents.saving import make_agent
 from benchmarks.common import table
 from benchmarks.race_baselines import BASELINES, ENV_ID, ROWS, Judge, train_baseline
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)

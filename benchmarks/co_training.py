@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from agents.options import Options
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.evaluation.evaluate import bootstrap_interval, walk
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 COUNT_EVERY = 60
 COLD_STEP_MACS = 45e6  # of a step of the cold arm with its walk, from a trial
@@ -165,7 +166,7 @@ def warm_network(
             trainer.train_epoch(lambda step, loss: None)
         # A step's cost hardly depends on the weights: count one on a copy.
         few = replace(
-            data, images=data.inputs[:128], labels=data.labels[:128], groups=data.groups
+            data, inputs=data.inputs[:128], labels=data.labels[:128], groups=None
         )
         copied = MainTrainer(copy.deepcopy(model), few, config)
         _, per_step = counted(lambda: copied.train_epoch(lambda step, loss: None))

@@ -30,7 +30,8 @@ from agents.environments import (
 )
 from agents.options import Options
 from dynalay_gym.evaluation.evaluate import EvaluationResult, bootstrap_interval
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 REFERENCE, OPTIMUM = "max-prob", "oracle"
 

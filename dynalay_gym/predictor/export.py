@@ -21,7 +21,7 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.predictor.net_policies import NetPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.protocol import SessionState
-from dynalay_gym.utils.metrics import write_json
+from dynalay_gym.utils.io import write_json
 
 FORMATS = {"torch": "pt2", "onnx": "onnx"}
 EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant

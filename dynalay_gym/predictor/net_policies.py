@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.caching import as_batch_invariant
+from dynalay_gym.fixed_point.batch_invariant import as_batch_invariant
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.predictor.policies import SavedPolicy
 from dynalay_gym.sessions.accel.perceptron import Perceptron, tree_log_probs
