@@ -9,7 +9,7 @@ agent                   the agent at the end
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,17 @@ from agents.registry import make_agent
 from agents.saving import load_config, save_agent
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
 from dynalay_gym.cotraining.trainer import CoTrainer
-from dynalay_gym.cotraining.warm_up import SplitSet
+from dynalay_gym.cotraining.warm_up import (
+    OnStep,
+    accuracy_metrics,
+    check_environment,
+    load_splits,
+    measure_again,
+    shipped_network,
+    warm_up,
+)
+from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
@@ -30,10 +40,8 @@ from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
-OnStep = Callable[[int, int, float], None]
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
-_OWN_KEYS = ("format", "weights", "sha256")  # of a checkpoint's JSON: not for a copy
 
 
 class JointRun:
@@ -68,7 +76,7 @@ class JointRun:
         envs = build_environments(
             replace(options, checkpoint=self._first_network), config
         )
-        self.trainer = self._make_trainer(envs.train) if options.co_train else None
+        self.trainer = self._make_trainer(envs.train)
         self.train_envs = CoTrainingEnv(
             envs.train,
             self.trainer,
@@ -131,18 +139,19 @@ class JointRun:
             base.load_weights(weights)
 
     def measure_best(self) -> dict[str, Any]:
-        """Measure the best pair's network anew, beside it; see `SplitSet.measure`."""
+        """Measure the best pair's network anew, beside it; see `measure_again`."""
         about = self._about() | {"step": self.best_step}
-        return self.splits.measure(self.folder / "best" / "main", about)
+        return measure_again(self.folder / "best" / "main", self.splits, about)
 
-    def _make_trainer(self, envs: Any) -> CoTrainer:
+    def _make_trainer(self, envs: Any) -> CoTrainer | None:
+        if not self.options.co_train:
+            return None
         return CoTrainer(
-            self.splits.load_network(self._first_network),
-            self.splits.splits["main"],
             envs.unwrapped.problem,
+            self.splits["main"],
             self.options.co,
             seed=self.options.seed,
-            augmented=not self.splits.spec.embedded,
+            augmented=not dataset_spec(self.options.dataset).embedded,
         )
 
     def _validate(self, writer: MetricWriter | None) -> str:
@@ -156,10 +165,9 @@ class JointRun:
             self._save_agent(self.folder / "best" / "agent")
             self._save_network(self.folder / "best" / "main")
         if writer is not None:
-            session = envs.unwrapped.problem.session
-            states = self.splits.state_accuracies(session, "validation")
-            numbers = {f"main/accuracy/{name}": each for name, each in states.items()}
-            writer.scalars(numbers | result.scalars("validation"), self.taken)
+            session, split = envs.unwrapped.problem.session, self.splits["validation"]
+            metrics = accuracy_metrics(session, split) | result.scalars("validation")
+            writer.scalars(metrics, self.taken)
         return f"validation return {result.mean_return:.3f}"
 
     def _about(self) -> dict[str, Any]:
@@ -199,7 +207,9 @@ class JointRun:
 
     def _load(self) -> None:
         """Continue from what `_save` wrote."""
-        tensors, meta = load_tensors(self.folder / "resume", self.splits.device)
+        tensors, meta = load_tensors(
+            self.folder / "resume", self.splits["main"].labels.device
+        )
         if self.trainer is not None:
             self.trainer.load_training_state(strip_prefix("main/", tensors))
         self.train_envs.resume(int(meta["decisions"]))
@@ -213,7 +223,7 @@ class JointRun:
 
 def prepare(
     options: Options, config: AgentConfig, on_step: OnStep
-) -> tuple[Path, SplitSet]:
+) -> tuple[Path, dict[str, Split]]:
     """Make the folder of a new run, or take that of an old one, and load the data.
 
     Args:
@@ -222,7 +232,7 @@ def prepare(
         on_step: Called in the main network's warm-up: step, all steps, loss.
 
     Returns:
-        Folder with ``config.json`` and ``warm-up/main``, and the data set.
+        Folder with ``config.json`` and ``warm-up/main``, and all splits by name.
 
     Raises:
         DynaLayError: For anything that cannot be used; nothing has been written then.
@@ -235,18 +245,21 @@ def prepare(
     }
     if options.resume is not None:
         _check_same(options.resume, plain(settings))
-    splits = SplitSet.load(
-        options.dataset, options.device, options.data_dir, options.download
+    splits = load_splits(
+        options.dataset,
+        options.device,
+        data_dir=options.data_dir,
+        download=options.download,
     )
     folder = options.resume
     if folder is None:
-        warm_agent = _check_new(options, config, splits)
+        warm_agent = _check_new(options, config, splits["main"])
         kind = "co" if options.co_train else "frozen"
         folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{config.algo}")
         start = 0 if warm_agent else options.co.agent_steps
         write_json(folder / "config.json", settings | {"start": start})
         if warm_agent is not None:
-            _copy(warm_agent, folder / "warm-up" / "agent")
+            save_tensors(folder / "warm-up" / "agent", *load_tensors(warm_agent))
     if not (folder / "warm-up" / "main" / "checkpoint.json").is_file():
         _prepare_network(options, splits, folder / "warm-up", on_step)
     return folder, splits
@@ -271,14 +284,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     """Raise ConfigError unless the folder's run had the same settings."""
     theirs = read_settings(folder)
     prefixes = {"options": "", "co": "co.", "config": f"{settings['options']['algo']}."}
     different = [
         f"--{prefix}{key.replace('_', '-')}"
         for part, prefix in prefixes.items()
-        for key in {**settings[part], **theirs[part]}
+        for key in settings[part] | theirs[part]
         if settings[part].get(key) != theirs[part].get(key)
     ]
     if different:
@@ -288,10 +301,18 @@ def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _check_new(options: Options, config: AgentConfig, splits: SplitSet) -> Path | None:
+def _check_new(options: Options, config: AgentConfig, main: Split) -> Path | None:
     """Raise for what would stop a new run; return the agent to start from, if any."""
+    check_environment(
+        dataset=options.dataset,
+        penalty=options.penalty,
+        alpha=options.alpha,
+        reward=options.reward,
+        rtol=options.rtol,
+        max_steps=options.max_steps,
+    )
     if options.co_train:
-        options.co.check_batch(len(splits.splits["main"]))
+        options.co.check_batch(len(main))
     source = options.warm_up_from
     if source is None:
         if options.co.main_epochs is None:
@@ -316,22 +337,22 @@ def _check_new(options: Options, config: AgentConfig, splits: SplitSet) -> Path 
 
 
 def _prepare_network(
-    options: Options, splits: SplitSet, folder: Path, on_step: OnStep
+    options: Options, splits: dict[str, Split], folder: Path, on_step: OnStep
 ) -> None:
     """Write the network that the run starts from."""
-    epochs, precision = options.co.main_epochs, options.co.precision
+    source, epochs = options.checkpoint, options.co.main_epochs
     if options.warm_up_from is not None:
-        _copy(options.warm_up_from / "warm-up" / "main", folder / "main")
-    elif epochs is not None:
-        splits.warm_up(
-            folder, epochs, seed=options.seed, precision=precision, on_step=on_step
-        )
-    else:
-        _copy(splits.network_folder(options.checkpoint), folder / "main")
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint whole."""
-    tensors, meta = load_tensors(source)
-    own = {key: value for key, value in meta.items() if key not in _OWN_KEYS}
-    save_tensors(target, tensors, own)
+        source, epochs = options.warm_up_from / "warm-up" / "main", None
+    if epochs is None:
+        source = source or shipped_network(options.dataset)
+        save_tensors(folder / "main", *load_tensors(source))
+        return
+    warm_up(
+        folder,
+        options.dataset,
+        splits,
+        epochs,
+        seed=options.seed,
+        precision=options.co.precision,
+        on_step=on_step,
+    )

@@ -27,8 +27,9 @@ from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.networks import selective
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import Policy
-from dynalay_gym.networks.training import mixed_paths, path_loss, state_name
+from dynalay_gym.networks.training import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 from dynalay_gym.utils.schedules import linear
 
@@ -92,7 +93,7 @@ class CoTrainer:
             adjoint_rtol=config.adjoint_rtol,
             adjoint_max_steps=config.adjoint_max_steps,
         )
-        self._augmented, self._bf16 = augmented, config.precision == "bf16"
+        self._augmented = augmented
         self._generator = torch.Generator(split.labels.device).manual_seed(seed)
         self._recent = split.labels.new_empty(0, 2)  # latest (sample, state) pairs
         self._optimizer = torch.optim.AdamW(
@@ -245,7 +246,7 @@ class CoTrainer:
         """Return the mean loss of samples in their states (equations 4 and 5)."""
         inputs, labels = self.problem.inputs[index], self.problem.labels[index]
         chosen_only = self.config.gradients == "chosen"
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._bf16):
+        with self._autocast():
             logits = self._selective.logits(
                 inputs, state_ids, self._solver, chosen_only=chosen_only
             )
@@ -257,6 +258,11 @@ class CoTrainer:
         inputs, labels = self.problem.inputs[index], self.problem.labels[index]
         if self._augmented:
             inputs = augment(inputs, self._generator)
-        paths = mixed_paths(2**self.network.num_layers, self._generator)
-        network, solver = self.network.train(), self._solver
-        return path_loss(network, inputs, labels, paths, solver, bf16=self._bf16)
+        network = self.network.train()
+        weights = mixed_states(2**network.num_layers, self._generator)
+        with self._autocast():
+            return loss_of_states(network, inputs, labels, weights, self._solver)
+
+    def _autocast(self) -> torch.autocast:
+        bf16, device = self.config.precision == "bf16", self._generator.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=bf16)

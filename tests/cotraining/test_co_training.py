@@ -11,17 +11,17 @@ import torch
 from helpers.networks import random_model, random_split, tiny_config, tiny_kwargs
 from torch import Tensor, nn
 
-from agents.config import ExactConfig, PolicyGradientConfig
-from agents.exact import ExactAgent
-from agents.policy_gradient import PolicyGradientAgent
+from agents.exact.agent import ExactAgent
+from agents.exact.config import ExactConfig
+from agents.policy_gradient.agent import PolicyGradientAgent
+from agents.policy_gradient.config import PolicyGradientConfig
+from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
-from dynalay_gym.cotraining.replay import Replay
-from dynalay_gym.cotraining.trainer import CoTrainer, DivergedError
-from dynalay_gym.cotraining.walk import walk
-from dynalay_gym.envs.decision_tree import DecisionTree
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.envs.oracle import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DivergedError
 
 CONFIG = CoTrainingConfig(
     update_ratio=1.0, batch_size=8, replay_share=0.25, replay_size=16
@@ -58,9 +58,8 @@ def make_envs(**options: Any) -> DynaLayVectorEnv:
 def make_trainer(
     envs: DynaLayVectorEnv, config: CoTrainingConfig = CONFIG, seed: int = 0
 ) -> CoTrainer:
-    model = copy.deepcopy(envs.problem.session.model)  # type: ignore[attr-defined]
-    data = random_split(tiny_config(), 40, seed=2)
-    return CoTrainer(model, data, envs.problem, config, seed=seed)
+    split = random_split(tiny_config(), 40, seed=2)
+    return CoTrainer(envs.problem, split, config, seed=seed)
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -82,13 +81,13 @@ def joint(
 def test_walks_end_where_the_policy_leaves_them() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
-    found = walk(trainer.problem, Plan(1, 3), torch.arange(6), 0.0, torch.Generator())
+    found = collect_states(trainer.problem, Plan(1, 3), torch.arange(6), 0.0, torch.Generator())
     assert found.states.tolist() == [0b101] * 6
     # The same decisions through the environment's own door cost the same.
     other = DynaLayVectorEnv(
         6,
         **tiny_kwargs(
-            checkpoint=envs.problem.session.model,  # type: ignore[attr-defined]
+            checkpoint=envs.problem.session.network,
             split=trainer.data,
             autoreset_mode="Disabled",
         ),
@@ -105,7 +104,7 @@ def test_a_walk_pays_by_the_cost_unit_of_the_agents_problem() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     index = torch.arange(6)
-    found = walk(trainer.problem, Plan(2), index, 0.0, torch.Generator())
+    found = collect_states(trainer.problem, Plan(2), index, 0.0, torch.Generator())
     extra = (found.macs - envs.plain_macs).double() / envs.always_extra_macs
     session = trainer.problem.session
     state = session.begin(trainer.data.inputs[index])
@@ -118,9 +117,9 @@ def test_a_walk_pays_by_the_cost_unit_of_the_agents_problem() -> None:
 def test_exploration_takes_useful_actions_only() -> None:
     trainer = make_trainer(make_envs())
     index = torch.arange(40)
-    never = walk(trainer.problem, Plan(), index, 0.0, torch.Generator())
+    never = collect_states(trainer.problem, Plan(), index, 0.0, torch.Generator())
     assert never.states.tolist() == [0] * 40
-    always = walk(trainer.problem, Plan(), index, 1.0, torch.Generator())
+    always = collect_states(trainer.problem, Plan(), index, 1.0, torch.Generator())
     assert len(set(always.states.tolist())) > 4
 
 
@@ -136,25 +135,25 @@ def test_layers_that_nobody_chose_do_not_move() -> None:
     config = replace(CONFIG, keep_share=0.0, epsilon_start=0.0, weight_decay=0.1)
     trainer = make_trainer(make_envs(), config)
     trainer.turn(Plan(1, 2, 3), 8)  # gives every layer momentum
-    before = copy.deepcopy(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.network.state_dict())
     old = replace(config, replay_share=0.0)
     trainer.config = old  # the first walk must not come back by replay
     trainer.turn(Plan(2), 8)
     moved = {
         name.split(".")[1] if name.startswith("layers") else name
-        for name, value in trainer.model.state_dict().items()
+        for name, value in trainer.network.state_dict().items()
         if not torch.equal(value, before[name])
     }
     assert moved == {"1", "head", "head_bias", "head_norm.weight", "head_norm.bias"}
-    rows = (trainer.model.head_norm.weight != before["head_norm.weight"]).any(1)
+    rows = (trainer.network.head_norm.weight != before["head_norm.weight"]).any(1)
     assert rows.nonzero().flatten().tolist() == [0b010]
 
 
 def test_kept_states_move_the_statistics_and_every_layer() -> None:
     trainer = make_trainer(make_envs(), replace(CONFIG, epsilon_start=0.0))
-    before = copy.deepcopy(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.network.state_dict())
     trainer.turn(Plan(), 8)
-    after = trainer.model.state_dict()
+    after = trainer.network.state_dict()
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert {"layers.0.weight_in", "layers.2.recurrence.free_weight"} <= moved
     assert {"layers.0.norm.running_mean", "head_norm.running_var"} <= moved
@@ -168,13 +167,13 @@ def test_neither_side_gets_a_gradient_from_the_other() -> None:
     co_envs.policy = agent.policy
     trainer.turn(agent.policy, 8)
     assert all(one.grad is None for one in agent.net.parameters())
-    for one in trainer.model.parameters():
+    for one in trainer.network.parameters():
         one.grad = None
     co_envs.trainer = None  # leave the agent alone with its update
     agent.learn(32)
     assert any(one.grad is not None for one in agent.net.parameters())
-    assert all(one.grad is None for one in trainer.model.parameters())
-    seen = envs.problem.session.model  # type: ignore[attr-defined]
+    assert all(one.grad is None for one in trainer.network.parameters())
+    seen = envs.problem.session.network
     assert not any(one.requires_grad for one in seen.parameters())
     assert all(one.grad is None for one in seen.parameters())
 
@@ -184,7 +183,7 @@ def test_the_loss_depends_on_no_weight_of_the_agent_and_the_reverse() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     agent = PolicyGradientAgent(envs, AGENT)
-    found = walk(trainer.problem, agent.policy, torch.arange(8), 0.0, torch.Generator())
+    found = collect_states(trainer.problem, agent.policy, torch.arange(8), 0.0, torch.Generator())
     loss = trainer._losses.chosen(found.index, found.states)
     theirs = list(agent.net.parameters())
     grads = torch.autograd.grad(loss, theirs, allow_unused=True, retain_graph=True)
@@ -192,12 +191,12 @@ def test_the_loss_depends_on_no_weight_of_the_agent_and_the_reverse() -> None:
     assert any(
         grad is not None
         for grad in torch.autograd.grad(
-            loss, list(trainer.model.parameters()), allow_unused=True
+            loss, list(trainer.network.parameters()), allow_unused=True
         )
     )
     observations, _ = envs.reset(seed=0)
     score = agent.net(observations).sum()
-    main = list(trainer.model.parameters())
+    main = list(trainer.network.parameters())
     assert not observations.requires_grad
     assert all(g is None for g in torch.autograd.grad(score, main, allow_unused=True))
 
@@ -206,9 +205,9 @@ def test_equal_seeds_are_bit_equal_and_others_are_not() -> None:
     (one, agent), (two, twin), (other, _) = joint(), joint(), joint(seed=1)
     assert one.trainer and two.trainer and other.trainer
     assert one.trainer.steps == two.trainer.steps > 10
-    assert torch.equal(flat(one.trainer.model), flat(two.trainer.model))
+    assert torch.equal(flat(one.trainer.network), flat(two.trainer.network))
     assert torch.equal(flat(agent.net), flat(twin.net))
-    assert not torch.equal(flat(one.trainer.model), flat(other.trainer.model))
+    assert not torch.equal(flat(one.trainer.network), flat(other.trainer.network))
 
 
 def test_a_frozen_run_is_the_plain_environments_run() -> None:
@@ -239,8 +238,8 @@ def test_the_agent_sees_the_new_weights_at_once() -> None:
     for _ in range(4):
         seen, *_, infos = co_envs.step(torch.full((8,), 1))
         assert torch.equal(seen, envs._observations())
-        learned = flat(co_envs.trainer.model)
-        acting = flat(envs.problem.session.model)  # type: ignore[attr-defined]
+        learned = flat(co_envs.trainer.network)
+        acting = flat(envs.problem.session.network)
         assert torch.equal(acting, learned)
         assert "final_obs" in infos
     assert turns == [16, 32]
@@ -254,8 +253,8 @@ def test_followers_get_the_weights_too() -> None:
     co_envs.reset(seed=0)
     co_envs.step(torch.full((8,), 0))
     assert torch.equal(
-        flat(follower.problem.session.model),  # type: ignore[attr-defined]
-        flat(trainer.model),
+        flat(follower.problem.session.network),
+        flat(trainer.network),
     )
 
 
@@ -307,7 +306,7 @@ def test_exact_learning_and_the_network_take_turns(cache: None) -> None:
     assert agent.tree.nodes.num_nodes * agent.tree.num_samples == PASS
     trainer = co_envs.trainer
     assert trainer is not None
-    begun = flat(trainer.model)
+    begun = flat(trainer.network)
     steps: list[int] = []
     weights: list[Tensor] = []
 
@@ -318,7 +317,7 @@ def test_exact_learning_and_the_network_take_turns(cache: None) -> None:
     agent.learn(4 * PASS, on_progress=on_progress)
     # A tenth of 360 samples a pass, in batches of 8: 4.5 steps.
     assert steps == [0, 4, 9, 13]
-    assert not torch.equal(flat(trainer.model), begun)
+    assert not torch.equal(flat(trainer.network), begun)
     assert torch.equal(weights[1], plain_exact(2)), "until the table has changed"
     assert not torch.equal(weights[2], plain_exact(3))
 
@@ -342,10 +341,10 @@ def test_the_tree_is_that_of_the_new_weights(cache: None) -> None:
     fresh = DynaLayVectorEnv(
         1,
         **tiny_kwargs(
-            checkpoint=copy.deepcopy(co_envs.trainer.model), transitions="table"
+            checkpoint=copy.deepcopy(co_envs.trainer.network), transitions="table"
         ),
     )
-    unit = co_envs.unwrapped.problem.cost_unit  # type: ignore[attr-defined]
+    unit = co_envs.unwrapped.problem.cost_unit
     assert fresh.problem.table is not None
     same = DecisionTree(replace(fresh.problem, cost_unit=unit), fresh.problem.table)
     for now, expected, before in (
@@ -371,14 +370,14 @@ def test_exact_learning_goes_on_to_the_bit(cache: None) -> None:
     envs, rest = exact_pair()
     assert envs.trainer is not None and whole_envs.trainer is not None
     envs.trainer.load(tensors, numbers)
-    envs.unwrapped.set_weights(envs.trainer.weights())  # type: ignore[attr-defined]
+    envs.unwrapped.load_weights(envs.trainer.weights())
     envs.load_decisions(decisions)
     rest.load_training_state(learner, None, {})
     taken: list[int] = []
     rest.learn(4 * PASS, on_progress=taken.append)
     assert taken == [3 * PASS, 4 * PASS]
     assert torch.equal(flat(rest.net), flat(whole.net))
-    assert torch.equal(flat(envs.trainer.model), flat(whole_envs.trainer.model))
+    assert torch.equal(flat(envs.trainer.network), flat(whole_envs.trainer.network))
 
 
 def test_state_goes_on_to_the_bit() -> None:
@@ -392,18 +391,18 @@ def test_state_goes_on_to_the_bit() -> None:
     rest.load({k: v.clone() for k, v in tensors.items()}, numbers)
     for _ in range(2):
         rest.turn(Plan(2), 12)
-    assert torch.equal(flat(rest.model), flat(whole.model))
+    assert torch.equal(flat(rest.network), flat(whole.network))
     assert (rest.steps, rest.turns) == (whole.steps, whole.turns)
 
 
 def test_divergence_takes_no_step() -> None:
     trainer = make_trainer(make_envs())
     with torch.no_grad():
-        trainer.model.head.fill_(torch.nan)
-    before = trainer.model.state_dict()["layers.0.weight_in"].clone()
+        trainer.network.head.fill_(torch.nan)
+    before = trainer.network.state_dict()["layers.0.weight_in"].clone()
     with pytest.raises(DivergedError, match=r"--co\.learning-rate"):
         trainer.turn(Plan(1), 8)
-    assert torch.equal(trainer.model.state_dict()["layers.0.weight_in"], before)
+    assert torch.equal(trainer.network.state_dict()["layers.0.weight_in"], before)
 
 
 def test_bf16_stays_close() -> None:
