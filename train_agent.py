@@ -18,7 +18,8 @@ from dynalay_gym.errors import ConfigError, DynaLayError
 if TYPE_CHECKING:
     from agents.base import Agent, Progress
     from agents.environments import Environments
-    from agents.joint_run import JointRun, OnStep
+    from agents.joint_run import JointRun
+    from dynalay_gym.cotraining.warm_up import OnStep
     from dynalay_gym.utils.metrics import MetricWriter
 
 VALIDATIONS = 10  # evaluations on the validation split during a training

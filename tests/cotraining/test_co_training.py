@@ -78,17 +78,27 @@ def joint(
     return co_envs, agent
 
 
-def test_walks_end_where_the_policy_leaves_them() -> None:
+def collect(
+    trainer: CoTrainer, policy: Any, index: Tensor, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States, returns and multiply-adds of a policy on samples of the main split."""
+    generator = torch.Generator().manual_seed(0)
+    states, *rest = collect_states(trainer.problem, policy, index, epsilon, generator)
+    returns, macs = map(torch.from_numpy, rest)
+    return states, returns, macs
+
+
+def test_samples_end_where_the_policy_leaves_them() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
-    found = collect_states(trainer.problem, Plan(1, 3), torch.arange(6), 0.0, torch.Generator())
-    assert found.states.tolist() == [0b101] * 6
+    states, _, found = collect(trainer, Plan(1, 3), torch.arange(6))
+    assert states.tolist() == [0b101] * 6
     # The same decisions through the environment's own door cost the same.
     other = DynaLayVectorEnv(
         6,
         **tiny_kwargs(
             checkpoint=envs.problem.session.network,
-            split=trainer.data,
+            split=random_split(tiny_config(), 40, seed=2),
             autoreset_mode="Disabled",
         ),
     )
@@ -97,38 +107,42 @@ def test_walks_end_where_the_policy_leaves_them() -> None:
     for action in (1, 3, 0):
         infos = other.step([action] * 6)[4]
         macs += infos["macs"]
-    assert found.macs.tolist() == macs.tolist()
+    assert found.tolist() == macs.tolist()
 
 
-def test_a_walk_pays_by_the_cost_unit_of_the_agents_problem() -> None:
+def test_samples_are_paid_by_the_cost_unit_of_the_agents_problem() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     index = torch.arange(6)
-    found = collect_states(trainer.problem, Plan(2), index, 0.0, torch.Generator())
-    extra = (found.macs - envs.plain_macs).double() / envs.always_extra_macs
-    session = trainer.problem.session
-    state = session.begin(trainer.data.inputs[index])
+    _, returns, macs = collect(trainer, Plan(2), index)
+    extra = (macs - envs.plain_macs).double() / envs.always_extra_macs
+    problem, session = trainer.problem, trainer.problem.session
+    state = session.begin(problem.inputs[index])
     session.apply(state, index, torch.full_like(index, 2))
-    right = state.logits.argmax(1) == trainer.data.labels[index]
+    right = session.logits(state, index).argmax(1) == problem.labels[index]
     expected = envs.alpha * right.double() - 0.25 * extra
-    torch.testing.assert_close(found.returns.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(returns.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_exploration_takes_useful_actions_only() -> None:
     trainer = make_trainer(make_envs())
     index = torch.arange(40)
-    never = collect_states(trainer.problem, Plan(), index, 0.0, torch.Generator())
-    assert never.states.tolist() == [0] * 40
-    always = collect_states(trainer.problem, Plan(), index, 1.0, torch.Generator())
-    assert len(set(always.states.tolist())) > 4
+    states, *_ = collect(trainer, Plan(), index)
+    assert states.tolist() == [0] * 40
+    states, *_ = collect(trainer, Plan(), index, epsilon=1.0)
+    assert len(set(states.tolist())) > 4
 
 
 def test_updates_are_due_by_the_ratio() -> None:
     config = replace(CONFIG, update_ratio=0.5)  # a batch of 8 per 16 decisions
     trainer = make_trainer(make_envs(), config)
-    reports = [trainer.turn(Plan(1), decisions) for decisions in (8, 8, 8, 40)]
-    assert [None if one is None else one.steps for one in reports] == [None, 1, None, 3]
-    assert trainer.steps == 4
+    taken: list[int] = []
+    for decisions in (8, 8, 8, 40):
+        before = trainer.steps
+        metrics = trainer.turn(Plan(1), decisions)
+        taken.append(trainer.steps - before)
+        assert (metrics is None) == (taken[-1] == 0)
+    assert taken == [0, 1, 0, 3]
 
 
 def test_layers_that_nobody_chose_do_not_move() -> None:
@@ -136,8 +150,8 @@ def test_layers_that_nobody_chose_do_not_move() -> None:
     trainer = make_trainer(make_envs(), config)
     trainer.turn(Plan(1, 2, 3), 8)  # gives every layer momentum
     before = copy.deepcopy(trainer.network.state_dict())
-    old = replace(config, replay_share=0.0)
-    trainer.config = old  # the first walk must not come back by replay
+    # What was visited before must not come back by replay.
+    trainer.config = replace(config, replay_share=0.0)
     trainer.turn(Plan(2), 8)
     moved = {
         name.split(".")[1] if name.startswith("layers") else name
@@ -183,8 +197,9 @@ def test_the_loss_depends_on_no_weight_of_the_agent_and_the_reverse() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     agent = PolicyGradientAgent(envs, AGENT)
-    found = collect_states(trainer.problem, agent.policy, torch.arange(8), 0.0, torch.Generator())
-    loss = trainer._losses.chosen(found.index, found.states)
+    index = torch.arange(8)
+    states, *_ = collect(trainer, agent.policy, index)
+    loss = trainer._chosen_loss(index, states)
     theirs = list(agent.net.parameters())
     grads = torch.autograd.grad(loss, theirs, allow_unused=True, retain_graph=True)
     assert all(grad is None for grad in grads)
@@ -233,7 +248,7 @@ def test_the_agent_sees_the_new_weights_at_once() -> None:
     co_envs.policy = Plan(1)
     co_envs.reset(seed=0)
     turns: list[int] = []
-    co_envs.on_turn = lambda report, decisions: turns.append(decisions)
+    co_envs.on_turn = lambda metrics, decisions: turns.append(decisions)
     assert co_envs.trainer is not None
     for _ in range(4):
         seen, *_, infos = co_envs.step(torch.full((8,), 1))
@@ -267,19 +282,19 @@ def test_phases_compute_the_next_table(cache: None) -> None:
     assert envs.problem.table is first
     assert co_envs.advance(4)
     assert first is not None and envs.problem.table is not None
-    assert not torch.equal(first.observations, envs.problem.table.observations)
+    assert not torch.equal(first.features, envs.problem.table.features)
 
 
 def test_a_long_phase_has_turns_as_long_as_a_rollouts() -> None:
     envs = make_envs()
     co_envs = CoTrainingEnv(envs, make_trainer(envs), every=2, start=24)
     co_envs.policy = Plan(1)
-    turns: list[tuple[int, int]] = []
-    co_envs.on_turn = lambda report, now: turns.append((report.steps, now))
+    turns: list[tuple[float, int]] = []
+    co_envs.on_turn = lambda metrics, now: turns.append((metrics["main/steps"], now))
     assert not co_envs.advance(20)  # still the agent's warm-up
     assert co_envs.advance(40)
     # Two steps of eight rows at a time, one optimiser step per eight decisions.
-    assert turns == [(1, 36), (2, 52), (1, 60)]
+    assert turns == [(1, 36), (3, 52), (4, 60)]
     assert co_envs.decisions == 60
 
 
@@ -362,16 +377,15 @@ def test_exact_learning_goes_on_to_the_bit(cache: None) -> None:
     def keep(taken: int) -> None:
         if taken == 2 * PASS:
             assert whole_envs.trainer is not None
-            state = whole_envs.trainer.state(), whole.training_state()
+            state = whole_envs.trainer.training_state(), whole.training_state()
             kept.append((*copy.deepcopy(state), whole_envs.decisions))
 
     whole.learn(4 * PASS, on_progress=keep)
-    (tensors, numbers), learner, decisions = kept[0]
+    main, learner, decisions = kept[0]
     envs, rest = exact_pair()
     assert envs.trainer is not None and whole_envs.trainer is not None
-    envs.trainer.load(tensors, numbers)
-    envs.unwrapped.load_weights(envs.trainer.weights())
-    envs.load_decisions(decisions)
+    envs.trainer.load_training_state(main)
+    envs.resume(decisions)
     rest.load_training_state(learner, None, {})
     taken: list[int] = []
     rest.learn(4 * PASS, on_progress=taken.append)
@@ -386,13 +400,13 @@ def test_state_goes_on_to_the_bit() -> None:
         whole.turn(Plan(2), 12)
     for _ in range(2):
         half.turn(Plan(2), 12)
-    tensors, numbers = half.state()
+    tensors = half.training_state()
     rest = make_trainer(make_envs())
-    rest.load({k: v.clone() for k, v in tensors.items()}, numbers)
+    rest.load_training_state({k: v.clone() for k, v in tensors.items()})
     for _ in range(2):
         rest.turn(Plan(2), 12)
     assert torch.equal(flat(rest.network), flat(whole.network))
-    assert (rest.steps, rest.turns) == (whole.steps, whole.turns)
+    assert rest.steps == whole.steps == 6
 
 
 def test_divergence_takes_no_step() -> None:
@@ -413,18 +427,30 @@ def test_bf16_stays_close() -> None:
     ]
     exact, half = (one.turn(Plan(1, 2, 3), 8) for one in trainers)
     assert exact is not None and half is not None
-    assert half.cross_entropy == pytest.approx(exact.cross_entropy, rel=0.02)
-    assert half.cross_entropy != exact.cross_entropy
+    assert half["main/loss"] == pytest.approx(exact["main/loss"], rel=0.02)
+    assert half["main/loss"] != exact["main/loss"]
 
 
 def test_replay_keeps_the_newest() -> None:
-    ring = Replay(4, torch.device("cpu"))
-    source = torch.Generator().manual_seed(0)
-    assert len(ring) == 0
-    for start in (0, 3):
-        ring.add(torch.arange(start, start + 3).repeat(2, 1).T)
-    assert len(ring) == 4
-    assert set(ring.draw(200, source)[:, 0].tolist()) == {2, 3, 4, 5}
+    """Of each batch of 8, 2 are recent ones as soon as there are any."""
+    config = replace(CONFIG, replay_size=16, epsilon_start=0.0, epsilon_end=0.0)
+    trainer = make_trainer(make_envs(), config)
+    batches: list[Tensor] = []
+    step = trainer._step
+    trainer._step = lambda *batch: (  # type: ignore[method-assign]
+        batches.append(torch.stack(batch, 1)) or step(*batch)
+    )
+    trainer.turn(Plan(1), 16)
+    assert (torch.cat(batches)[:, 1] == 0b001).all(), "nothing to replay at first"
+    assert torch.equal(trainer.training_state()["recent"], torch.cat(batches))
+    trainer.turn(Plan(2), 8)
+    new, old = batches[-1].split([6, 2])
+    assert new[:, 1].tolist() == [0b010] * 6
+    assert old[:, 1].tolist() == [0b001] * 2
+    seen = {tuple(pair) for pair in torch.cat(batches[:2]).tolist()}
+    assert {tuple(pair) for pair in old.tolist()} <= seen
+    recent = trainer.training_state()["recent"]
+    assert torch.equal(recent, torch.cat([torch.cat(batches[:2])[6:], new]))
 
 
 @pytest.mark.parametrize(
@@ -452,3 +478,31 @@ def test_bad_options_name_their_flag(bad: dict[str, Any], flag: str) -> None:
 def test_a_batch_larger_than_the_split_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--co\.batch-size"):
         make_trainer(make_envs(), replace(CONFIG, batch_size=41))
+
+
+def test_a_session_of_another_network_is_refused_by_name() -> None:
+    envs = make_envs()
+
+    class OtherSession:
+        """Runs no main network."""
+
+    problem = replace(envs.problem, session=OtherSession())
+    split = random_split(tiny_config(), 40, seed=2)
+    with pytest.raises(ConfigError, match=r"MainNetwork.*OtherSession"):
+        CoTrainer(problem, split, CONFIG, seed=0)
+
+
+def test_schedules_are_linear_and_the_step_size_falls_to_a_tenth() -> None:
+    config = replace(CONFIG, learning_rate=2e-3, epsilon_start=0.3, epsilon_end=0.1)
+    trainer = make_trainer(make_envs(), config)
+    for share, rate, epsilon in (
+        (0.0, 2e-3, 0.3),
+        (0.5, 1.1e-3, 0.2),
+        (1.0, 2e-4, 0.1),
+    ):
+        metrics = trainer.turn(Plan(1), 8, share)
+        assert metrics is not None
+        assert metrics["main/learning_rate"] == pytest.approx(rate)
+        assert metrics["main/epsilon"] == pytest.approx(epsilon)
+        (group,) = trainer._optimizer.param_groups
+        assert group["lr"] == metrics["main/learning_rate"]
