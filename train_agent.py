@@ -77,8 +77,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         except KeyboardInterrupt:
             print(f"continue with the same options, --resume {folder}", file=sys.stderr)
             raise
-        joint.take_best()
-        measured = joint.measure_best()
+        measured = joint.take_best()
         save_predictor(folder / "predictor", joint.agent, envs)
         report(options, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")

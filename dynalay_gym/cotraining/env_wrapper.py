@@ -1,16 +1,13 @@
 """Co-training around an environment, so that neither side knows of it.
 
-Why a wrapper: what changes under an agent when the main network learns is its
-environment, and the next observation is all that it sees of that. After every so many
-steps the wrapper gives the network its turn, hands the new weights to the environment,
-and returns the step's observations as the new network makes them. So no algorithm,
-ours, Stable-Baselines3's or a user's own loop, needs a line for it or ever acts on an
-observation of old weights. A callback would have to be built into every algorithm and
-could not replace the observation that it already holds.
+What changes under an agent when the main network learns is its environment. So after
+every rollout the wrapper gives the network its turn, hands the new weights to the
+environment, and returns the step's observations as the new network makes them. No
+algorithm, ours, Stable-Baselines3's or a user's own loop, needs a line for it or ever
+acts on an observation of old weights, as it would with a callback.
 
-Weights change only after the last step of a rollout. Rows in mid-episode then stay in
-their states, under the new weights (a state depends on the sample and on the actions
-alone); what an episode was paid for earlier steps stays.
+Rows in mid-episode stay in their states, under the new weights (a state depends on the
+sample and on the actions alone); what an episode was paid for earlier steps stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +18,6 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from dynalay_gym.cotraining.trainer import CoTrainer
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.policy import Policy
-
-Listener = Callable[[Mapping[str, float], int], None]
 
 
 class CoTrainingEnv(VectorWrapper):
@@ -39,7 +34,7 @@ class CoTrainingEnv(VectorWrapper):
         trainer: The main network's side; None leaves it frozen, and every step is
             then the environment's own.
         every: Steps of every row between two turns, at least 1: a rollout's.
-        start: Decisions before the first turn (the agent's warm-up).
+        start: Decisions before both learn (the agent's warm-up).
         total: Decisions at which the schedules end.
         followers: Further environments that the agent learns from (a baseline's):
             they get the new weights too.
@@ -63,17 +58,16 @@ class CoTrainingEnv(VectorWrapper):
         super().__init__(envs)
         self.trainer, self.start, self.total = trainer, start, total
         self.policy: Policy | None = None
-        self.on_turn: Listener | None = None
+        self.on_turn: Callable[[Mapping[str, float], int], None] | None = None
         self.decisions = 0
-        self._decisions_per_turn = every * self.num_envs
-        self._learned = start  # decisions that the network has had its turns for
+        self._per_turn = every * self.num_envs
         self._followers: list[Any] = [each.unwrapped for each in followers]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take one decision in every row; see ``DynaLayVectorEnv.step``."""
         observations, *outcome, infos = self.env.step(actions)
         self.decisions += self.num_envs
-        if self.decisions % self._decisions_per_turn == 0 and self._take_turn():
+        if self.decisions % self._per_turn == 0 and self._take_turn():
             observations, changed = self._give_weights()
             infos = infos | changed
         rewards, terminations, truncations = outcome
@@ -83,10 +77,9 @@ class CoTrainingEnv(VectorWrapper):
         """Count decisions that were learned from without a step, and take the turns.
 
         For learning in phases, such as exact learning on a transition table: learn on
-        the table, advance (which computes the next table), and so on. An ordinary
-        algorithm needs only ``step``. A phase may have many decisions; the network then
-        has a turn for as many of them as a rollout has, so that the policy decides on
-        as few samples per turn, under weights as new, as in an ordinary algorithm.
+        the table, advance, read the next table. The network has a turn for every
+        rollout's worth of a phase, so that the policy decides on as few samples at a
+        time, under weights as new, as with an ordinary algorithm.
 
         Args:
             decisions: Decisions since the last call, at least 0.
@@ -96,7 +89,7 @@ class CoTrainingEnv(VectorWrapper):
         """
         end, changed = self.decisions + decisions, False
         while self.decisions < end:
-            self.decisions = min(self.decisions + self._decisions_per_turn, end)
+            self.decisions = min(self.decisions + self._per_turn, end)
             changed |= self._take_turn()
         if changed:
             self._give_weights()
@@ -104,9 +97,21 @@ class CoTrainingEnv(VectorWrapper):
 
     def resume(self, decisions: int) -> None:
         """Continue after so many decisions, with the trainer's weights as they are."""
-        self.decisions, self._learned = decisions, max(decisions, self.start)
+        self.decisions = decisions
         if self.trainer is not None:
             self._give_weights()
+
+    def _take_turn(self) -> bool:
+        """Let the network learn for the decisions so far; return whether it did."""
+        joint = self.decisions - self.start
+        if self.trainer is None or joint <= 0:
+            return False
+        assert self.policy is not None, "set .policy before the first step"
+        share = min(joint / max(self.total - self.start, 1), 1.0)
+        metrics = self.trainer.turn(self.policy, joint, share)
+        if metrics is not None and self.on_turn is not None:
+            self.on_turn(metrics, self.decisions)
+        return metrics is not None
 
     def _give_weights(self) -> tuple[Any, dict[str, Any]]:
         """Give all environments the trainer's weights; return what this one shows."""
@@ -116,19 +121,3 @@ class CoTrainingEnv(VectorWrapper):
             each.load_weights(weights)
         observations, infos = base.load_weights(weights)  # type: ignore[attr-defined]
         return observations, infos
-
-    def _take_turn(self) -> bool:
-        """Let the network learn for the decisions since its last turn, if it is due.
-
-        Returns:
-            Whether its weights have changed.
-        """
-        if self.trainer is None or self.decisions <= self._learned:
-            return False
-        assert self.policy is not None, "set .policy before the first step"
-        since, self._learned = self.decisions - self._learned, self.decisions
-        joint = (self.decisions - self.start) / max(self.total - self.start, 1)
-        metrics = self.trainer.turn(self.policy, since, min(joint, 1.0))
-        if metrics is not None and self.on_turn is not None:
-            self.on_turn(metrics, self.decisions)
-        return metrics is not None

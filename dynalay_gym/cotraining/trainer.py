@@ -33,8 +33,6 @@ from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 from dynalay_gym.utils.schedules import linear
 
-LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
-
 
 class CoTrainer:
     """Trains a main network on what a policy chooses; resumable to the bit on a CPU.
@@ -86,7 +84,6 @@ class CoTrainer:
             table=None,
         )
         self.config, self.steps = config, 0
-        self._steps_due = 0.0  # the fraction of a step waits for the next turn
         self._selective = selective.SelectiveNetwork(self.network)
         self._solver = replace(
             session.solver,
@@ -109,11 +106,11 @@ class CoTrainer:
     def turn(
         self, policy: Policy, decisions: int, share: float = 0.0
     ) -> dict[str, float] | None:
-        """Let the network learn for what the agent has decided since the last turn.
+        """Let the network learn for what the agent has decided.
 
         Args:
             policy: The agent's policy as it is now.
-            decisions: The agent's decisions since the last call, at least 0.
+            decisions: The agent's decisions since both learn, in all turns together.
             share: Share of the joint training that is done, in [0, 1].
 
         Returns:
@@ -127,11 +124,9 @@ class CoTrainer:
             Mathur and Plis (2023), DynaLay, equation 3 (``main/total_loss``).
         """
         config = self.config
-        self._steps_due += decisions * config.update_ratio / config.batch_size
-        steps = int(self._steps_due)
-        if steps == 0:
+        steps = int(decisions * config.update_ratio / config.batch_size) - self.steps
+        if steps <= 0:
             return None
-        self._steps_due -= steps
         epsilon = linear(config.epsilon_start, config.epsilon_end, share)
         rate = LambdaLR(
             self._optimizer, lambda _: linear(1.0, LEARNING_RATE_END, share)
@@ -141,13 +136,12 @@ class CoTrainer:
         self.problem.session.load_weights(self.weights())
         loss, keep_loss, _ = torch.stack(losses).mean(0).tolist()
         mean_return, num_layers = float(returns.mean()), self.network.num_layers
-        counts = torch.bincount(visited, minlength=2**num_layers).tolist()
-        names = [state_name(state, num_layers) for state in range(len(counts))]
-        shares = {
-            f"main/visited/{name}": count / len(visited)
-            for name, count in zip(names, counts, strict=True)
+        shares = torch.bincount(visited, minlength=2**num_layers) / len(visited)
+        metrics = {
+            f"main/visited/{state_name(state, num_layers)}": part
+            for state, part in enumerate(shares.tolist())
         }
-        return shares | {
+        return metrics | {
             "main/loss": loss,
             "main/keep_loss": keep_loss,
             "main/return": mean_return,
@@ -168,7 +162,6 @@ class CoTrainer:
             "recent": self._recent,
             "generator": self._generator.get_state(),
             "steps": torch.tensor(self.steps),
-            "steps_due": torch.tensor(self._steps_due, dtype=torch.float64),
         }
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -178,7 +171,6 @@ class CoTrainer:
         self._recent = tensors["recent"]
         self._generator.set_state(tensors["generator"].cpu())
         self.steps = int(tensors["steps"])
-        self._steps_due = float(tensors["steps_due"])
         self.problem.session.load_weights(self.weights())
 
     def _batches(

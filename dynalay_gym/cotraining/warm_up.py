@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.config import SHIPPED, EnvConfig, resolve_device
@@ -17,6 +18,7 @@ from dynalay_gym.sessions.measure import export, state_accuracies
 from dynalay_gym.sessions.protocol import FiniteSession
 
 OnStep = Callable[[int, int, float], None]
+Splits = Mapping[str, Split]
 
 
 def check_environment(**options: Any) -> None:
@@ -24,31 +26,24 @@ def check_environment(**options: Any) -> None:
     EnvConfig.from_kwargs(options)
 
 
-def shipped_network(dataset: str) -> Path:
-    """Return the folder of the network that ships with the package for a data set."""
-    return SHIPPED / dataset
+def network_folder(dataset: str, checkpoint: Path | None) -> Path:
+    """Return a checkpoint's folder; None is the one that ships with the package."""
+    return SHIPPED / dataset if checkpoint is None else checkpoint
 
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
-    """Load all splits of a data set by name.
-
-    Args:
-        dataset: Its name.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        **files: See `load_split`.
-    """
+    """Return all splits of a data set by name; see `load_split` and its errors."""
     place = resolve_device(device)
     return {name: load_split(dataset, name, device=place, **files) for name in SPLITS}
 
 
-def warm_up(
+def train_network(
     folder: Path,
     dataset: str,
-    splits: Mapping[str, Split],
-    epochs: int,
+    splits: Splits,
+    config: CoTrainingConfig,
     *,
     seed: int,
-    precision: str,
     on_step: OnStep,
 ) -> None:
     """Train a fresh main network and write it with its calibration.
@@ -59,21 +54,20 @@ def warm_up(
         folder: Gets ``main``, and ``training`` while it is under way.
         dataset: Name of the data set, whose preset is the architecture.
         splits: Its splits by name.
-        epochs: Passes over the main split; 0 leaves the network untrained.
+        config: Its ``main_epochs`` is a number; 0 leaves the network untrained.
         seed: Of initial weights, order and augmentation.
-        precision: ``fp32``, or ``bf16`` autocast.
         on_step: Called after every step with its number, all steps, and the loss.
     """
-    spec = dataset_spec(dataset)
+    spec, epochs = dataset_spec(dataset), config.main_epochs or 0
     torch.manual_seed(seed)
-    config = make_config(spec.preset, spec.in_shape, spec.num_classes)
-    network = MainNetwork(config).to(splits["main"].labels.device)
+    network = MainNetwork(make_config(spec.preset, spec.in_shape, spec.num_classes))
+    network.to(splits["main"].labels.device)
     if epochs > 0:
         options = TrainingConfig(
             epochs=epochs,
             paths="all" if spec.embedded else "mixed",
             augment=not spec.embedded,
-            precision=precision,
+            precision=config.precision,
             seed=seed,
         )
         trainer = MainTrainer(network, splits["main"], options)
@@ -88,20 +82,12 @@ def warm_up(
 
 
 def measure_again(
-    folder: Path, splits: Mapping[str, Split], about: Mapping[str, Any]
+    folder: Path, splits: Splits, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Measure a saved network's cost unit, break-even and states, beside it.
+    """Measure a saved network anew and write it beside its weights; see `export`.
 
-    During a run they stay what they were at its start, so that a return means the same
-    from the first decision to the last; a later use of the network needs its own.
-
-    Args:
-        folder: Checkpoint of the network.
-        splits: All splits of the data set.
-        about: JSON-able values to keep beside it.
-
-    Returns:
-        What was measured; see `export`.
+    During a run its cost unit and break-even stay what they were at the start, so that
+    a return means the same from the first decision to the last.
     """
     network, _ = load_network(folder, splits["main"].labels.device)
     return export(folder, network, splits, about)

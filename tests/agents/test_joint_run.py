@@ -189,7 +189,7 @@ def test_a_frozen_run_is_the_plain_run(algo: str, tmp_path: Path) -> None:
     mine, theirs = frozen.agent.module.state_dict(), agent.module.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert_equal(frozen.folder / "best" / "main", frozen.folder / "warm-up" / "main")
-    assert frozen.measure_best()["break_even_penalty"] == frozen.envs.penalty == 0.093
+    assert frozen.take_best()["break_even_penalty"] == frozen.envs.penalty == 0.093
 
 
 def test_warm_up_weights_are_used_again(whole: JointRun, tmp_path: Path) -> None:
@@ -208,7 +208,9 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
     co = replace(CO, main_epochs=1)
     seen: list[tuple[int, int]] = []
     asked = options(tmp_path, co=co)
-    one = JointRun(asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b)))
+    one = JointRun(
+        asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b))
+    )
     assert seen[-1] == (56, 56)
     _, meta = load_network(one.folder / "warm-up" / "main")
     assert one.envs.penalty == meta["break_even_penalty"] != 0.093
@@ -229,12 +231,11 @@ def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
     solver = base.problem.session.solver
-    whole._save_network(whole.folder / "best" / "main")  # one that has learned
+    whole._save_best_network()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
     before = find_calibration(kept, solver)
     assert before is not None and before.always_extra_macs == unit
-    whole.take_best()
-    measured = whole.measure_best()
+    measured = whole.take_best()
     after = find_calibration(load_network(whole.folder / "best" / "main")[1], solver)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
@@ -325,7 +326,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
     (other / "config.json").write_text(json.dumps(settings))
     places = {"RUN": str(whole.folder), "OTHER": str(other)}
     algo = (
-        [] if "--algo" in given or "--load" in given else ["--algo", whole.agent.config.algo]
+        []
+        if "--algo" in given or "--load" in given
+        else ["--algo", whole.agent.config.algo]
     )
     command = ["train_agent.py", *algo, *(places.get(one, one) for one in given)]
     folders = (tmp_path, whole.folder)

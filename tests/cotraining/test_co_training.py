@@ -137,7 +137,7 @@ def test_updates_are_due_by_the_ratio() -> None:
     config = replace(CONFIG, update_ratio=0.5)  # a batch of 8 per 16 decisions
     trainer = make_trainer(make_envs(), config)
     taken: list[int] = []
-    for decisions in (8, 8, 8, 40):
+    for decisions in (8, 16, 24, 64):
         before = trainer.steps
         metrics = trainer.turn(Plan(1), decisions)
         taken.append(trainer.steps - before)
@@ -152,7 +152,7 @@ def test_layers_that_nobody_chose_do_not_move() -> None:
     before = copy.deepcopy(trainer.network.state_dict())
     # What was visited before must not come back by replay.
     trainer.config = replace(config, replay_share=0.0)
-    trainer.turn(Plan(2), 8)
+    trainer.turn(Plan(2), 16)
     moved = {
         name.split(".")[1] if name.startswith("layers") else name
         for name, value in trainer.network.state_dict().items()
@@ -396,15 +396,15 @@ def test_exact_learning_goes_on_to_the_bit(cache: None) -> None:
 
 def test_state_goes_on_to_the_bit() -> None:
     whole, half = (make_trainer(make_envs()) for _ in range(2))
-    for _ in range(4):
-        whole.turn(Plan(2), 12)
-    for _ in range(2):
-        half.turn(Plan(2), 12)
+    for decisions in (12, 24, 36, 48):
+        whole.turn(Plan(2), decisions)
+    for decisions in (12, 24):
+        half.turn(Plan(2), decisions)
     tensors = half.training_state()
     rest = make_trainer(make_envs())
     rest.load_training_state({k: v.clone() for k, v in tensors.items()})
-    for _ in range(2):
-        rest.turn(Plan(2), 12)
+    for decisions in (36, 48):
+        rest.turn(Plan(2), decisions)
     assert torch.equal(flat(rest.network), flat(whole.network))
     assert rest.steps == whole.steps == 6
 
@@ -443,7 +443,7 @@ def test_replay_keeps_the_newest() -> None:
     trainer.turn(Plan(1), 16)
     assert (torch.cat(batches)[:, 1] == 0b001).all(), "nothing to replay at first"
     assert torch.equal(trainer.training_state()["recent"], torch.cat(batches))
-    trainer.turn(Plan(2), 8)
+    trainer.turn(Plan(2), 24)
     new, old = batches[-1].split([6, 2])
     assert new[:, 1].tolist() == [0b010] * 6
     assert old[:, 1].tolist() == [0b001] * 2
@@ -495,12 +495,10 @@ def test_a_session_of_another_network_is_refused_by_name() -> None:
 def test_schedules_are_linear_and_the_step_size_falls_to_a_tenth() -> None:
     config = replace(CONFIG, learning_rate=2e-3, epsilon_start=0.3, epsilon_end=0.1)
     trainer = make_trainer(make_envs(), config)
-    for share, rate, epsilon in (
-        (0.0, 2e-3, 0.3),
-        (0.5, 1.1e-3, 0.2),
-        (1.0, 2e-4, 0.1),
+    for turn, (share, rate, epsilon) in enumerate(
+        ((0.0, 2e-3, 0.3), (0.5, 1.1e-3, 0.2), (1.0, 2e-4, 0.1)), start=1
     ):
-        metrics = trainer.turn(Plan(1), 8, share)
+        metrics = trainer.turn(Plan(1), 8 * turn, share)
         assert metrics is not None
         assert metrics["main/learning_rate"] == pytest.approx(rate)
         assert metrics["main/epsilon"] == pytest.approx(epsilon)
