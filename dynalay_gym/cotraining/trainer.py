@@ -33,6 +33,8 @@ from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 from dynalay_gym.utils.schedules import linear
 
+LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
+
 
 class CoTrainer:
     """Trains a main network on what a policy chooses; resumable to the bit on a CPU.
