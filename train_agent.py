@@ -180,10 +180,10 @@ def train(
 
 def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
     """Write main network and greedy policy as one folder that needs no `agents`."""
-    from dynalay_gym.predictor.net_policies import network_policy
+    from dynalay_gym.predictor.policies import NetworkPolicy
     from dynalay_gym.predictor.predictor import DynaLayPredictor
 
-    policy = network_policy(agent.policy.net)
+    policy = NetworkPolicy(agent.policy.net)
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 

@@ -41,7 +41,10 @@ class AgentConfig:
     @property
     def steps_per_turn(self) -> int:
         """Steps of every row between two turns of the main network."""
-        raise NotImplementedError
+        raise ConfigError(
+            f"{type(self).__name__} has no steps_per_turn, which co-training needs; "
+            "give --co.every"
+        )
 
     def __post_init__(self) -> None:
         """Check what all algorithms share; subclasses add their own ranges.

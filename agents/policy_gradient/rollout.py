@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from dynalay_gym.networks.agent_net import AgentNet
-from dynalay_gym.networks.policy import Infos, as_numpy, as_tensor
+from dynalay_gym.networks.policy import Infos
 
 
 class SamplingPolicy:
@@ -167,24 +167,24 @@ def _step(
 ) -> dict[str, Any]:
     """Take one step, advance the state, and return the step's row of the rollout."""
     device = state.observations.device
-    mask = as_tensor(state.infos["action_mask"], device)
+    mask = torch.as_tensor(state.infos["action_mask"], device=device)
     actions = policy.act(state.observations, mask)
     observations, rewards, terminations, _, infos = envs.step(
-        as_numpy(actions) if state.numpy else actions
+        actions.numpy(force=True) if state.numpy else actions
     )
     row = {
         "observations": state.observations,
         "masks": mask,
         "actions": actions,
-        "rewards": as_tensor(rewards, device).float(),
-        "terminations": as_tensor(terminations, device),
+        "rewards": torch.as_tensor(rewards, device=device).float(),
+        "terminations": torch.as_tensor(terminations, device=device),
         "indices": state.infos["index"],
         "penalties": state.infos["penalty"],
         "earned": state.earned,
         "lengths": state.infos["decisions"],
     }
     total = state.earned + row["rewards"]
-    state.observations = as_tensor(observations, device)
+    state.observations = torch.as_tensor(observations, device=device)
     state.infos = infos
     state.earned = total.masked_fill_(row["terminations"], 0.0)
     return row
@@ -193,4 +193,4 @@ def _step(
 def _stack(parts: list[Any], device: torch.device) -> Tensor:
     """Return arrays or tensors of T steps as one tensor [T, ...] on the device."""
     stack: Any = torch.stack if isinstance(parts[0], Tensor) else np.stack
-    return as_tensor(stack(parts), device)
+    return torch.as_tensor(stack(parts), device=device)

@@ -1,4 +1,4 @@
-"""Comparing policies, whoever made them.
+"""Comparing policies, whoever made them: evaluation, reference policies, tables.
 
 Reading order: evaluate, reference_policies, comparison; intervals, tables, figures.
 

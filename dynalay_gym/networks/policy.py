@@ -71,17 +71,18 @@ class PlanPolicy:
             raise ConfigError(f"a plan is integers [T] or [n, T], got {plan!r}")
         self.name = name
         self.per_sample = actions.ndim == 2
-        ends = [(0, 0)] * (actions.ndim - 1) + [(0, 1)]
-        self.actions: NDArray[np.int64]  # [T + 1], or [n, T + 1]
-        self.actions = np.pad(actions.astype(np.int64), ends, constant_values=NOP)
+        self.actions: NDArray[np.int64]  # [1 or n, T + 1], NOP last
+        self.actions = np.pad(
+            np.atleast_2d(actions).astype(np.int64),
+            [(0, 0), (0, 1)],
+            constant_values=NOP,
+        )
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the plan's next action; see ``Policy.act``."""
         actions = like(self.actions, observations)
-        decision = infos["decisions"].clip(max=self.actions.shape[-1] - 1)
-        chosen: Array = (
-            actions[infos["index"], decision] if self.per_sample else actions[decision]
-        )
+        decision = infos["decisions"].clip(max=actions.shape[1] - 1)
+        chosen: Array = actions[infos["index"] * self.per_sample, decision]
         return chosen
 
     def plans(self, observations: Array, infos: Infos) -> Array:
@@ -90,9 +91,8 @@ class PlanPolicy:
         Whoever runs the network can follow them without a look in between.
         """
         actions = like(self.actions, observations)
-        if self.per_sample:
-            return actions[infos["index"]]
-        return actions[None].repeat(len(observations), 0)
+        found: Array = actions[infos["index"] * self.per_sample]
+        return found
 
 
 class GreedyNetPolicy:

@@ -13,7 +13,7 @@ import train_agent
 from agents.environments import build_environments
 from agents.exact.config import ExactConfig
 from agents.joint_run import JointRun
-from agents.options import Options, default_configs
+from agents.options import Options
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
@@ -42,7 +42,7 @@ def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Opti
         "num_envs": 32,
         "device": "cpu",
         "log_dir": folder,
-        "configs": default_configs() | CONFIGS,
+        "configs": {algo: CONFIGS[algo]},
     }
     return Options(**given | changes)
 
@@ -50,7 +50,7 @@ def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Opti
 def open_run(asked: Options) -> JointRun:
     asked.check()
     assert asked.algo is not None
-    return JointRun(asked, asked.config(asked.algo), lambda *_: None)
+    return JointRun(asked, asked.config(), lambda *_: None)
 
 
 class Killed(Exception):

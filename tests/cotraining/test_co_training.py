@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dynalay_gym.envs.decision_tree import DecisionTree
 from helpers.networks import random_model, random_split, tiny_config, tiny_kwargs
 from torch import Tensor, nn
 
