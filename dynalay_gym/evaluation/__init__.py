@@ -1,1 +1,4 @@
-"""Comparing policies: evaluation, reference policies, intervals and reports."""
+"""Comparing policies: evaluation, reference policies, tables and figures.
+
+May import: errors, utils, networks, envs.
+"""

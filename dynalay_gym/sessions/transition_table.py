@@ -18,8 +18,8 @@ from dynalay_gym.sessions.protocol import FiniteSession, FiniteStates, NetworkSe
 
 # Columns of a choice: what it takes, the table row that it leads to, the prediction
 # there and whether it is right, whether its work was done already, and the bits of the
-# change of log_score. They lie side by side in half a cache line, because fetching it
-# from memory is what a step over the table waits for.
+# change of log_score. They lie side by side in one cache line, because fetching it from
+# memory is what a step over the table waits for.
 CHOICE = (
     "macs",
     "solver_steps",
@@ -44,7 +44,7 @@ class TransitionTable:
         log_score: Log-probability of the true class, float32 [n * S].
         prediction: Current answer, int64 [n * S].
         correct: Whether it is right, bool [n * S].
-        choices: What a choice does, integers [n * S * A, len(CHOICE)].
+        choices: What a choice does, int64 [n * S * A, len(CHOICE)].
     """
 
     features: Tensor
@@ -92,15 +92,8 @@ def table_layout(session: FiniteSession, num_samples: int, padding: int) -> Layo
         "log_score": ((rows,), torch.float32),
         "prediction": ((rows,), torch.int64),
         "correct": ((rows,), torch.bool),
-        "choices": ((rows * num_actions, len(CHOICE)), _choice_dtype(session, rows)),
+        "choices": ((rows * num_actions, len(CHOICE)), torch.int64),
     }
-
-
-def _choice_dtype(session: FiniteSession, num_rows: int) -> torch.dtype:
-    """Return int32 where it surely holds a choice's columns, which is nearly always."""
-    # An action of 1000 plain passes would be a solve without end.
-    fits = max(1000 * session.plain_macs, num_rows) < 2**31
-    return torch.int32 if fits else torch.int64
 
 
 def num_bytes(layout: Layout) -> int:
@@ -161,13 +154,11 @@ def _enter(
         table.prediction[here] = answers.cpu()
         table.correct[here] = (answers == labels).cpu()
         for action, cost in costs.items():
-            taken = cost.macs, cost.solver_steps, cost.status, cost.already_iterated
-            *parts, already = (part.cpu() for part in taken)
+            parts = [cost.macs, cost.solver_steps, cost.status]
             choice = here * num_actions + action
-            table.choices[choice, :3] = torch.stack(parts, 1).to(table.choices.dtype)
-            table.choices[choice, CHOICE.index("already_iterated")] = already.to(
-                table.choices.dtype
-            )
+            table.choices[choice, :3] = torch.stack(parts, 1).cpu()
+            already = cost.already_iterated.long().cpu()
+            table.choices[choice, CHOICE.index("already_iterated")] = already
     for number in range(num_states):  # now that every state is known
         for action in range(num_actions):
             reached = first + int(session.next_state[number, action])
@@ -178,7 +169,7 @@ def _enter_arrival(
     table: TransitionTable, here: Tensor, action: int, there: Tensor
 ) -> None:
     """Enter where a choice leads to, and what is known there."""
-    choice, kind = here * table.num_actions + action, table.choices.dtype
+    choice = here * table.num_actions + action
     gain = table.log_score[there] - table.log_score[here]
     for name, values in (
         ("table_row", there),
@@ -186,7 +177,7 @@ def _enter_arrival(
         ("correct", table.correct[there]),
         ("gain", gain.view(torch.int32)),
     ):
-        table.choices[choice, CHOICE.index(name)] = values.to(kind)
+        table.choices[choice, CHOICE.index(name)] = values.long()
 
 
 def true_log_prob(logits: Tensor, labels: Tensor) -> Tensor:

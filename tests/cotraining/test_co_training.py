@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dynalay_gym.envs.decision_tree import DecisionTree
 from helpers.networks import random_model, random_split, tiny_config, tiny_kwargs
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
 from dynalay_gym.cotraining.replay import Replay
 from dynalay_gym.cotraining.trainer import CoTrainer, DivergedError
 from dynalay_gym.cotraining.walk import walk
-from dynalay_gym.envs.decision_tree import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.process import LiveProcess
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
@@ -95,6 +96,13 @@ def tiny_kwargs(form: str = "wide", **changes: Any) -> dict[str, Any]:
 def make_vec(num_envs: int, form: str = "wide", **changes: Any) -> DynaLayVectorEnv:
     """Batched environment over the shared network and samples."""
     return DynaLayVectorEnv(num_envs, **tiny_kwargs(form, **changes))
+
+
+def live_state(envs: DynaLayVectorEnv) -> Any:
+    """Networks in progress behind a live environment."""
+    process = envs.process
+    assert isinstance(process, LiveProcess)
+    return process.state
 
 
 def make_single(form: str = "wide", **changes: Any) -> DynaLayEnv:
