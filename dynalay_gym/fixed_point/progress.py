@@ -28,6 +28,8 @@ Residuals = NDArray[np.floating]
 
 # Below it the squares that a norm sums are lost to underflow in single precision.
 _SMALLEST_NORM = 1e-12
+# Elements of a row above which NumPy's library may divide a product among threads.
+_LONGEST_DOT = 2**13
 
 
 class SolverStatus(IntEnum):
@@ -169,24 +171,38 @@ def step_residual(new: Tensor, change: Tensor) -> Residuals:
     Returns:
         Array [n] in main memory; NaN where the iterate is not finite.
     """
-    norm, size = row_norms(new), row_norms(change)
-    residual = size / norm
-    in_range = (norm > _SMALLEST_NORM) & (norm < torch.inf) & (size < torch.inf)
-    if not in_range.all():
-        # Only the rows that need it, so that no row depends on another.
-        rows = (~in_range).nonzero()[:, 0]
-        scaled = _scaled_residual(flat_rows(new)[rows], flat_rows(change)[rows])
-        residual[rows] = scaled.to(residual.dtype)
-    found: Residuals = residual.cpu().numpy()
+    norm, size = _host_norms(new), _host_norms(change)
+    in_range = (norm > _SMALLEST_NORM) & (norm < np.inf) & (size < np.inf)
+    if in_range.all():
+        return size / norm
+    residual = np.divide(size, norm, out=np.ones_like(size), where=in_range)
+    # Only the rows that need it, so that no row depends on another.
+    odd = ~in_range
+    rows = _on_device(np.flatnonzero(odd), new)
+    residual[odd] = _scaled_residual(flat_rows(new)[rows], flat_rows(change)[rows])
+    return residual
+
+
+def _host_norms(states: Tensor) -> Residuals:
+    """Return the norm of each row in main memory, with no copy of the states there."""
+    rows = flat_rows(states)
+    if rows.is_cpu and rows.dtype == torch.float32 and rows.shape[1] <= _LONGEST_DOT:
+        array = rows.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares: Residuals = np.vecdot(array, array)
+        return np.sqrt(squares)
+    found: Residuals = row_norms(rows).cpu().numpy()
     return found
 
 
-def _scaled_residual(new: Tensor, change: Tensor) -> Tensor:
+def _scaled_residual(new: Tensor, change: Tensor) -> Residuals:
     """Return residuals of rows [m, D] whose norms do not fit their type."""
     new, change = new.double(), change.double()
     largest = torch.maximum(new.abs().amax(1), change.abs().amax(1))[:, None]
     scale = torch.where(largest == 0, 1.0, largest)
-    return _ratio(row_norms(new / scale), row_norms(change / scale))
+    ratio = _ratio(row_norms(new / scale), row_norms(change / scale))
+    found: Residuals = ratio.cpu().numpy()
+    return found
 
 
 def _on_device(array: NDArray[np.number], like: Tensor) -> Tensor:
