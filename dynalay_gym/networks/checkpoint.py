@@ -44,7 +44,7 @@ def save_tensors(
     name = f"weights-{digest[:12]}.safetensors"
     write_bytes(folder / name, data)
     head = {"format": FORMAT, "weights": name, "sha256": digest}
-    write_json(folder / META_NAME, head | dict(meta))
+    write_json(folder / META_NAME, head | dict(meta) | head)  # meta of a copy has one
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)

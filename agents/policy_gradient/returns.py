@@ -41,11 +41,11 @@ def generalized_advantages(
     terminations: Tensor,
     bootstrap_value: Tensor,
     discount: float = 1.0,
-    trace: float = 1.0,
+    gae_lambda: float = 1.0,
 ) -> Tensor:
     """Return generalised advantage estimates [T, B].
 
-    A_t = delta_t + discount * trace * (1 - terminated_t) * A_{t+1} with
+    A_t = delta_t + discount * gae_lambda * (1 - terminated_t) * A_{t+1} with
     delta_t = r_t + discount * (1 - terminated_t) * V_{t+1} - V_t
 
     Args:
@@ -54,7 +54,7 @@ def generalized_advantages(
         terminations: Bool [T, B].
         bootstrap_value: V_T [B].
         discount: Weight of the next step.
-        trace: Weight of later errors (lambda); 1 gives G_t - V_t, 0 gives delta_t.
+        gae_lambda: Weight of later errors; 1 gives G_t - V_t, 0 gives delta_t.
 
     References:
         Schulman et al. (2016), High-dimensional continuous control using generalized
@@ -64,5 +64,5 @@ def generalized_advantages(
     next_values = torch.where(terminations, 0.0, next_values)
     deltas = rewards + discount * next_values - values
     return discounted_returns(
-        deltas, terminations, torch.zeros_like(bootstrap_value), discount * trace
+        deltas, terminations, torch.zeros_like(bootstrap_value), discount * gae_lambda
     )

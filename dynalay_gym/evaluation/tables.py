@@ -1,4 +1,4 @@
-"""What a comparison of policies looks like: table, JSON, TensorBoard, figure.
+"""What a comparison of policies looks like: rows, text table, JSON, TensorBoard.
 
 Axes: n samples, A actions.
 """
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from dynalay_gym.evaluation.evaluate import EvaluationResult, bootstrap_interval
+from dynalay_gym.evaluation.evaluate import EvaluationResult
+from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.utils.io import write_json
 from dynalay_gym.utils.metrics import MetricWriter
 
@@ -24,8 +24,14 @@ def make_rows(
     """Return one JSON-able dictionary per policy.
 
     Args:
-        results: Walks over the same samples.
-        groups: Id of the original image of every sample [n], for the intervals.
+        results: Evaluations on the same samples, in the same order.
+        groups: Id of the original image of every sample of the split, int64, for the
+            intervals.
+
+    Returns:
+        Per policy: accuracy, compute (plain pass = 1), shares of the actions, return
+        and its 95 % interval, time; and, where the *oracle* is among the results, the
+        mean distance to its return on the same samples (regret), with its interval.
     """
     optimum = next((r.returns for r in results if r.policy == OPTIMUM), None)
     return [_row(result, groups[result.indices], optimum) for result in results]
@@ -35,7 +41,7 @@ def _row(
     result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None
 ) -> dict[str, Any]:
     low, high = bootstrap_interval(result.returns, groups)
-    missed = {} if optimum is None else _regret(optimum - result.returns, groups)
+    regret = {} if optimum is None else _regret(optimum - result.returns, groups)
     names = ["nop", *map(str, range(1, result.actions.shape[1]))]
     return {
         "policy": result.policy,
@@ -45,7 +51,7 @@ def _row(
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
         "return": result.mean_return,
         "return_interval": [low, high],
-        **missed,
+        **regret,
         "us_per_sample": 1e6 * result.seconds_per_sample,
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
@@ -88,10 +94,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def write_results(
-    folder: Path,
-    rows: Sequence[dict[str, Any]],
-    step: int,
-    facts: dict[str, Any],
+    folder: Path, rows: Sequence[dict[str, Any]], step: int, about: dict[str, Any]
 ) -> None:
     """Write `results.json`, and one TensorBoard run per policy below `policies/`.
 
@@ -102,38 +105,11 @@ def write_results(
         folder: Folder of the run.
         rows: From `make_rows`.
         step: Timesteps that the agent was trained for.
-        facts: JSON-able facts of the run: data set, penalty, seed, versions.
+        about: JSON-able values of the run: data set, penalty, seed, versions.
     """
-    write_json(folder / "results.json", {**facts, "policies": list(rows)})
+    write_json(folder / "results.json", {**about, "policies": list(rows)})
     for row in rows:
         scalars = {f"eval/{key}": row[key] for key in ("accuracy", "compute", "return")}
         with MetricWriter(folder / "policies" / row["policy"]) as writer:
             for at in sorted({0, step}):
                 writer.scalars(scalars, at)
-
-
-def plot_rows(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Return the figure of accuracy against compute, one point per policy."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for row in rows:
-        axes.plot(row["compute"], row["accuracy"], "o")
-        axes.annotate(
-            row["policy"],
-            (row["compute"], row["accuracy"]),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    ends = [row for row in rows if row["policy"] in ("nop", "always")]
-    axes.plot(
-        [row["compute"] for row in ends],
-        [row["accuracy"] for row in ends],
-        linestyle=":",
-        color="grey",
-        zorder=0,
-    )
-    axes.set_xlabel("compute (main network's MACs, plain pass = 1)")
-    axes.set_ylabel("accuracy")
-    axes.set_title(title, fontsize=10)
-    return figure
