@@ -79,8 +79,8 @@ class FixedPointLayer(Freezable):
         self, a: Tensor, weight: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Differentiate ``sum(a * W z)`` for z and the weight."""
-        image, vector_jacobian = torch.func.vjp(self.recur, z, weight)
-        dz, dw = vector_jacobian(a.to(image.dtype))
+        image, transposed = torch.func.vjp(self.recur, z, weight)[:2]
+        dz, dw = transposed(a.to(image.dtype))
         return dz, dw
 
     def weight(self) -> Tensor:
