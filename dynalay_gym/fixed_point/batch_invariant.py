@@ -10,10 +10,8 @@ agrees when it is written as a convolution that spans all features.
 Axes: n rows, C channels, H x W pixels, D features.
 """
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -86,23 +84,5 @@ def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
 
 
 def conv2d_size(size: int, stride: int) -> int:
-    """Return the side of the output of a padded convolution: ``ceil(size / stride)``."""
+    """Return the side of a padded convolution's output: ``ceil(size / stride)``."""
     return -(-size // stride)
-
-
-class Linear(nn.Linear):
-    """Linear layer whose rows do not depend on the batch; for running, not training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x W^T + b`` [n, K] of x [n, D]."""
-        product = linear(x, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-def as_batch_invariant(module: nn.Module) -> nn.Module:
-    """Return a frozen copy of a network with every ``nn.Linear`` batch-independent."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear  # the same parameters under the same names
-    return module.eval().requires_grad_(False)

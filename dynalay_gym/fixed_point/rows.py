@@ -47,7 +47,8 @@ def empty_rows(num_rows: int, like: Tensor) -> Tensor:
 
 def row_sums(numbers: Tensor) -> Tensor:
     """Return the sum of each row of [n, D]."""
-    return _beside_a_copy(numbers).sum(1)[: len(numbers)]
+    # `len` would fix the batch size of an exported graph.
+    return _beside_a_copy(numbers).sum(1)[: numbers.shape[0]]
 
 
 def row_norms(states: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def row_norms(states: Tensor) -> Tensor:
     rows = flat_rows(states)
     dtype = torch.promote_types(rows.dtype, torch.float32)
     norms = torch.linalg.vector_norm(_beside_a_copy(rows), dim=1, dtype=dtype)
-    return norms[: len(rows)]
+    return norms[: rows.shape[0]]
 
 
 def in_tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -184,7 +184,7 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
         kind = "floats, normalised" if dtype.is_floating_point else "integers, encoded"
         raise ConfigError(f"inputs must be {kind} as in training, not {given.dtype}")
     own = tuple(given.shape[1:])
-    if given.dim() == 0 or (shape and own not in (shape, (math.prod(shape),))):
+    if given.dim() == 0 or (shape and own not in (tuple(shape), (math.prod(shape),))):
         sides = "..." if shape is None else ", ".join(map(str, shape))
         raise ConfigError(
             f"inputs must have shape [n, {sides}] or be flat, not {list(given.shape)}"
