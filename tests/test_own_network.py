@@ -13,8 +13,10 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from agents.exact import ExactAgent, ExactConfig
-from agents.sb3 import PPOConfig, SB3Agent
+from agents.exact.agent import ExactAgent
+from agents.exact.config import ExactConfig
+from agents.sb3.agent import SB3Agent
+from agents.sb3.config import PPOConfig
 from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.oracle import optimum
 from dynalay_gym.envs.single_env import DynaLayEnv
@@ -139,7 +141,7 @@ def test_exact_learning_and_ppo_learn_on_it() -> None:
         make_vec(8, transitions="table", reward="three-term"), ExactConfig(), seed=0
     )
     exact.learn(120_000)
-    ppo = SB3Agent(make_vec(16, reward="three-term"), PPOConfig(n_steps=16), seed=0)
+    ppo = SB3Agent(make_vec(16, reward="three-term"), PPOConfig(n_steps=16, batch_size=256), seed=0)
     ppo.learn(2_000)
     found = {
         agent.algo: evaluate(walked, agent.policy, penalty=penalty).mean_return

@@ -252,9 +252,7 @@ class WideStreamLayer(MainLayer):
             read = F.interpolate(read, size=(self.size, self.size))
         return LayerState(torch.relu(state.u + read), state.u, result.value, x), result
 
-    def _inject(
-        self, below: LayerState, state: LayerState, pattern: Pattern
-    ) -> Tensor:
+    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
         """Return the input x of the iteration."""
         visible = state.y
         if self.ratio > 1:

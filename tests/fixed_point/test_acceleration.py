@@ -162,7 +162,9 @@ def test_a_bad_row_does_not_touch_the_others(method: SolverMethod, size: int) ->
     good_rows, threads = [0, 3, 5], torch.get_num_threads()
 
     def run(x: Tensor) -> SolveResult:
-        return solve(lambda z, x: 0.9 * z.roll(1, 1) + x, torch.zeros_like(x), x, config)
+        return solve(
+            lambda z, x: 0.9 * z.roll(1, 1) + x, torch.zeros_like(x), x, config
+        )
 
     whole, alone = run(bad), run(x[3:4])
     torch.set_num_threads(2)
