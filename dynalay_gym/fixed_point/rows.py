@@ -54,7 +54,7 @@ def row_norms(states: Tensor) -> Tensor:
     """Return the Euclidean norm of each row [n], in single precision at least."""
     rows = flat_rows(states)
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(_beside_a_copy(rows), dim=1, dtype=dtype)
+    norms: Tensor = torch.linalg.vector_norm(_beside_a_copy(rows), dim=1, dtype=dtype)
     return norms[: len(rows)]
 
 
