@@ -18,8 +18,8 @@ from dynalay_gym.errors import ConfigError, DynaLayError
 if TYPE_CHECKING:
     from agents.base import Agent, Progress
     from agents.environments import Environments
-    from agents.joint_folder import OnStep
-    from agents.joint_run import CoRun
+    from agents.joint_run import JointRun
+    from dynalay_gym.cotraining.warm_up import OnStep
     from dynalay_gym.utils.metrics import MetricWriter
 
 VALIDATIONS = 10  # evaluations on the validation split during a training
@@ -45,7 +45,8 @@ def run(options: Options) -> None:
     import torch
 
     from agents.environments import build_environments
-    from dynalay_gym.utils.metrics import MetricWriter, make_run_dir
+    from dynalay_gym.utils.io import make_run_dir
+    from dynalay_gym.utils.metrics import MetricWriter
 
     torch.set_num_threads(options.num_threads)
     config = choose_config(options)
@@ -63,14 +64,10 @@ def run(options: Options) -> None:
 
 def run_joint(options: Options, config: AgentConfig) -> None:
     """Train agent and main network together (or with it frozen), and report."""
-    from agents.joint_run import CoRun
+    from agents.joint_run import JointRun
     from dynalay_gym.utils.metrics import MetricWriter
 
-    joint = CoRun(options, config, warm_up_bar())
-    if not joint.leads:  # a further process of torchrun: it only helps to learn
-        joint.learn(None, lambda taken, words: None)
-        joint.workers.leave()
-        return
+    joint = JointRun(options, config, warm_up_bar())
     envs, folder = joint.envs, joint.folder
     what = f"{config.algo} and main network on {options.dataset}"
     print(f"{folder}: {what}, penalty {envs.penalty:.4g}")
@@ -80,16 +77,14 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         except KeyboardInterrupt:
             print(f"continue with the same options, --resume {folder}", file=sys.stderr)
             raise
-        joint.workers.leave()
-        joint.take_best()
-        measured = joint.measure_best()
+        measured = joint.take_best()
         save_predictor(folder / "predictor", joint.agent, envs)
         report(options, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
     print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
 
 
-def learn_jointly(joint: "CoRun", writer: "MetricWriter") -> None:
+def learn_jointly(joint: "JointRun", writer: "MetricWriter") -> None:
     """Train with one bar over both networks."""
     with progress_bar(joint.total, initial=joint.taken) as bar:
 

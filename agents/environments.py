@@ -80,21 +80,24 @@ def make_envs(
         num_envs: Rows.
         **kwargs: Further arguments of the environment.
     """
-    return gym.make_vec(
-        dataset_spec(options.dataset).env_id,
-        num_envs=num_envs,
-        checkpoint=None if options.checkpoint is None else str(options.checkpoint),
-        split=split,
-        data_dir=None if options.data_dir is None else str(options.data_dir),
-        download=options.download,
-        penalty=penalty,
-        alpha=options.alpha,
-        reward=options.reward,
-        rtol=options.rtol,
-        max_steps=options.max_steps,
-        device=options.device,
-        **kwargs,
-    )
+    arguments = env_arguments(options) | {"split": split, "penalty": penalty} | kwargs
+    env_id = dataset_spec(options.dataset).env_id
+    return gym.make_vec(env_id, num_envs=num_envs, **arguments)
+
+
+def env_arguments(options: Options) -> dict[str, Any]:
+    """Return the arguments of every environment of a run."""
+    return {
+        "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
+        "data_dir": None if options.data_dir is None else str(options.data_dir),
+        "download": options.download,
+        "penalty": options.penalty,
+        "alpha": options.alpha,
+        "reward": options.reward,
+        "rtol": options.rtol,
+        "max_steps": options.max_steps,
+        "device": options.device,
+    }
 
 
 def make_evaluation_envs(

@@ -33,7 +33,8 @@ from agents.sb3.agent import SB3Agent
 from benchmarks.bench_race import race, race_table
 from benchmarks.race_baselines import ENV_ID
 from dynalay_gym.integrations.sb3 import SB3VecEnv
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ from agents.options import default_configs
 from agents.registry import make_agent
 from benchmarks.common import table
 from benchmarks.race_baselines import BASELINES, ENV_ID, ROWS, Judge, train_baseline
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)

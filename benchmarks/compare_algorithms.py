@@ -32,7 +32,8 @@ from agents.options import Options
 from dynalay_gym.evaluation.comparison import compare as compare_policies
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_interval
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 REFERENCE, OPTIMUM = "max-prob", "oracle"
 

@@ -21,13 +21,13 @@ class CheckpointError(DynaLayError):
     """A checkpoint is missing, truncated, corrupt or of another architecture."""
 
 
+class DivergedError(DynaLayError):
+    """A training stopped because a number in it is no longer finite."""
+
+
 class InvalidActionError(DynaLayError, ValueError):
     """Actions are out of range, of the wrong shape, or meant for a finished row."""
 
 
 class ResetNeededError(DynaLayError):
     """The environment was stepped before `reset` or after its episode had ended."""
-
-
-class DivergedError(DynaLayError):
-    """The numbers of a training are no longer finite."""

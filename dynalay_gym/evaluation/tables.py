@@ -11,7 +11,8 @@ import numpy as np
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_interval
-from dynalay_gym.utils.metrics import MetricWriter, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import MetricWriter
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"

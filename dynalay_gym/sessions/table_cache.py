@@ -6,8 +6,6 @@ data set asks for another file. A file that is not whole is built again.
 
 import hashlib
 import json
-import os
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +25,8 @@ from dynalay_gym.sessions.transition_table import (
     num_bytes,
     table_layout,
 )
-from dynalay_gym.utils.cache_folder import cache_dir
 from dynalay_gym.utils.digest import tensors_digest
+from dynalay_gym.utils.io import cache_dir, write_file
 
 FORMAT = 4
 
@@ -109,15 +107,9 @@ def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:
 def _save(path: Path, key: str, table: TransitionTable) -> None:
     """Write a table: the whole file appears, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     tensors = table.tensors()
-    try:
-        save_file(tensors, draft, {"about": json.dumps(_about(key, tensors))})
-        with draft.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    about = {"about": json.dumps(_about(key, tensors))}
+    write_file(path, lambda draft: save_file(tensors, draft, about))
 
 
 def _about(key: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class TorchSession:
     ) -> None:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
-        self.in_shape = config.in_shape
+        self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.solver = SolverConfig(
             rtol=config.rtol if rtol is None else rtol,
             max_steps=config.max_steps if max_steps is None else max_steps,
@@ -172,6 +173,15 @@ class TorchSession:
         weights = tensors_digest(self.network.state_dict())
         text = json.dumps([weights, about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return kind, options and weights; see `Savable.to_saved`."""
+        options = {
+            "config": self.network.config.to_dict(),
+            "rtol": self.solver.rtol,
+            "max_steps": self.solver.max_steps,
+        }
+        return "main-network", options, self.network.state_dict()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""

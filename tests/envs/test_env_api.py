@@ -28,7 +28,8 @@ from helpers.networks import (
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import dynalay_gym
-from dynalay_gym.data.splits import DATASETS, Split
+from dynalay_gym.data.registry import DATASETS
+from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (

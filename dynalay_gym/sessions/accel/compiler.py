@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import llvmlite
 import numba
 
-from dynalay_gym.utils.cache_folder import cache_dir
+from dynalay_gym.utils.io import cache_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 

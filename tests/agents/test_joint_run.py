@@ -12,7 +12,7 @@ import torch
 import train_agent
 from agents.environments import build_environments
 from agents.exact.config import ExactConfig
-from agents.joint_run import CoRun
+from agents.joint_run import JointRun
 from agents.options import Options
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
@@ -47,17 +47,17 @@ def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Opti
     return Options(**given | changes)
 
 
-def open_run(asked: Options) -> CoRun:
+def open_run(asked: Options) -> JointRun:
     asked.check()
     assert asked.algo is not None
-    return CoRun(asked, asked.config(), lambda *_: None)
+    return JointRun(asked, asked.config(), lambda *_: None)
 
 
 class Killed(Exception):
     """Stands for a kill in the middle of a run."""
 
 
-def run(asked: Options, stop_at: int | None = None) -> CoRun:
+def run(asked: Options, stop_at: int | None = None) -> JointRun:
     """Train; a stop leaves the folder as a kill would."""
     one = open_run(asked)
 
@@ -90,7 +90,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> CoRun:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> JointRun:
     """One uninterrupted run of the policy gradient."""
     folder = tmp_path_factory.mktemp("whole")
     asked = options(folder)
@@ -100,7 +100,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> CoRun:
     return one
 
 
-def test_a_killed_run_goes_on_to_the_bit(whole: CoRun, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_bit(whole: JointRun, tmp_path: Path) -> None:
     cut = run(options(tmp_path), stop_at=1400)
     saved = load_tensors(cut.folder / "resume")[1]["taken"]
     assert 512 < saved < 1400, "killed after a save, in the joint phase"
@@ -150,14 +150,14 @@ def test_exact_learning_goes_on_to_the_bit_in_phases(
     co = replace(CO, update_ratio=0.002, agent_steps=1)
     asked = {"co": co, "total_timesteps": 600_000}
     whole = run(options(tmp_path / "whole", "exact", **asked))
-    assert whole.trainer is not None and whole.trainer.turns > 2
+    assert whole.trainer is not None and whole.trainer.steps > 2
     files = sorted((tmp_path / "cache").iterdir())
     cut = run(options(tmp_path / "cut", "exact", **asked), stop_at=450_000)
     resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **asked))
     for name in ("agent", "best/main", "best/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
     assert resumed.trainer is not None
-    assert resumed.trainer.turns == whole.trainer.turns
+    assert resumed.trainer.steps == whole.trainer.steps
     assert sorted((tmp_path / "cache").iterdir()) == files, "of the start alone"
 
 
@@ -170,7 +170,7 @@ def test_dqn_goes_on(tmp_path: Path) -> None:
     assert resumed.trainer is not None and resumed.trainer.steps > 5
 
 
-def test_a_finished_run_has_nothing_left_to_do(whole: CoRun) -> None:
+def test_a_finished_run_has_nothing_left_to_do(whole: JointRun) -> None:
     before = tensors(whole.folder / "agent")
     again = run(replace(whole.options, resume=whole.folder))
     assert again.taken == whole.total
@@ -189,10 +189,10 @@ def test_a_frozen_run_is_the_plain_run(algo: str, tmp_path: Path) -> None:
     mine, theirs = frozen.agent.module.state_dict(), agent.module.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert_equal(frozen.folder / "best" / "main", frozen.folder / "warm-up" / "main")
-    assert frozen.measure_best()["break_even_penalty"] == frozen.envs.penalty == 0.093
+    assert frozen.take_best()["break_even_penalty"] == frozen.envs.penalty == 0.093
 
 
-def test_warm_up_weights_are_used_again(whole: CoRun, tmp_path: Path) -> None:
+def test_warm_up_weights_are_used_again(whole: JointRun, tmp_path: Path) -> None:
     again = open_run(options(tmp_path, warm_up_from=whole.folder, seed=1))
     assert again.start == 0
     assert again.total == 1536
@@ -208,11 +208,13 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
     co = replace(CO, main_epochs=1)
     seen: list[tuple[int, int]] = []
     asked = options(tmp_path, co=co)
-    one = CoRun(asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b)))
+    one = JointRun(
+        asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b))
+    )
     assert seen[-1] == (56, 56)
     _, meta = load_network(one.folder / "warm-up" / "main")
     assert one.envs.penalty == meta["break_even_penalty"] != 0.093
-    again = CoRun(
+    again = JointRun(
         replace(asked, resume=one.folder),
         CONFIGS["policy-gradient"],
         lambda *_: pytest.fail("warmed up twice"),
@@ -225,16 +227,15 @@ def test_an_untrained_network_learns_at_a_given_penalty(tmp_path: Path) -> None:
     assert one.envs.penalty == 0.05
 
 
-def test_the_saved_network_is_measured_anew(whole: CoRun) -> None:
+def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
     solver = base.problem.session.solver
-    whole._keep_network(whole.folder / "best" / "main")  # one that has learned
+    whole._save_best_network()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
     before = find_calibration(kept, solver)
     assert before is not None and before.always_extra_macs == unit
-    whole.take_best()
-    measured = whole.measure_best()
+    measured = whole.take_best()
     after = find_calibration(load_network(whole.folder / "best" / "main")[1], solver)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
@@ -243,7 +244,7 @@ def test_the_saved_network_is_measured_anew(whole: CoRun) -> None:
     assert base.always_extra_macs == unit, "the run's own unit stays"
 
 
-def test_both_learners_leave_their_curves(whole: CoRun) -> None:
+def test_both_learners_leave_their_curves(whole: JointRun) -> None:
     lines = (whole.folder / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     tags = {tag for row in rows for tag in row}
@@ -313,7 +314,7 @@ def test_what_cannot_be_parsed_ends_without_a_run(
 def test_bad_input_is_one_line_and_writes_nothing(
     given: list[str],
     message: str,
-    whole: CoRun,
+    whole: JointRun,
     tmp_path: Path,
     monkeypatch: Any,
     capsys: Any,
