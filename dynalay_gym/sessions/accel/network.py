@@ -1,190 +1,298 @@
 """A main network's plain pass and sweeps, one row after the other.
 
-``pack.py`` packs a network; ``layer.py`` has what is done to a layer.
+`pack.py` packs a network. A row's memory begins with its image, [H * W * C]; then come
+the maps of the layers and of the stem.
+
+Axes: n rows, m of them acted on, L layers, D pooled features, F of them the head's, K
+classes, P patterns of iterated layers, S numbers of a row's memory.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynalay_gym.sessions.accel.compiler import compiled
+from dynalay_gym.sessions.accel.compiler import compiled, noinline
 from dynalay_gym.sessions.accel.iteration import CONVERGED, iterate
-from dynalay_gym.sessions.accel.layer import answer, inject, plain, pool, read_out
-from dynalay_gym.sessions.accel.maps import ANY, ZERO, convolve_into, pad
-from dynalay_gym.sessions.accel.net import (
-    CONVS_PER_LAYER,
-    RECUR,
-    Net,
-    hidden_of,
-    injected_of,
-    scratch_of,
-    visible_of,
+from dynalay_gym.sessions.accel.maps import (
+    ANY,
+    NO_NORM,
+    ZERO,
+    average,
+    convolve,
+    pad,
+    pad_pooled,
+    pad_unshuffled,
 )
-from dynalay_gym.sessions.accel.vectors import FROM_ZERO, Integers, Numbers, noinline
+from dynalay_gym.sessions.accel.vectors import Integers, Numbers
 
-# Constants of these types share the code of variables.
-NO_PATTERN: Any = np.int64(0)
+LAYER = np.dtype(
+    [
+        ("is_wide", np.int64),
+        ("ratio", np.int64),  # side of the visible map over that of the hidden one
+        # Where maps begin in a row's memory: the visible and hidden ones that the layer
+        # reads (0: the image), and numbers of a pixel; its own u (y once iterated); h
+        # (y if there is no hidden stream); and the input of the iteration.
+        ("source", np.int64),
+        ("source_columns", np.int64),
+        ("source_hidden", np.int64),
+        ("source_hidden_columns", np.int64),
+        ("visible", np.int64),
+        ("hidden", np.int64),
+        ("injected", np.int64),
+        ("pooled", np.int64),  # where its features begin
+        ("norm", np.int64),  # where scales and shifts [P, 2, N] begin among the numbers
+        ("norm_hidden", np.int64),
+        ("norm_readout", np.int64),
+        ("plain_macs", np.int64),
+        ("setup_macs", np.int64),
+        ("setup_below_macs", np.int64),
+        ("iteration_macs", np.int64),
+    ]
+)
+# A layer's convolutions: visible input; to the hidden stream from the visible one and
+# from below; the recurrent map; the readout.
+IN, VISIBLE, BELOW, RECUR, READ = range(5)
+
 _ONE_STEP: Any = np.int64(1)
-_NOT_ITERATED: Any = np.bool_(False)
+
+
+class Net(NamedTuple):
+    """A packed main network.
+
+    Attributes:
+        numbers: Ones, as many as the largest map has pixels; kernels, scales, shifts.
+        layers: A `LAYER` for each layer; one more for the stem, if there is one.
+        convs: Their convolutions, a `CONV` each, [L or L + 1, 5].
+        head_norm: Scale and shift of the head's input, [P, 2, F].
+        head: The head's matrix, [F, K].
+        head_bias: Its bias, [K].
+        scratch: Numbers of the largest map that is worked on.
+        rtol: Relative tolerance of a solve.
+        max_steps: Most iterations of a solve.
+    """
+
+    numbers: Numbers
+    layers: NDArray[Any]
+    convs: NDArray[Any]
+    head_norm: Numbers
+    head: Numbers
+    head_bias: Numbers
+    scratch: int
+    rtol: np.float32
+    max_steps: int
 
 
 @compiled
-def begin(
-    net: Net,
-    maps: Numbers,
-    features: Numbers,
-    logits: Numbers,
-    residuals: Numbers,
-    path: Integers,
-    rows: Integers,
-    images: Numbers,
-) -> None:
-    """Plain pass of some rows over new images.
+def _map_at(row: Numbers, first: int, conv: Any) -> Numbers:
+    """Return a map of a row's memory, of the shape of a convolution's output."""
+    return row[first : first + conv.out_side**2 * conv.columns]
 
-    Args:
-        net: The network.
-        maps: Memory of all rows [n, S].
-        features: Pooled features [n, F].
-        logits: Answers [n, K].
-        residuals: Relative residuals of the last solves [n, L].
-        path: States [n].
-        rows: The rows, int64 [m].
-        images: Their images [m, H * W * C].
-    """
-    padded, sums, more = scratch_of(net), scratch_of(net), scratch_of(net)
-    stem = net.convs[0]
-    for i in range(len(rows)):
-        r = rows[i]
-        row, image = maps[r], images[i]
-        for j in range(image.size):
-            row[j] = image[j]
-        source, least = image, ANY
-        if net.has_stem:
-            pad(image, least, stem.in_side, stem.in_channels, stem.padding, padded)
-            source, least = more[: stem.out_side**2 * stem.out_channels], ZERO
-            norm = net.stem_norm
-            convolve_into(stem, net.numbers, padded, FROM_ZERO, norm, sums, source)
-        for k in range(len(net.layers)):
-            plain(net, k, source, least, row, NO_PATTERN, padded, sums)
-            pool(net, k, row, _NOT_ITERATED, features[r])
-            source, least = visible_of(net, k, row), ZERO
-        residuals[r], path[r] = 1.0, 0
-        answer(net, features[r], NO_PATTERN, logits[r], sums, more)
+
+@compiled
+def _plain(net: Net, k: int, row: Numbers, pattern: int, padded: Numbers) -> None:
+    """Apply layer k, or the stem, once: its u."""
+    noinline()
+    layer, conv = net.layers[k], net.convs[k, IN]
+    least = ANY if layer.source == 0 else ZERO  # of an image, or of activations
+    pad(conv, row[layer.source :], layer.source_columns, least, padded)
+    norm = layer.norm + 2 * pattern * conv.columns
+    u = _map_at(row, layer.visible, conv)
+    convolve(conv, net.numbers, padded, u, False, norm)
+
+
+@compiled
+def _inject(net: Net, k: int, row: Numbers, pattern: int, padded: Numbers) -> None:
+    """Write the input of layer k's iteration, and where it starts: its relu."""
+    noinline()
+    layer, visible, recur = net.layers[k], net.convs[k, IN], net.convs[k, RECUR]
+    u = _map_at(row, layer.visible, visible)
+    h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
+    if layer.is_wide:
+        conv, below = net.convs[k, VISIBLE], net.convs[k, BELOW]
+        pad_pooled(conv, u, visible.columns, visible.out_side, layer.ratio, padded)
+        norm = layer.norm_hidden + 2 * pattern * conv.columns
+        if k > 0 and pattern >> (k - 1) & 1 == 0:  # the hidden stream below is zero
+            convolve(conv, net.numbers, padded, x, False, norm)
+        else:
+            convolve(conv, net.numbers, padded, x, False, NO_NORM)
+            source, columns = row[layer.source_hidden :], layer.source_hidden_columns
+            if layer.source_hidden == 0:
+                pad_unshuffled(below, source, columns, padded)
+            else:
+                pad(below, source, columns, ZERO, padded)
+            convolve(below, net.numbers, padded, x, True, norm)
+    else:
+        x[:] = u
+    for i in range(x.size):
+        h[i] = ZERO if x[i] < ZERO else x[i]
+
+
+@compiled
+def _read_out(
+    net: Net, k: int, row: Numbers, pattern: int, padded: Numbers, read: Numbers
+) -> None:
+    """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
+    noinline()
+    layer, conv, visible = net.layers[k], net.convs[k, READ], net.convs[k, IN]
+    pad(conv, row[layer.hidden :], net.convs[k, RECUR].columns, ZERO, padded)
+    norm = layer.norm_readout + 2 * pattern * conv.columns
+    convolve(conv, net.numbers, padded, read, False, norm)
+    side, small, columns = visible.out_side, conv.out_side, conv.columns
+    y = _map_at(row, layer.visible, visible)
+    scale = np.float32(small) / np.float32(side)
+    for i in range(side):
+        up = min(int(np.float32(i) * scale), small - 1)  # rounds as PyTorch does
+        for j in range(side):
+            left = min(int(np.float32(j) * scale), small - 1)
+            at, to = (up * small + left) * columns, (i * side + j) * columns
+            source, here = read[at : at + columns], y[to : to + columns]
+            for c in range(conv.out_channels):
+                value = source[c] + here[c]
+                here[c] = ZERO if value < ZERO else value
+
+
+@compiled
+def _pool(
+    net: Net, k: int, row: Numbers, is_iterated: bool, pooled: Numbers, sums: Numbers
+) -> None:
+    """Average layer k's streams; 0 for a hidden one that was not run."""
+    noinline()
+    layer, conv, recur = net.layers[k], net.convs[k, IN], net.convs[k, RECUR]
+    middle = layer.pooled + conv.out_channels
+    y = _map_at(row, layer.visible, conv)
+    average(y, conv.columns, net.numbers, sums, pooled[layer.pooled : middle])
+    if layer.is_wide:
+        part = pooled[middle : middle + recur.out_channels]
+        if is_iterated:
+            h = _map_at(row, layer.hidden, recur)
+            average(h, recur.columns, net.numbers, sums, part)
+        else:
+            part[:] = 0.0
+
+
+@compiled
+def _answer(net: Net, pooled: Numbers, state_id: int, logits: Numbers) -> None:
+    """Apply the head to the last layer's averages."""
+    noinline()
+    top = pooled[pooled.size - len(net.head) :]
+    scale, shift = net.head_norm[state_id, 0], net.head_norm[state_id, 1]
+    logits[:] = net.head_bias
+    for i in range(len(net.head)):
+        value, weights = top[i] * scale[i] + shift[i], net.head[i]
+        for k in range(logits.size):
+            logits[k] += value * weights[k]
 
 
 @compiled
 def _sweep(
     net: Net,
     row: Numbers,
-    features: Numbers,
+    pooled: Numbers,
     logits: Numbers,
-    residuals: Numbers,
-    start: int,
+    residual: Numbers,
+    lowest: int,
     target: int,
-    again: bool,
-    scratch: tuple[Numbers, Numbers, Numbers],
+    already: bool,
+    scratch: Numbers,
 ) -> tuple[int, int, int]:
-    """One row from the bottom up: per layer, check, refresh or solve.
+    """Take one row from the bottom up: check, refresh or solve each layer.
 
     Args:
         net: The network.
-        row: The row's maps.
-        features: Its pooled features [F].
-        logits: Its answer [K].
-        residuals: Relative residuals of its last solves [L].
-        start: Lowest layer that acts, 1..L.
+        row: The row's memory, [S].
+        pooled: Its pooled features, [D].
+        logits: Its answer, [K].
+        residual: Relative residuals of its last solves, [L].
+        lowest: Lowest layer that is iterated, 1..L; 0 for the plain pass.
         target: State that the row is brought to.
-        again: Whether the start layer sits on its fixed point already.
+        already: Whether the lowest layer sits on its fixed point: it is checked only.
         scratch: Room for three maps.
 
     Returns:
         Multiply-adds, iterations, and the worst status of a solve.
     """
     noinline()
-    padded, sums, more = scratch
-    macs, total, worst = 0, 0, CONVERGED
-    for k in range(start - 1, len(net.layers)):
-        layer, recur = net.layers[k], net.convs[2 + CONVS_PER_LAYER * k + RECUR]
-        bit, is_start = 1 << k, k == start - 1
-        pattern = target & (bit - 1)
-        h, x = hidden_of(net, k, row), injected_of(net, k, row)
+    padded, sums = scratch[0], scratch[1]
+    macs, total, worst = net.head.size, 0, CONVERGED
+    for k in range(max(lowest - 1, 0), len(residual)):
+        layer, recur, pattern = net.layers[k], net.convs[k, RECUR], target % (1 << k)
+        h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
         steps, status = 0, CONVERGED
-        if is_start and again:
-            kept = more[: h.size]
+        if already and k == lowest - 1:
+            kept = scratch[2, : h.size]
+            kept[:] = h
             _, steps, status = iterate(
-                recur, net.numbers, x, h, kept, net.rtol, _ONE_STEP, padded, sums
+                recur, net.numbers, x, kept, net.rtol, _ONE_STEP, padded, sums
             )
         else:
-            if not is_start:
-                below = visible_of(net, k - 1, row)
-                plain(net, k, below, ZERO, row, pattern, padded, sums)
+            if k != lowest - 1:
+                _plain(net, k, row, pattern, padded)
                 macs += layer.plain_macs
-                residuals[k] = 1.0
-            if target & bit:
-                inject(net, k, row, pattern, padded, sums)
-                most = net.max_steps
-                residuals[k], steps, status = iterate(
-                    recur, net.numbers, x, x, h, net.rtol, most, padded, sums
+                residual[k] = 1.0
+            if target >> k & 1:
+                _inject(net, k, row, pattern, padded)
+                residual[k], steps, status = iterate(
+                    recur, net.numbers, x, h, net.rtol, net.max_steps, padded, sums
                 )
                 if layer.is_wide:
-                    read_out(net, k, row, pattern, sums)
-                is_below = k > 0 and pattern >> (k - 1) & 1 != 0
+                    _read_out(net, k, row, pattern, padded, sums)
+                is_below = k > 0 and pattern >> (k - 1) & 1
                 macs += layer.setup_below_macs if is_below else layer.setup_macs
-            pool(net, k, row, target & bit != 0, features)
+            _pool(net, k, row, target >> k & 1 != 0, pooled, sums)
         macs += steps * layer.iteration_macs
         total, worst = total + steps, max(worst, status)
-    answer(net, features, target, logits, sums, more)
-    head = net.convs[1]
-    return macs + head.in_channels * head.out_channels, total, worst
+    _answer(net, pooled, target, logits)
+    return macs, total, worst
 
 
 @compiled
-def bring(
+def sweep_rows(
     net: Net,
     maps: Numbers,
-    features: Numbers,
+    pooled: Numbers,
     logits: Numbers,
-    residuals: Numbers,
-    path: Integers,
+    residual: Numbers,
+    state_id: Integers,
     rows: Integers,
-    goals: Integers,
-    are_layers: bool,
+    lowest: Integers,
+    target: Integers,
+    already: NDArray[np.bool_],
+    images: Numbers,
     macs: Integers,
     steps: Integers,
     status: Integers,
 ) -> None:
-    """Bring rows to what they are asked for; 0 leaves one as it is.
+    """Bring some rows to other states.
 
     Args:
         net: The network.
-        maps: Memory of all rows [n, S].
-        features: Pooled features [n, F].
-        logits: Answers [n, K].
-        residuals: Relative residuals of the last solves [n, L].
-        path: States [n].
-        rows: Rows that act, int64 [m].
-        goals: Layer that each brings to its fixed point, refreshing what is above; or
-            state that each is brought to from its plain pass, int64 [m].
-        are_layers: Whether the goals are layers.
-        macs: Written: multiply-adds [m].
-        steps: Written: iterations [m].
-        status: Written: worst statuses [m].
+        maps: Memory of all rows, [n, S].
+        pooled: Pooled features, [n, D].
+        logits: Answers, [n, K].
+        residual: Relative residuals of the last solves, [n, L].
+        state_id: States, [n].
+        rows: Rows that act, [m].
+        lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is.
+        target: State that each is brought to, [m].
+        already: Whether the lowest layer is checked only, [m].
+        images: New inputs of the rows, which then take the plain pass, [m, H * W * C];
+            none, [0, 0], to go on from where they are.
+        macs: Multiply-adds, written, [m].
+        steps: Iterations, written, [m].
+        status: Worst statuses, written, [m].
     """
-    scratch = scratch_of(net), scratch_of(net), scratch_of(net)
+    scratch = np.empty((3, net.scratch), dtype=np.float32)
     for i in range(len(rows)):
-        r, start, target, again = rows[i], goals[i], goals[i], False
+        r = rows[i]
         macs[i], steps[i], status[i] = 0, 0, CONVERGED
-        if goals[i] == 0:
-            continue
-        if are_layers:
-            bit = 1 << (start - 1)
-            again, target = path[r] & bit != 0, path[r] & (bit - 1) | bit
-        else:
-            start = 1
-            while target >> (start - 1) & 1 == 0:
-                start += 1
-        macs[i], steps[i], status[i] = _sweep(
-            net, maps[r], features[r], logits[r], residuals[r],
-            start, target, again, scratch,
-        )  # fmt: skip
-        path[r] = target
+        if len(images) > 0:
+            maps[r, : images.shape[1]] = images[i]
+            if len(net.layers) > len(residual[r]):
+                _plain(net, len(residual[r]), maps[r], 0, scratch[0])
+        if len(images) > 0 or lowest[i] > 0:
+            macs[i], steps[i], status[i] = _sweep(
+                net, maps[r], pooled[r], logits[r], residual[r],
+                lowest[i], target[i], already[i], scratch,
+            )  # fmt: skip
+            state_id[r] = target[i]

@@ -1,289 +1,171 @@
-"""``LayerSession`` of a ``MainNetwork`` on a processor: compiled, row by row.
+"""A main network's session on a processor: compiled, row by row.
 
-It does what ``TorchSession`` does; only roundings differ. A row's program runs from
-end to end before the next one's, so nothing of a row depends on the others, and the
-processors' cores share the rows.
+It does what `TorchSession` does; only roundings differ. A row is taken from end to end
+before the next one, so nothing of a row depends on the others, and the processor's
+cores share the rows.
 
-Axes: n rows (one sample each), m of them acted on, L layers, S numbers of a row's maps.
+Axes: n rows (one input each), m of them acted on, S numbers of a row's memory.
 """
 
+import copy
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self
 
+import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from llvmlite import binding
 from torch import Tensor
-from torch.nn import functional as F
 
-from dynalay_gym.networks.main_layers import LayerState
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.accel import network
-from dynalay_gym.sessions.accel.pack import Place, is_packable, pack
-from dynalay_gym.sessions.activations import Rows
-from dynalay_gym.sessions.protocol import SessionState, StepCost, row_numbers
-from dynalay_gym.sessions.sweep import Host
+from dynalay_gym.sessions.accel.compiler import code_version
+from dynalay_gym.sessions.accel.network import sweep_rows
+from dynalay_gym.sessions.accel.pack import Layout, is_packable, pack
+from dynalay_gym.sessions.accel.vectors import Numbers
+from dynalay_gym.sessions.checks import check_inputs, check_rows
+from dynalay_gym.sessions.main_state import LayerBuffer, MainState
+from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.torch_session import TorchSession
 
 # A thread costs more than it brings below so many rows or multiply-adds of their plain
 # pass.
 _ROWS_OF_A_THREAD, _MACS_OF_A_THREAD = 4, 2_000_000
+_NO_IMAGES = np.empty((0, 0), dtype=np.float32)
 
 
-Kernel = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class MapViews:
-    """One layer's maps in the memory of all rows.
-
-    Attributes:
-        maps: Memory of every row [n, S]; its image first.
-        place: Where the layer's maps are.
-        unshuffle: Factor that makes a hidden stream of the image below layer 1; 0 of a
-            layer.
-    """
-
-    maps: Tensor
-    place: Place
-    unshuffle: int = 0
-
-    def clone(self) -> "MapViews":
-        """Independent copy."""
-        return replace(self, maps=self.maps.clone())
-
-    @property
-    def y(self) -> Tensor:
-        """Visible activations of all rows [n, C, H, W]."""
-        return torch.relu(self._view(self.place.visible, self.place.shape))
-
-    def at(self, rows: Rows) -> LayerState:
-        """Some rows, int64 [m], or all (a slice); copies."""
-        visible, hidden, injected = (
-            self._view(at, shape)[rows].clone()
-            for at, shape in (
-                (self.place.visible, self.place.shape),
-                (self.place.hidden, self.place.hidden_shape),
-                (self.place.injected, self.place.hidden_shape),
-            )
-        )
-        if self.unshuffle:
-            hidden = F.pixel_unshuffle(hidden, self.unshuffle)
-        return LayerState(torch.relu(visible), visible, hidden, injected)
-
-    def _view(self, at: int, shape: tuple[int, int]) -> Tensor:
-        side, channels = shape
-        numbers = self.maps[:, at : at + side * side * channels]
-        return numbers.view(-1, side, side, channels).permute(0, 3, 1, 2)
+def applies_to(network: MainNetwork) -> bool:
+    """Return whether `CompiledSession` can run a network where it is."""
+    on_cpu = network.head.device.type == "cpu" and network.head.dtype == torch.float32
+    return on_cpu and not numba.config.DISABLE_JIT and is_packable(network)
 
 
 @dataclass
-class CompiledState(SessionState):
-    """Networks in progress whose maps stand side by side.
+class CompiledState(MainState):
+    """Main networks in progress, all maps of a row side by side.
 
     Attributes:
-        maps: Memory of every row [n, S].
-        layers: Views of it.
+        layers: Views of `maps`; that of the stem is empty.
+        maps: What the compiled functions work on, float32 [n, S].
+        layout: What a row of it holds.
     """
 
-    layers: Sequence[MapViews]
+    layers: list[LayerBuffer] = field(init=False)
     maps: Tensor
+    layout: Layout
 
-    @cached_property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """What the compiled functions change: the same memory."""
-        parts = self.maps, self.features, self.logits, self.residual, self.path
-        return tuple(part.numpy() for part in parts)
+    def __post_init__(self) -> None:
+        """Make the views."""
+        self.layers = [LayerBuffer()]
+        for layer in self.layout.maps:
+            views = [None if place is None else place.view(self.maps) for place in layer]
+            self.layers.append(LayerBuffer(*views))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the arrays: those of a copy are made anew, in its own memory."""
-        return {k: v for k, v in vars(self).items() if k != "arrays"}
+    def clone(self) -> Self:
+        """Return an independent copy."""
+        return copy.deepcopy(self)
 
-    def clone(self) -> "CompiledState":
-        """Independent copy."""
-        maps = self.maps.clone()
-        return CompiledState(
-            layers=[replace(layer, maps=maps) for layer in self.layers],
-            features=self.features.clone(),
-            logits=self.logits.clone(),
-            path=self.path.clone(),
-            residual=self.residual.clone(),
-            maps=maps,
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle what the views are made of."""
+        parts = self.pooled, self.logits, self.state_id, self.residual
+        return type(self), (*parts, self.maps, self.layout)
 
 
 class CompiledSession(TorchSession):
-    """Runs a frozen ``MainNetwork`` on the CPU.
+    """Runs a main network on the CPU, float32; see `applies_to`.
 
     Args:
-        model: The main network, float32; it is frozen (evaluation mode, no gradients).
-        rtol: Relative tolerance of a solve; the network's own if None.
+        network: The main network; the session works on a frozen copy of it.
+        rtol: Relative tolerance of a solve, above 0; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
     """
 
     def __init__(
         self,
-        model: MainNetwork,
+        network: MainNetwork,
         rtol: float | None = None,
         max_steps: int | None = None,
     ) -> None:
-        super().__init__(model, rtol, max_steps)
-        self._packed: object = None
-        self._pack()
+        super().__init__(network, rtol, max_steps)
+        self._net, self._layout = pack(self.network, self.solver)
 
-    def _pack(self) -> None:
-        """Pack the weights, unless they are those of the last time it was frozen."""
-        frozen = self.model._kept
-        if frozen is None or frozen is not self._packed:
-            self._net, self._places, self._size = pack(self.model, self.solver)
-            self._packed = frozen
+    def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
+        """Run the plain pass in some rows; see `NetworkSession.restart`."""
+        check_rows(rows, len(state.state_id))
+        check_inputs(inputs, (len(rows), *self.network.config.in_shape), torch.float32)
+        pixels = inputs.detach().permute(0, 2, 3, 1).contiguous().flatten(1)
+        zeros = torch.zeros_like(rows)
+        self._run(state, rows, zeros, zeros, zeros.bool(), pixels.numpy())
 
-    def begin(self, inputs: Tensor) -> SessionState:
-        """Plain pass: every layer applied once, from zero.
+    def fingerprint(self) -> str:
+        """Return a hash of weights, settings, kernels and the processor."""
+        parts = super().fingerprint(), code_version(), binding.get_host_cpu_name()
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-        Args:
-            inputs: Images [n, C, H, W].
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights; see `NetworkSession.load_weights`."""
+        super().load_weights(weights)
+        self._net, _ = pack(self.network, self.solver)
 
-        Returns:
-            State of n rows.
-        """
-        n, config = len(inputs), self.model.config
-        # Memory of NumPy's that nobody has touched yet takes no time.
-        maps = torch.from_numpy(np.zeros((n, self._size), dtype=np.float32))
-        image = Place(0, 0, 0, *[(config.in_shape[1], config.in_shape[0])] * 2)
-        state = CompiledState(
-            layers=[
-                MapViews(maps, image, config.unshuffle),
-                *(MapViews(maps, place) for place in self._places),
-            ],
-            features=torch.empty(n, sum(self.feature_sizes)),
-            logits=torch.empty(n, self.num_classes),
-            path=torch.empty(n, dtype=torch.int64),
-            residual=torch.empty(n, self.num_layers),
-            maps=maps,
-        )
-        self._begin(state, slice(None), inputs)
-        return state
+    def _new_state(self, num_rows: int) -> CompiledState:
+        new = super()._new_state(num_rows)
+        maps = np.empty((num_rows, self._layout.size), dtype=np.float32)
+        parts = new.pooled, new.logits, new.state_id, new.residual
+        return CompiledState(*parts, torch.from_numpy(maps), self._layout)
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights of the same architecture; states begun before are void."""
-        super().set_weights(weights)
-        self._pack()
-
-    def apply(self, state: SessionState, rows: Tensor, layers: Tensor) -> StepCost:
-        """Bring one layer per row to its fixed point and refresh what is above.
-
-        Args:
-            state: Changed in place.
-            rows: Distinct rows, int64 [m].
-            layers: Chosen layer of each, 1..L, int64 [m]; 0 leaves a row as it is.
-
-        Returns:
-            StepCost of the m rows.
-        """
-        _check(layers, self.num_layers, "layers")
-        return self._bring(state, rows.numpy(), layers.numpy(), are_layers=True)
-
-    def reach(
-        self, state: SessionState, rows: Rows, paths: Tensor, *, final: bool = False
+    def _sweep(
+        self,
+        state: MainState,
+        rows: Tensor,
+        lowest: Tensor,
+        target: Tensor,
+        already: Tensor,
     ) -> StepCost:
-        """Bring rows from their plain pass to given states; see ``TorchSession``.
+        return self._run(state, rows, lowest, target, already, _NO_IMAGES)
 
-        Args:
-            state: Changed in place.
-            rows: Rows in which nothing is iterated yet, int64 [m] or ``ALL``.
-            paths: Bit patterns of the states, int64 [m].
-            final: Nothing is saved by it here.
-
-        Returns:
-            StepCost of the m rows; zeros where the plain pass is what is asked for.
-        """
-        _check(paths, 2**self.num_layers - 1, "states")
-        where = row_numbers(state, rows)
-        assert not state.path.numpy()[where].any(), "rows in their plain state"
-        return self._bring(state, where, paths.numpy(), are_layers=False)
-
-    def restart(self, state: SessionState, rows: Tensor, inputs: Tensor) -> None:
-        """Plain pass over new inputs in some rows of a state.
-
-        Args:
-            state: Changed in place.
-            rows: Distinct rows, int64 [m].
-            inputs: Images [m, C, H, W].
-        """
-        self._begin(state, rows, inputs)
-
-    def _begin(self, state: SessionState, rows: Rows, inputs: Tensor) -> None:
-        arrays, where = _arrays(state), row_numbers(state, rows)
-        expected = len(where), *self.model.config.in_shape
-        if tuple(inputs.shape) != expected or inputs.dtype != torch.float32:
-            raise ValueError(
-                f"images must be float32 of shape {expected}, not {inputs.dtype} of "
-                f"shape {tuple(inputs.shape)}"
-            )
-        pixels = inputs.detach().permute(0, 2, 3, 1).flatten(1).numpy()
-        images = np.ascontiguousarray(pixels)
-        self._pack()
-        kernel: Kernel = network.begin
-
-        def run(some: slice) -> None:
-            kernel(self._net, *arrays, where[some], images[some])
-
-        self._share(run, len(where))
-
-    def _share(self, run: Callable[[slice], None], num_rows: int) -> None:
+    def _run(
+        self,
+        state: MainState,
+        rows: Tensor,
+        lowest: Tensor,
+        target: Tensor,
+        already: Tensor,
+        images: Numbers,
+    ) -> StepCost:
         """Run rows in as many threads as PyTorch may use, and pay."""
-        least = max(_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD // self.costs.plain_pass)
-        threads = min(torch.get_num_threads(), num_rows // least)
+        state = self._check_state(state)
+        parts = state.maps, state.pooled, state.logits, state.residual, state.state_id
+        arrays = [part.numpy() for part in parts]
+        asked = [part.contiguous().numpy() for part in (rows, lowest, target, already)]
+        cost = torch.empty((3, len(rows)), dtype=torch.int64)
+        written = cost.numpy()
+
+        def run(share: slice) -> None:
+            some = (part[share] for part in asked)
+            sweep_rows(self._net, *arrays, *some, images[share], *written[:, share])
+
+        least = max(_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD // self.plain_macs)
+        threads = min(torch.get_num_threads(), len(rows) // least)
         if threads <= 1:
             run(slice(None))
-            return
-        # Rows differ in what they take; smaller shares even that out.
-        size = -(-num_rows // (2 * threads))
-        shares = [slice(at, at + size) for at in range(0, num_rows, size)]
-        list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
+        else:
+            # Rows differ in what they take; smaller shares even that out.
+            size = -(-len(rows) // (2 * threads))
+            shares = [slice(at, at + size) for at in range(0, len(rows), size)]
+            list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
+        return StepCost(cost[0], cost[1], cost[2], already)
 
-    def _bring(
-        self, state: SessionState, rows: Host, goals: Host, *, are_layers: bool
-    ) -> StepCost:
-        """Bring rows to layers or states [m]; see ``network.bring``."""
-        arrays, cost = _arrays(state), np.empty((3, len(rows)), dtype=np.int64)
-        kernel: Kernel = network.bring
-
-        def run(some: slice) -> None:
-            parts = rows[some], goals[some], are_layers
-            kernel(self._net, *arrays, *parts, *cost[:, some])
-
-        self._share(run, len(rows))
-        return StepCost(torch.from_numpy(cost))
-
-
-def fastest_session(
-    model: MainNetwork, rtol: float | None = None, max_steps: int | None = None
-) -> TorchSession:
-    """The fastest session of a network where it is; arguments as there."""
-    is_here = model.head.device.type == "cpu" and model.head.dtype == torch.float32
-    session = CompiledSession if is_here and is_packable(model) else TorchSession
-    return session(model, rtol, max_steps)
-
-
-def _check(numbers: Tensor, most: int, what: str) -> None:
-    """Compiled functions do not look where an index leads; so it is looked at here."""
-    # A negative number is a huge one without its sign.
-    if numbers.numpy().view(np.uint64).max(initial=0) > most:
-        raise ValueError(f"{what} must lie in 0..{most}, not {numbers.tolist()}")
-
-
-def _arrays(state: SessionState) -> tuple[NDArray[Any], ...]:
-    assert isinstance(state, CompiledState), "a state that this session began"
-    return state.arrays
+    def _check_state(self, state: MainState) -> CompiledState:
+        if not isinstance(state, CompiledState) or state.layout != self._layout:
+            raise ValueError("the state is not one that this session began")
+        return state
 
 
 @cache
 def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked one does not inherit its parent's."""
+    """Return the threads of this process; a forked one does not inherit them."""
     return ThreadPoolExecutor(num_threads, f"dynalay-{process}")
