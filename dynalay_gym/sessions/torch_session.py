@@ -150,8 +150,8 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return the visible activations of each layer, by name [m, C, H, W]."""
-        layers = enumerate(state.layers[1:])
-        return {f"map/{i}": layer.read(rows).y for i, layer in layers}
+        layers = range(self.num_layers)
+        return {f"map/{i}": state.layers[i + 1].read(rows).y for i in layers}
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:

@@ -35,6 +35,11 @@ def compiled(function: F) -> F:
     return cast(F, dispatcher)
 
 
+def inlined(function: F) -> F:
+    """Compile a function as a part of each of its callers."""
+    return cast(F, numba.njit(inline="always", error_model="numpy")(function))
+
+
 @cache
 def code_version() -> str:
     """Return a hash of the compiled functions' sources and of what compiles them.

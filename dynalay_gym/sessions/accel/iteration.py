@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dynalay_gym.sessions.accel.compiler import compiled, noinline
-from dynalay_gym.sessions.accel.maps import NO_NORM, ZERO, convolve, pad
+from dynalay_gym.sessions.accel.maps import FROM_ZERO, NO_NORM, ZERO, convolve, pad
 from dynalay_gym.sessions.accel.vectors import Numbers, relax
 
 # Squares of smaller norms would be lost to underflow, and with them a residual.
@@ -67,13 +67,14 @@ def iterate(
     while steps < max_steps and status == MAX_STEPS:
         steps += 1
         pad(conv, z, conv.columns, ZERO, padded)
-        convolve(conv, numbers, padded, new, False, NO_NORM)
+        convolve(conv, numbers, padded, new, FROM_ZERO, NO_NORM)
         norm, change = relax(z.size, new, x, z)
         residual = _residual(norm, change, new, z)
         if math.isnan(residual):
             status = NONFINITE
         else:
-            z[:] = new[: z.size]
+            for i in range(z.size):
+                z[i] = new[i]
             if residual < rtol:
                 status = CONVERGED
     return residual, steps, status

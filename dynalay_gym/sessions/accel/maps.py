@@ -14,7 +14,9 @@ from dynalay_gym.sessions.accel.compiler import compiled, noinline
 from dynalay_gym.sessions.accel.vectors import PANEL, Numbers, multiply
 
 ZERO, ANY = np.float32(0), np.float32(-math.inf)  # least values of a map
-NO_NORM: Any = np.int64(-1)  # a plain constant would have code of its own compiled
+# Arguments of `convolve`. Plain constants would have code of their own compiled.
+FROM_ZERO, ON_TOP = np.bool_(False), np.bool_(True)
+NO_NORM: Any = np.int64(-1)
 
 CONV = np.dtype(
     [
@@ -176,7 +178,7 @@ def average(
         width = min(PANEL, columns - first)
         multiply(
             1, numbers, 0, 0, 0, 1, pixels, relu, first, columns,
-            sums, first, columns, width, False, NO_NORM,
+            sums, first, columns, width, FROM_ZERO, NO_NORM,
         )  # fmt: skip
     for c in range(out.size):
         out[c] = sums[c] / np.float32(pixels)

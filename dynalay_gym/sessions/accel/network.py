@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dynalay_gym.sessions.accel.compiler import compiled, noinline
+from dynalay_gym.sessions.accel.compiler import compiled, inlined, noinline
 from dynalay_gym.sessions.accel.iteration import CONVERGED, iterate
 from dynalay_gym.sessions.accel.maps import (
     ANY,
+    FROM_ZERO,
     NO_NORM,
+    ON_TOP,
     ZERO,
     average,
     convolve,
@@ -83,28 +85,26 @@ class Net(NamedTuple):
     max_steps: int
 
 
-@compiled
+@inlined
 def _map_at(row: Numbers, first: int, conv: Any) -> Numbers:
     """Return a map of a row's memory, of the shape of a convolution's output."""
     return row[first : first + conv.out_side**2 * conv.columns]
 
 
-@compiled
+@inlined
 def _plain(net: Net, k: int, row: Numbers, pattern: int, padded: Numbers) -> None:
     """Apply layer k, or the stem, once: its u."""
-    noinline()
     layer, conv = net.layers[k], net.convs[k, IN]
     least = ANY if layer.source == 0 else ZERO  # of an image, or of activations
     pad(conv, row[layer.source :], layer.source_columns, least, padded)
     norm = layer.norm + 2 * pattern * conv.columns
     u = _map_at(row, layer.visible, conv)
-    convolve(conv, net.numbers, padded, u, False, norm)
+    convolve(conv, net.numbers, padded, u, FROM_ZERO, norm)
 
 
-@compiled
+@inlined
 def _inject(net: Net, k: int, row: Numbers, pattern: int, padded: Numbers) -> None:
     """Write the input of layer k's iteration, and where it starts: its relu."""
-    noinline()
     layer, visible, recur = net.layers[k], net.convs[k, IN], net.convs[k, RECUR]
     u = _map_at(row, layer.visible, visible)
     h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
@@ -113,31 +113,31 @@ def _inject(net: Net, k: int, row: Numbers, pattern: int, padded: Numbers) -> No
         pad_pooled(conv, u, visible.columns, visible.out_side, layer.ratio, padded)
         norm = layer.norm_hidden + 2 * pattern * conv.columns
         if k > 0 and pattern >> (k - 1) & 1 == 0:  # the hidden stream below is zero
-            convolve(conv, net.numbers, padded, x, False, norm)
+            convolve(conv, net.numbers, padded, x, FROM_ZERO, norm)
         else:
-            convolve(conv, net.numbers, padded, x, False, NO_NORM)
+            convolve(conv, net.numbers, padded, x, FROM_ZERO, NO_NORM)
             source, columns = row[layer.source_hidden :], layer.source_hidden_columns
             if layer.source_hidden == 0:
                 pad_unshuffled(below, source, columns, padded)
             else:
                 pad(below, source, columns, ZERO, padded)
-            convolve(below, net.numbers, padded, x, True, norm)
+            convolve(below, net.numbers, padded, x, ON_TOP, norm)
     else:
-        x[:] = u
+        for i in range(x.size):
+            x[i] = u[i]
     for i in range(x.size):
         h[i] = ZERO if x[i] < ZERO else x[i]
 
 
-@compiled
+@inlined
 def _read_out(
     net: Net, k: int, row: Numbers, pattern: int, padded: Numbers, read: Numbers
 ) -> None:
     """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
-    noinline()
     layer, conv, visible = net.layers[k], net.convs[k, READ], net.convs[k, IN]
     pad(conv, row[layer.hidden :], net.convs[k, RECUR].columns, ZERO, padded)
     norm = layer.norm_readout + 2 * pattern * conv.columns
-    convolve(conv, net.numbers, padded, read, False, norm)
+    convolve(conv, net.numbers, padded, read, FROM_ZERO, norm)
     side, small, columns = visible.out_side, conv.out_side, conv.columns
     y = _map_at(row, layer.visible, visible)
     scale = np.float32(small) / np.float32(side)
@@ -152,12 +152,11 @@ def _read_out(
                 here[c] = ZERO if value < ZERO else value
 
 
-@compiled
+@inlined
 def _pool(
     net: Net, k: int, row: Numbers, is_iterated: bool, pooled: Numbers, sums: Numbers
 ) -> None:
     """Average layer k's streams; 0 for a hidden one that was not run."""
-    noinline()
     layer, conv, recur = net.layers[k], net.convs[k, IN], net.convs[k, RECUR]
     middle = layer.pooled + conv.out_channels
     y = _map_at(row, layer.visible, conv)
@@ -171,20 +170,20 @@ def _pool(
             part[:] = 0.0
 
 
-@compiled
+@inlined
 def _answer(net: Net, pooled: Numbers, state_id: int, logits: Numbers) -> None:
     """Apply the head to the last layer's averages."""
-    noinline()
     top = pooled[pooled.size - len(net.head) :]
     scale, shift = net.head_norm[state_id, 0], net.head_norm[state_id, 1]
-    logits[:] = net.head_bias
+    for k in range(logits.size):
+        logits[k] = net.head_bias[k]
     for i in range(len(net.head)):
         value, weights = top[i] * scale[i] + shift[i], net.head[i]
         for k in range(logits.size):
             logits[k] += value * weights[k]
 
 
-@compiled
+@inlined
 def _sweep(
     net: Net,
     row: Numbers,
@@ -212,7 +211,6 @@ def _sweep(
     Returns:
         Multiply-adds, iterations, and the worst status of a solve.
     """
-    noinline()
     padded, sums = scratch[0], scratch[1]
     macs, total, worst = net.head.size, 0, CONVERGED
     for k in range(max(lowest - 1, 0), len(residual)):
@@ -221,7 +219,8 @@ def _sweep(
         steps, status = 0, CONVERGED
         if already and k == lowest - 1:
             kept = scratch[2, : h.size]
-            kept[:] = h
+            for i in range(h.size):
+                kept[i] = h[i]
             _, steps, status = iterate(
                 recur, net.numbers, x, kept, net.rtol, _ONE_STEP, padded, sums
             )
@@ -256,12 +255,13 @@ def sweep_rows(
     state_id: Integers,
     rows: Integers,
     lowest: Integers,
-    target: Integers,
-    already: NDArray[np.bool_],
+    targets: Integers,
     images: Numbers,
+    next_state: Integers,
     macs: Integers,
     steps: Integers,
     status: Integers,
+    already: NDArray[np.bool_],
 ) -> None:
     """Bring some rows to other states.
 
@@ -273,26 +273,36 @@ def sweep_rows(
         residual: Relative residuals of the last solves, [n, L].
         state_id: States, [n].
         rows: Rows that act, [m].
-        lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is.
-        target: State that each is brought to, [m].
-        already: Whether the lowest layer is checked only, [m].
-        images: New inputs of the rows, which then take the plain pass, [m, H * W * C];
-            none, [0, 0], to go on from where they are.
+        lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is, [m].
+        targets: States that they are brought to from their plain pass, [m]; none, [0],
+            for those in which they arrive if they choose the layers `lowest`.
+        images: New inputs of the rows, which take the plain pass, [m, H * W * C]; none,
+            [0, 0], to go on from where they are.
+        next_state: State that an action leads to, [2^L, L + 1].
         macs: Multiply-adds, written, [m].
         steps: Iterations, written, [m].
         status: Worst statuses, written, [m].
+        already: Whether the layer sat on its fixed point, written, [m].
     """
     scratch = np.empty((3, net.scratch), dtype=np.float32)
     for i in range(len(rows)):
         r = rows[i]
-        macs[i], steps[i], status[i] = 0, 0, CONVERGED
+        macs[i], steps[i], status[i], already[i] = 0, 0, CONVERGED, False
+        target = 0
         if len(images) > 0:
-            maps[r, : images.shape[1]] = images[i]
+            for j in range(images.shape[1]):
+                maps[r, j] = images[i, j]
             if len(net.layers) > len(residual[r]):
                 _plain(net, len(residual[r]), maps[r], 0, scratch[0])
-        if len(images) > 0 or lowest[i] > 0:
-            macs[i], steps[i], status[i] = _sweep(
-                net, maps[r], pooled[r], logits[r], residual[r],
-                lowest[i], target[i], already[i], scratch,
-            )  # fmt: skip
-            state_id[r] = target[i]
+        elif lowest[i] == 0:
+            continue
+        elif len(targets) > 0:
+            target = targets[i]
+        else:
+            target = next_state[state_id[r], lowest[i]]
+            already[i] = state_id[r] >> (lowest[i] - 1) & 1 != 0
+        macs[i], steps[i], status[i] = _sweep(
+            net, maps[r], pooled[r], logits[r], residual[r],
+            lowest[i], target, already[i], scratch,
+        )  # fmt: skip
+        state_id[r] = target

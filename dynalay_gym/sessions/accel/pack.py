@@ -73,12 +73,12 @@ class Layout(NamedTuple):
 
     Attributes:
         size: Its numbers S.
-        maps: Each layer's visible activations, hidden stream (None if there is none)
-            and injected input.
+        maps: Visible activations, hidden stream and injected input of the stem (none
+            of them is kept) and of each layer (None if there is no hidden stream).
     """
 
     size: int
-    maps: tuple[tuple[Map, Map | None, Map], ...]
+    maps: tuple[tuple[Map | None, ...], ...]
 
 
 def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
@@ -120,7 +120,7 @@ class _Packer:
         self.numbers: list[Numbers] = []
         self.layers: list[tuple[int, ...]] = []
         self.convs: list[list[tuple[int, ...]]] = []
-        self.maps: list[tuple[Map, Map | None, Map]] = []
+        self.maps: list[tuple[Map | None, ...]] = [(None, None, None)]
         self.size = self.scratch = self.pooled = 0
 
     def put(self, numbers: NDArray[Any]) -> int:

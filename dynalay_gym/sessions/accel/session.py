@@ -7,14 +7,13 @@ cores share the rows.
 Axes: n rows (one input each), m of them acted on, S numbers of a row's memory.
 """
 
-import copy
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import numba
 import numpy as np
@@ -26,8 +25,8 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.accel.compiler import code_version
 from dynalay_gym.sessions.accel.network import sweep_rows
 from dynalay_gym.sessions.accel.pack import Layout, is_packable, pack
-from dynalay_gym.sessions.accel.vectors import Numbers
-from dynalay_gym.sessions.checks import check_inputs, check_rows
+from dynalay_gym.sessions.accel.vectors import Integers, Numbers
+from dynalay_gym.sessions.checks import check_actions, check_inputs, check_rows
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.torch_session import TorchSession
@@ -36,6 +35,7 @@ from dynalay_gym.sessions.torch_session import TorchSession
 # pass.
 _ROWS_OF_A_THREAD, _MACS_OF_A_THREAD = 4, 2_000_000
 _NO_IMAGES = np.empty((0, 0), dtype=np.float32)
+_NO_TARGETS = np.empty(0, dtype=np.int64)
 
 
 def applies_to(network: MainNetwork) -> bool:
@@ -44,35 +44,27 @@ def applies_to(network: MainNetwork) -> bool:
     return on_cpu and not numba.config.DISABLE_JIT and is_packable(network)
 
 
-@dataclass
-class CompiledState(MainState):
-    """Main networks in progress, all maps of a row side by side.
+@dataclass(frozen=True)
+class RowMaps(Sequence[LayerBuffer]):
+    """All layers' maps of all rows; item l is a view of layer l, and 0 is empty.
 
     Attributes:
-        layers: Views of `maps`; that of the stem is empty.
         maps: What the compiled functions work on, float32 [n, S].
         layout: What a row of it holds.
     """
 
-    layers: list[LayerBuffer] = field(init=False)
     maps: Tensor
     layout: Layout
 
-    def __post_init__(self) -> None:
-        """Make the views."""
-        self.layers = [LayerBuffer()]
-        for layer in self.layout.maps:
-            views = [None if place is None else place.view(self.maps) for place in layer]
-            self.layers.append(LayerBuffer(*views))
+    def __len__(self) -> int:
+        """Return the number of items, L + 1."""
+        return len(self.layout.maps)
 
-    def clone(self) -> Self:
-        """Return an independent copy."""
-        return copy.deepcopy(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle what the views are made of."""
-        parts = self.pooled, self.logits, self.state_id, self.residual
-        return type(self), (*parts, self.maps, self.layout)
+    def __getitem__(self, layer: Any) -> Any:
+        """Return views of a layer's maps."""
+        places = self.layout.maps[layer]
+        views = (place and place.view(self.maps) for place in places)
+        return LayerBuffer(*views)
 
 
 class CompiledSession(TorchSession):
@@ -98,8 +90,13 @@ class CompiledSession(TorchSession):
         check_rows(rows, len(state.state_id))
         check_inputs(inputs, (len(rows), *self.network.config.in_shape), torch.float32)
         pixels = inputs.detach().permute(0, 2, 3, 1).contiguous().flatten(1)
-        zeros = torch.zeros_like(rows)
-        self._run(state, rows, zeros, zeros, zeros.bool(), pixels.numpy())
+        self._run(state, rows, torch.zeros_like(rows), _NO_TARGETS, pixels.numpy())
+
+    def apply(self, state: MainState, rows: Tensor, actions: Tensor) -> StepCost:
+        """Bring one layer per row to its fixed point; see `NetworkSession.apply`."""
+        check_rows(rows, len(state.state_id))
+        check_actions(actions, len(rows), self.num_layers + 1)
+        return self._run(state, rows, actions, _NO_TARGETS, _NO_IMAGES)
 
     def fingerprint(self) -> str:
         """Return a hash of weights, settings, kernels and the processor."""
@@ -111,11 +108,10 @@ class CompiledSession(TorchSession):
         super().load_weights(weights)
         self._net, _ = pack(self.network, self.solver)
 
-    def _new_state(self, num_rows: int) -> CompiledState:
-        new = super()._new_state(num_rows)
+    def _new_state(self, num_rows: int) -> MainState:
         maps = np.empty((num_rows, self._layout.size), dtype=np.float32)
-        parts = new.pooled, new.logits, new.state_id, new.residual
-        return CompiledState(*parts, torch.from_numpy(maps), self._layout)
+        layers = RowMaps(torch.from_numpy(maps), self._layout)
+        return replace(super()._new_state(num_rows), layers=layers)
 
     def _sweep(
         self,
@@ -125,28 +121,33 @@ class CompiledSession(TorchSession):
         target: Tensor,
         already: Tensor,
     ) -> StepCost:
-        return self._run(state, rows, lowest, target, already, _NO_IMAGES)
+        targets = target.contiguous().numpy()
+        return self._run(state, rows, lowest, targets, _NO_IMAGES)
 
     def _run(
         self,
         state: MainState,
         rows: Tensor,
         lowest: Tensor,
-        target: Tensor,
-        already: Tensor,
+        targets: Integers,
         images: Numbers,
     ) -> StepCost:
-        """Run rows in as many threads as PyTorch may use, and pay."""
-        state = self._check_state(state)
-        parts = state.maps, state.pooled, state.logits, state.residual, state.state_id
+        """Call `sweep_rows` in as many threads as PyTorch may use, and pay."""
+        layers = state.layers
+        if not isinstance(layers, RowMaps) or layers.layout != self._layout:
+            raise ValueError("the state is not one that this session began")
+        parts = layers.maps, state.pooled, state.logits, state.residual, state.state_id
         arrays = [part.numpy() for part in parts]
-        asked = [part.contiguous().numpy() for part in (rows, lowest, target, already)]
+        where, chosen = rows.contiguous().numpy(), lowest.contiguous().numpy()
         cost = torch.empty((3, len(rows)), dtype=torch.int64)
-        written = cost.numpy()
+        already = torch.empty(len(rows), dtype=torch.bool)
+        written = [*cost.numpy(), already.numpy()]
 
         def run(share: slice) -> None:
-            some = (part[share] for part in asked)
-            sweep_rows(self._net, *arrays, *some, images[share], *written[:, share])
+            sweep_rows(
+                self._net, *arrays, where[share], chosen[share], targets[share],
+                images[share], self.next_state, *(part[share] for part in written),
+            )  # fmt: skip
 
         least = max(_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD // self.plain_macs)
         threads = min(torch.get_num_threads(), len(rows) // least)
@@ -158,11 +159,6 @@ class CompiledSession(TorchSession):
             shares = [slice(at, at + size) for at in range(0, len(rows), size)]
             list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
         return StepCost(cost[0], cost[1], cost[2], already)
-
-    def _check_state(self, state: MainState) -> CompiledState:
-        if not isinstance(state, CompiledState) or state.layout != self._layout:
-            raise ValueError("the state is not one that this session began")
-        return state
 
 
 @cache
