@@ -38,8 +38,8 @@ def _check(values: Tensor, length: int | None, limit: int, name: str) -> None:
             f"{name} must be int64 of one axis, not {values.dtype} of shape "
             f"{tuple(values.shape)}"
         )
-    if length is not None and len(values) != length:
-        raise ValueError(f"{name} must have {length} entries, not {len(values)}")
-    # Without its sign a negative number is a huge one.
-    if len(values) > 0 and values.cpu().numpy().view(np.uint64).max() >= limit:
+    host = values.cpu().numpy().view(np.uint64)  # a negative number becomes a huge one
+    if length is not None and host.size != length:
+        raise ValueError(f"{name} must have {length} entries, not {host.size}")
+    if host.size > 0 and host.max() >= limit:
         raise ValueError(f"{name} must lie in 0..{limit - 1}, not {values.tolist()}")

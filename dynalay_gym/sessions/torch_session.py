@@ -11,7 +11,7 @@ Axes: n rows (one input each), m of them chosen, L layers, D pooled features.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -187,12 +187,15 @@ class TorchSession:
         """Return memory for some rows."""
         n, device = num_rows, self.device
         return MainState(
-            layers=[LayerBuffer() for _ in range(self.num_layers + 1)],
+            layers=self._new_layers(n),
             pooled=torch.zeros(n, sum(map(len, self._columns)), device=device),
             logits=torch.zeros(n, self.num_classes, device=device),
             state_id=torch.zeros(n, dtype=torch.int64, device=device),
             residual=torch.ones(n, self.num_layers, device=device),
         )
+
+    def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
+        return [LayerBuffer() for _ in range(self.num_layers + 1)]
 
     def _sweep(
         self,

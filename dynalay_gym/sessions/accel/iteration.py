@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dynalay_gym.sessions.accel.compiler import compiled, noinline
-from dynalay_gym.sessions.accel.maps import FROM_ZERO, NO_NORM, ZERO, convolve, pad
+from dynalay_gym.sessions.accel.maps import FROM_ZERO, NO_NORM, convolve, pad
 from dynalay_gym.sessions.accel.vectors import Numbers, relax
 
 # Squares of smaller norms would be lost to underflow, and with them a residual.
@@ -66,7 +66,7 @@ def iterate(
     residual, steps, status = np.float32(1), 0, MAX_STEPS
     while steps < max_steps and status == MAX_STEPS:
         steps += 1
-        pad(conv, z, conv.columns, ZERO, padded)
+        pad(conv, z, padded)
         convolve(conv, numbers, padded, new, FROM_ZERO, NO_NORM)
         norm, change = relax(z.size, new, x, z)
         residual = _residual(norm, change, new, z)

@@ -1,11 +1,13 @@
 """A main network packed for the compiled functions of `network.py`."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.solve import SolverConfig
@@ -14,18 +16,8 @@ from dynalay_gym.networks.main_layers import LayerMacs, StateLayer, WideStreamLa
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.norm import PatternNorm
 from dynalay_gym.sessions.accel.maps import CONV
-from dynalay_gym.sessions.accel.network import (
-    BELOW,
-    IN,
-    LAYER,
-    READ,
-    RECUR,
-    VISIBLE,
-    Net,
-)
+from dynalay_gym.sessions.accel.network import LAYER, Net
 from dynalay_gym.sessions.accel.vectors import LANES, Numbers, pack_matrix
-
-_NO_CONV = (0,) * len(CONV)
 
 
 def is_packable(network: MainNetwork) -> bool:
@@ -91,18 +83,20 @@ def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
     config, packer = network.config, _Packer()
     channels, side, _ = config.in_shape
     packer.put(np.ones(side**2))
-    below = packer.map(side, channels, channels)
-    hidden_below = below._replace(side=side // config.unshuffle)
+    image = below = hidden_below = Map(0, side, channels, channels)
+    packer.size = side**2 * channels
+    stems = []
     if config.stem:
-        below = packer.stem(network, below)
+        size = batch_invariant.conv2d_size(side, config.stem_stride)
+        below, norm = packer.map(size, config.stem), packer.norm(network.stem_norm)
+        conv = packer.conv(network.stem_weight, image, size, config.stem_stride, norm)
+        stems.append(_record(LAYER, weight_in=conv, visible=below.first))
     for layer, macs in zip(network.layers, CostTable.of(network).layers, strict=True):
         assert isinstance(layer, StateLayer | WideStreamLayer)
         below, hidden_below = packer.layer(layer, macs, below, hidden_below)
-    num_stems = len(packer.layers) - network.num_layers
     net = Net(
         numbers=np.concatenate(packer.numbers),
-        layers=np.roll(np.array(packer.layers, dtype=LAYER), -num_stems, 0),
-        convs=np.roll(np.array(packer.convs, dtype=CONV), -num_stems, 0),
+        layers=np.stack(packer.layers + stems),
         head_norm=torch.stack(network.head_norm.affine(), 1).numpy(),
         head=network.head.numpy().T.copy(),
         head_bias=network.head_bias.numpy().copy(),
@@ -113,13 +107,20 @@ def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
     return net, Layout(packer.size, tuple(packer.maps))
 
 
+def _record(dtype: np.dtype[Any], **values: Any) -> Any:
+    """Return a record; the fields that it lacks are 0."""
+    record = np.zeros((), dtype)
+    for name, value in values.items():
+        record[name] = value
+    return record
+
+
 class _Packer:
     """Collects numbers and layers, and shares out a row's memory."""
 
     def __init__(self) -> None:
         self.numbers: list[Numbers] = []
-        self.layers: list[tuple[int, ...]] = []
-        self.convs: list[list[tuple[int, ...]]] = []
+        self.layers: list[Any] = []
         self.maps: list[tuple[Map | None, ...]] = [(None, None, None)]
         self.size = self.scratch = self.pooled = 0
 
@@ -134,45 +135,43 @@ class _Packer:
         affine = torch.stack(norm.affine(), 1).numpy()
         return self.put(np.pad(affine, ((0, 0), (0, 0), (0, -affine.shape[2] % LANES))))
 
-    def conv(self, weight: Tensor, in_side: int, stride: int = 1) -> tuple[int, ...]:
-        """Add a kernel [C_out, C_in, k, k] that pads by half of it; return a `CONV`."""
-        out_channels, in_channels, kernel, _ = weight.shape
-        matrix = weight.permute(2, 3, 1, 0).reshape(-1, out_channels).numpy()
-        columns = out_channels + -out_channels % LANES
-        out_side = batch_invariant.conv2d_size(in_side, stride)
-        padded = in_side * (in_side + 2 * (kernel // 2)) * in_channels
-        # The average of a map takes one more pixel than the map.
-        self.scratch = max(self.scratch, padded, (out_side**2 + 1) * columns)
-        sizes = columns, kernel, stride, in_side, out_side
-        return in_channels, out_channels, *sizes, self.put(pack_matrix(matrix))
-
-    def map(self, side: int, channels: int, columns: int) -> Map:
+    def map(self, side: int, channels: int) -> Map:
         """Reserve a row's memory for a map."""
+        columns = channels + -channels % LANES
         first, self.size = self.size, self.size + side**2 * columns
+        # Its average takes one more pixel.
+        self.scratch = max(self.scratch, (side**2 + 1) * columns)
         return Map(first, side, channels, columns)
 
-    def output(self, conv: tuple[int, ...]) -> Map:
-        """Reserve a row's memory for the map that a convolution makes."""
-        made = dict(zip(CONV.names, conv, strict=True))
-        return self.map(made["out_side"], made["out_channels"], made["columns"])
+    def conv(
+        self, weight: Tensor, source: Map, out_side: int, stride: int = 1, norm: int = 0
+    ) -> NDArray[Any]:
+        """Add a kernel [C_out, C_in, k, k] that reads a map; return its `CONV`.
 
-    def add(self, convs: list[tuple[int, ...]], **fields: int) -> None:
-        """Add a layer; the fields that it lacks are 0."""
-        self.layers.append(tuple(fields.get(name, 0) for name in LAYER.names))
-        self.convs.append(convs)
-
-    def stem(self, network: MainNetwork, image: Map) -> Map:
-        """Add the stem; return its map."""
-        conv = self.conv(network.stem_weight, image.side, network.config.stem_stride)
-        visible, norm = self.output(conv), self.norm(network.stem_norm)
-        self.add(
-            [conv, *[_NO_CONV] * 4],
-            source=image.first,
-            source_columns=image.columns,
-            visible=visible.first,
+        One that wants an image unshuffled reads squares of the image itself instead.
+        """
+        factor = math.isqrt(weight.shape[1] // source.channels)
+        weight = F.pixel_shuffle(weight, factor)
+        out_channels, in_channels, kernel, _ = weight.shape
+        padding = kernel // 3  # a kernel has one or three pixels, or three squares
+        padded = source.side * (source.side + 2 * padding) * in_channels
+        self.scratch = max(self.scratch, padded)
+        matrix = weight.permute(2, 3, 1, 0).reshape(-1, out_channels).numpy()
+        return _record(
+            CONV,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            columns=out_channels + -out_channels % LANES,
+            kernel=kernel,
+            stride=stride * factor,
+            padding=padding,
+            in_side=source.side,
+            out_side=out_side,
+            source=source.first,
+            source_columns=source.columns,
+            weight=self.put(pack_matrix(matrix)),
             norm=norm,
         )
-        return visible
 
     def layer(
         self,
@@ -181,43 +180,50 @@ class _Packer:
         below: Map,
         hidden_below: Map,
     ) -> tuple[Map, Map]:
-        """Add a layer that reads two maps; return its visible and hidden one.
-
-        Those are the same if it has no hidden stream.
-        """
-        convs = [self.conv(layer.weight_in, below.side, layer.stride), *[_NO_CONV] * 4]
-        visible = hidden = self.output(convs[IN])
-        is_wide = isinstance(layer, WideStreamLayer)
-        side = layer.hidden_size if is_wide else layer.size
-        convs[RECUR] = self.conv(layer.recurrence.weight(), side)
-        more = {}
-        if is_wide:
-            hidden, stride = self.output(convs[RECUR]), layer.hidden_stride
-            convs[VISIBLE] = self.conv(layer.visible_to_hidden, side)
-            convs[BELOW] = self.conv(layer.hidden_to_hidden, hidden_below.side, stride)
-            convs[READ] = self.conv(layer.readout, side)
-            more["norm_hidden"] = self.norm(layer.norm_hidden)
-            more["norm_readout"] = self.norm(layer.norm_readout)
-            more["ratio"] = layer.ratio
-        injected = self.output(convs[RECUR])
-        self.add(
-            convs,
-            is_wide=is_wide,
-            source=below.first,
-            source_columns=below.columns,
-            source_hidden=hidden_below.first,
-            source_hidden_columns=hidden_below.columns,
+        """Add a layer that reads two maps; return its visible and hidden one."""
+        visible = hidden = self.map(layer.size, layer.weight_in.shape[0])
+        norm, more = self.norm(layer.norm), dict[str, Any]()
+        if isinstance(layer, WideStreamLayer):
+            side = layer.hidden_size
+            hidden = self.map(side, layer.readout.shape[1])
+            norm_hidden, norm_readout = map(
+                self.norm, (layer.norm_hidden, layer.norm_readout)
+            )
+            pooled = visible._replace(side=side)
+            more = {
+                "is_wide": True,
+                "ratio": layer.ratio,
+                "visible_to_hidden": self.conv(
+                    layer.visible_to_hidden, pooled, side, 1, norm_hidden
+                ),
+                "hidden_to_hidden": self.conv(
+                    layer.hidden_to_hidden,
+                    hidden_below,
+                    side,
+                    layer.hidden_stride,
+                    norm_hidden,
+                ),
+                "readout": self.conv(layer.readout, hidden, side, 1, norm_readout),
+            }
+        injected = self.map(hidden.side, hidden.channels)
+        record = _record(
+            LAYER,
+            weight_in=self.conv(
+                layer.weight_in, below, visible.side, layer.stride, norm
+            ),
             visible=visible.first,
             hidden=hidden.first,
             injected=injected.first,
+            recurrence=self.conv(layer.recurrence.weight(), hidden, hidden.side),
             pooled=self.pooled,
-            norm=self.norm(layer.norm),
             plain_macs=macs.plain,
             setup_macs=macs.setup[0],
             setup_below_macs=macs.setup[1],
             iteration_macs=macs.iteration,
             **more,
         )
-        self.pooled += visible.channels + (hidden.channels if is_wide else 0)
-        self.maps.append((visible, hidden if is_wide else None, injected))
+        self.layers.append(record)
+        has_hidden = hidden is not visible
+        self.pooled += visible.channels + has_hidden * hidden.channels
+        self.maps.append((visible, hidden if has_hidden else None, injected))
         return visible, hidden

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,7 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.accel.compiler import code_version
 from dynalay_gym.sessions.accel.network import sweep_rows
 from dynalay_gym.sessions.accel.pack import Layout, is_packable, pack
-from dynalay_gym.sessions.accel.vectors import Integers, Numbers
+from dynalay_gym.sessions.accel.vectors import Numbers
 from dynalay_gym.sessions.checks import check_actions, check_inputs, check_rows
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
@@ -33,9 +33,9 @@ from dynalay_gym.sessions.torch_session import TorchSession
 
 # A thread costs more than it brings below so many rows or multiply-adds of their plain
 # pass.
-_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD = 4, 2_000_000
+_ROWS_PER_THREAD, _MACS_PER_THREAD = 4, 2_000_000
+_NO_TARGETS = torch.empty(0, dtype=torch.int64)
 _NO_IMAGES = np.empty((0, 0), dtype=np.float32)
-_NO_TARGETS = np.empty(0, dtype=np.int64)
 
 
 def applies_to(network: MainNetwork) -> bool:
@@ -46,7 +46,7 @@ def applies_to(network: MainNetwork) -> bool:
 
 @dataclass(frozen=True)
 class RowMaps(Sequence[LayerBuffer]):
-    """All layers' maps of all rows; item l is a view of layer l, and 0 is empty.
+    """All layers' maps of all rows; item l is a view of layer l's, item 0 is empty.
 
     Attributes:
         maps: What the compiled functions work on, float32 [n, S].
@@ -63,8 +63,7 @@ class RowMaps(Sequence[LayerBuffer]):
     def __getitem__(self, layer: Any) -> Any:
         """Return views of a layer's maps."""
         places = self.layout.maps[layer]
-        views = (place and place.view(self.maps) for place in places)
-        return LayerBuffer(*views)
+        return LayerBuffer(*(place and place.view(self.maps) for place in places))
 
 
 class CompiledSession(TorchSession):
@@ -99,19 +98,18 @@ class CompiledSession(TorchSession):
         return self._run(state, rows, actions, _NO_TARGETS, _NO_IMAGES)
 
     def fingerprint(self) -> str:
-        """Return a hash of weights, settings, kernels and the processor."""
+        """Return a hash of weights, settings, kernels and the processor's name."""
         parts = super().fingerprint(), code_version(), binding.get_host_cpu_name()
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         super().load_weights(weights)
-        self._net, _ = pack(self.network, self.solver)
+        self._net, self._layout = pack(self.network, self.solver)
 
-    def _new_state(self, num_rows: int) -> MainState:
+    def _new_layers(self, num_rows: int) -> RowMaps:
         maps = np.empty((num_rows, self._layout.size), dtype=np.float32)
-        layers = RowMaps(torch.from_numpy(maps), self._layout)
-        return replace(super()._new_state(num_rows), layers=layers)
+        return RowMaps(torch.from_numpy(maps), self._layout)
 
     def _sweep(
         self,
@@ -121,44 +119,41 @@ class CompiledSession(TorchSession):
         target: Tensor,
         already: Tensor,
     ) -> StepCost:
-        targets = target.contiguous().numpy()
-        return self._run(state, rows, lowest, targets, _NO_IMAGES)
+        return self._run(state, rows, lowest, target, _NO_IMAGES)
 
     def _run(
         self,
         state: MainState,
         rows: Tensor,
         lowest: Tensor,
-        targets: Integers,
+        targets: Tensor,
         images: Numbers,
     ) -> StepCost:
         """Call `sweep_rows` in as many threads as PyTorch may use, and pay."""
-        layers = state.layers
+        layers, m = state.layers, len(rows)
         if not isinstance(layers, RowMaps) or layers.layout != self._layout:
             raise ValueError("the state is not one that this session began")
         parts = layers.maps, state.pooled, state.logits, state.residual, state.state_id
-        arrays = [part.numpy() for part in parts]
-        where, chosen = rows.contiguous().numpy(), lowest.contiguous().numpy()
-        cost = torch.empty((3, len(rows)), dtype=torch.int64)
-        already = torch.empty(len(rows), dtype=torch.bool)
-        written = [*cost.numpy(), already.numpy()]
-
-        def run(share: slice) -> None:
-            sweep_rows(
-                self._net, *arrays, where[share], chosen[share], targets[share],
-                images[share], self.next_state, *(part[share] for part in written),
-            )  # fmt: skip
-
-        least = max(_ROWS_OF_A_THREAD, _MACS_OF_A_THREAD // self.plain_macs)
-        threads = min(torch.get_num_threads(), len(rows) // least)
+        fixed = self._net, self.next_state, *(part.numpy() for part in parts)
+        cost = torch.empty((3, m), dtype=torch.int64)
+        already = torch.empty(m, dtype=torch.bool)
+        asked = [part.contiguous().numpy() for part in (rows, lowest, targets)]
+        per_row = *asked, images, *cost.numpy(), already.numpy()
+        least = max(_ROWS_PER_THREAD, _MACS_PER_THREAD // self.plain_macs)
+        threads = min(torch.get_num_threads(), m // least)
         if threads <= 1:
-            run(slice(None))
+            sweep_rows(*fixed, *per_row)
         else:
             # Rows differ in what they take; smaller shares even that out.
-            size = -(-len(rows) // (2 * threads))
-            shares = [slice(at, at + size) for at in range(0, len(rows), size)]
-            list(_pool(torch.get_num_threads(), os.getpid()).map(run, shares))
-        return StepCost(cost[0], cost[1], cost[2], already)
+            size = -(-m // (2 * threads))
+
+            def run(first: int) -> None:
+                sweep_rows(*fixed, *(part[first : first + size] for part in per_row))
+
+            list(
+                _pool(torch.get_num_threads(), os.getpid()).map(run, range(0, m, size))
+            )
+        return StepCost(*cost.unbind(), already)
 
 
 @cache

@@ -19,8 +19,8 @@ Integers = NDArray[np.int64]
 LANES = 16  # numbers of a vector; it is split where registers are shorter
 PANEL = 2 * LANES
 
-_NUMBER, _INTEGER = ir.FloatType(), ir.IntType(64)
-_VECTOR = ir.VectorType(_NUMBER, LANES)
+_INTEGER = ir.IntType(64)
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _ZERO = ir.Constant(_VECTOR, None)
 
 
@@ -40,106 +40,107 @@ def multiply(
     context: Any,
     n: Any,
     x: Any,
-    x_at: Any,
-    x_step: Any,
-    x_row: Any,
-    rows: Any,
-    run: Any,
+    x_places: Any,
     w: Any,
-    w_at: Any,
-    w_step: Any,
+    w_places: Any,
     out: Any,
-    out_at: Any,
-    out_step: Any,
+    out_places: Any,
     width: Any,
     on_top: Any,
     norm: Any,
 ) -> Any:
     """Compute n pixels of one panel of columns, in registers.
 
-    For pixel p and column c < `width`, with sums over r < `rows` and i < `run`:
-    ``out[out_at + p * out_step + c] = sum of
-    x[x_at + p * x_step + r * x_row + i] * w[w_at + (r * run + i) * w_step + c]``,
+    For pixel p and column c < `width`, with sums over r < rows and i < run:
+    ``out[at + p * step + c] = sum of
+    x[at + p * step + r * row + i] * w[at + (r * run + i) * step + c]``,
     added to what `out` holds if `on_top`; then, unless `norm` is negative, times
-    ``w[norm + c]`` plus ``w[norm + out_step + c]``.
+    ``w[norm + c]`` plus ``w[norm + out's step + c]``.
+
+    Args:
+        context: Given by Numba.
+        n: Pixels.
+        x: Input.
+        x_places: Its at, step, row, rows and run.
+        w: Weights, scales and shifts.
+        w_places: Their at and step.
+        out: Output.
+        out_places: Its at and step.
+        width: Columns, `PANEL` or `LANES`.
+        on_top: Whether to add.
+        norm: Where scales begin.
     """
-    integer = types.int64
-    signature = types.void(
-        integer, x, *[integer] * 5, w, *[integer] * 2, out, *[integer] * 3,
-        types.boolean, integer,
-    )
+    integer, pair = types.int64, types.UniTuple(types.int64, 2)
+    five, flag = types.UniTuple(types.int64, 5), types.boolean
+    signature = types.void(integer, x, five, w, pair, out, pair, integer, flag, integer)
     return signature, _generate_multiply
 
 
 def _generate_multiply(context: Any, to: Any, signature: Any, args: Any) -> Any:
-    n, x, x_at, x_step, x_row, rows, run, *rest = args
-    w, w_at, w_step, out, out_at, out_step, width, on_top, norm = rest
-    x, w, out = _data(context, to, (signature.args[i] for i in (1, 7, 10)), x, w, out)
+    n, x, x_places, w, w_places, out, out_places, width, on_top, norm = args
+    x, w, out = _data(context, to, [signature.args[i] for i in (1, 3, 5)], [x, w, out])
+    x_at, x_step, *x_rows = cgutils.unpack_tuple(to, x_places)
+    (w_at, w_step), (out_at, out_step) = (
+        cgutils.unpack_tuple(to, places) for places in (w_places, out_places)
+    )
+    weights, scale = to.gep(w, [w_at]), to.gep(w, [norm])
+    norms = to.icmp_signed(">=", norm, _INTEGER(0)), scale, to.gep(scale, [out_step])
     done = cgutils.alloca_once_value(to, _INTEGER(0))
     for vectors in (2, 1):
         with to.if_then(to.icmp_signed("==", width, _INTEGER(vectors * LANES))):
             for pixels in (8, 4, 2, 1):
                 left = to.sub(n, to.load(done))
                 with cgutils.for_range(to, to.sdiv(left, _INTEGER(pixels))):
-                    block = [
-                        to.add(to.load(done), _INTEGER(p)) for p in range(pixels)
-                    ]
-                    _generate_block(
-                        to,
-                        [to.gep(x, [to.add(x_at, to.mul(x_step, p))]) for p in block],
-                        (x_row, rows, run),
-                        w,
-                        (w_at, w_step, norm),
-                        [
-                            to.gep(out, [to.add(out_at, to.mul(out_step, p))])
-                            for p in block
-                        ],
-                        out_step,
-                        vectors,
-                        on_top,
+                    first = to.load(done)
+                    block = [to.add(first, _INTEGER(p)) for p in range(pixels)]
+                    xs, outs = (
+                        [to.gep(data, [to.add(at, to.mul(step, p))]) for p in block]
+                        for data, at, step in (
+                            (x, x_at, x_step),
+                            (out, out_at, out_step),
+                        )
                     )
-                    to.store(to.add(block[0], _INTEGER(pixels)), done)
+                    _generate_block(
+                        to, xs, x_rows, (weights, w_step), outs, vectors, on_top, norms
+                    )
+                    to.store(to.add(first, _INTEGER(pixels)), done)
     return context.get_dummy_value()
 
 
 def _generate_block(
     to: Any,
-    x: Any,
-    x_shape: Any,
+    xs: Any,
+    x_rows: Any,
     w: Any,
-    w_shape: Any,
-    out: Any,
-    out_step: Any,
+    outs: Any,
     vectors: int,
     on_top: Any,
+    norms: Any,
 ) -> None:
-    """Generate what computes the pixels at x into those at out."""
-    (x_row, rows, run), (w_at, w_step, norm) = x_shape, w_shape
-    cells = [(p, v) for p in range(len(x)) for v in range(vectors)]
+    """Generate what computes some pixels at xs into those at outs."""
+    (x_row, rows, run), (weights, w_step), (has_norm, scale, shift) = x_rows, w, norms
+    cells = [(p, v) for p in range(len(xs)) for v in range(vectors)]
     sums = {cell: cgutils.alloca_once_value(to, _ZERO) for cell in cells}
     with to.if_then(on_top):
         for p, v in cells:
-            to.store(_load(to, out[p], v), sums[p, v])
-    weights = cgutils.alloca_once_value(to, to.gep(w, [w_at]))
+            to.store(_load(to, outs[p], v), sums[p, v])
+    next_weights = cgutils.alloca_once_value(to, weights)
     with cgutils.for_range(to, rows) as outer:
-        row = [to.gep(pixel, [to.mul(outer.index, x_row)]) for pixel in x]
+        row = [to.gep(x, [to.mul(outer.index, x_row)]) for x in xs]
         with cgutils.for_range(to, run) as inner:
-            here = to.load(weights)
-            columns = [_load(to, here, v) for v in range(vectors)]
-            for p, pixel in enumerate(row):
-                value = _spread(to, to.load(to.gep(pixel, [inner.index])))
+            weights = to.load(next_weights)
+            columns = [_load(to, weights, v) for v in range(vectors)]
+            for p, x in enumerate(row):
+                value = _spread(to, to.load(to.gep(x, [inner.index])))
                 for v in range(vectors):
-                    total = _fma(to, value, columns[v], to.load(sums[p, v]))
-                    to.store(total, sums[p, v])
-            to.store(to.gep(here, [w_step]), weights)
-    with to.if_then(to.icmp_signed(">=", norm, _INTEGER(0))):
-        scale = to.gep(w, [norm])
-        shift = to.gep(scale, [out_step])
+                    _add_product(to, value, columns[v], sums[p, v])
+            to.store(to.gep(weights, [w_step]), next_weights)
+    with to.if_then(has_norm):
         for p, v in cells:
             scaled = to.fmul(to.load(sums[p, v]), _load(to, scale, v))
             to.store(to.fadd(scaled, _load(to, shift, v)), sums[p, v])
     for p, v in cells:
-        _store(to, to.load(sums[p, v]), out[p], v)
+        _store(to, to.load(sums[p, v]), outs[p], v)
 
 
 @intrinsic
@@ -162,21 +163,22 @@ def relax(context: Any, n: Any, new: Any, x: Any, old: Any) -> Any:
 
 def _generate_relax(context: Any, to: Any, signature: Any, args: Any) -> Any:
     n, *arrays = args
-    new, x, old = _data(context, to, signature.args[1:], *arrays)
-    totals = [cgutils.alloca_once_value(to, _ZERO) for _ in range(2)]
+    new, x, old = _data(context, to, signature.args[1:], arrays)
+    norm, change = (cgutils.alloca_once_value(to, _ZERO) for _ in range(2))
     with cgutils.for_range(to, to.sdiv(n, _INTEGER(LANES))) as loop:
         value = to.fadd(_load(to, new, loop.index), _load(to, x, loop.index))
         is_negative = to.fcmp_ordered("<", value, _ZERO)
         value = to.select(is_negative, _ZERO, value)
+        step = to.fsub(value, _load(to, old, loop.index))
         _store(to, value, new, loop.index)
-        change = to.fsub(value, _load(to, old, loop.index))
-        for total, each in zip(totals, (value, change), strict=True):
-            to.store(_fma(to, each, each, to.load(total)), total)
-    sums = [_sum_lanes(to, to.load(total)) for total in totals]
+        _add_product(to, value, value, norm)
+        _add_product(to, step, step, change)
+    sums = [_sum_lanes(to, to.load(total)) for total in (norm, change)]
     return context.make_tuple(to, signature.return_type, sums)
 
 
-def _data(context: Any, to: Any, kinds: Any, *arrays: Any) -> list[Any]:
+def _data(context: Any, to: Any, kinds: Any, arrays: Any) -> list[Any]:
+    """Return pointers to what arrays hold."""
     pairs = zip(kinds, arrays, strict=True)
     return [context.make_array(kind)(context, to, array).data for kind, array in pairs]
 
@@ -195,10 +197,12 @@ def _store(to: Any, vector: Any, pointer: Any, index: Any) -> None:
     to.store(vector, _vector_at(to, pointer, index), align=4)
 
 
-def _fma(to: Any, x: Any, y: Any, z: Any) -> Any:
+def _add_product(to: Any, x: Any, y: Any, total: Any) -> None:
+    """Add ``x * y`` to a vector in memory, rounding once."""
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
     name = f"llvm.fma.v{LANES}f32"
-    return to.call(cgutils.get_or_insert_function(to.module, kind, name), [x, y, z])
+    fma = cgutils.get_or_insert_function(to.module, kind, name)
+    to.store(to.call(fma, [x, y, to.load(total)]), total)
 
 
 def _shuffle(to: Any, vector: Any, lanes: list[int]) -> Any:
@@ -213,9 +217,7 @@ def _spread(to: Any, number: Any) -> Any:
 
 
 def _sum_lanes(to: Any, vector: Any) -> Any:
-    half = LANES // 2
-    while half > 0:
+    for half in (8, 4, 2, 1):
         lanes = [(lane + half) % LANES for lane in range(LANES)]
         vector = to.fadd(vector, _shuffle(to, vector, lanes))
-        half //= 2
     return to.extract_element(vector, ir.IntType(32)(0))
