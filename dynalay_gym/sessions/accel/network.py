@@ -56,6 +56,7 @@ class Net(NamedTuple):
     Attributes:
         numbers: Ones, as many as the largest map has pixels; kernels, scales, shifts.
         layers: A `LAYER` for each layer; one more for the stem, if there is one.
+        next_state: State that an action leads to, [2^L, L + 1].
         head_norm: Scale and shift of the head's input, [P, 2, F].
         head: The head's matrix, [F, K].
         head_bias: Its bias, [K].
@@ -66,12 +67,23 @@ class Net(NamedTuple):
 
     numbers: Numbers
     layers: NDArray[Any]
+    next_state: Integers
     head_norm: Numbers
     head: Numbers
     head_bias: Numbers
     scratch: int
     rtol: np.float32
     max_steps: int
+
+
+class Rows(NamedTuple):
+    """Networks in progress, a `MainState` as arrays."""
+
+    maps: Numbers  # [n, S]
+    pooled: Numbers  # [n, D]
+    logits: Numbers  # [n, K]
+    residual: Numbers  # [n, L]
+    state_id: Integers  # [n]
 
 
 @inlined
@@ -84,61 +96,70 @@ def _map_at(row: Numbers, first: int, conv: Any) -> Numbers:
 def _plain(net: Net, layer: Any, row: Numbers, pattern: int, padded: Numbers) -> None:
     """Apply a layer, or the stem, once: its u."""
     conv = layer.weight_in
-    u = _map_at(row, layer.visible, conv)
     pad(conv, row[conv.source :], padded)
+    u = _map_at(row, layer.visible, conv)
     convolve(conv, net.numbers, padded, u, FROM_ZERO, pattern)
 
 
 @inlined
 def _inject(
-    net: Net,
-    layer: Any,
-    row: Numbers,
-    u: Numbers,
-    x: Numbers,
-    pattern: int,
-    is_below: bool,
-    padded: Numbers,
+    net: Net, layer: Any, row: Numbers, pattern: int, is_below: bool, padded: Numbers
 ) -> None:
-    """Write x, the input of a layer's iteration."""
+    """Write the input of a layer's iteration, and where it starts: its relu."""
+    u = _map_at(row, layer.visible, layer.weight_in)
+    h = _map_at(row, layer.hidden, layer.recurrence)
+    x = _map_at(row, layer.injected, layer.recurrence)
     if layer.is_wide:
         conv, below = layer.visible_to_hidden, layer.hidden_to_hidden
         pad_pooled(conv, u, layer.weight_in.out_side, layer.ratio, padded)
-        own = NO_NORM if is_below else pattern
-        convolve(conv, net.numbers, padded, x, FROM_ZERO, own)
+        own_pattern = NO_NORM if is_below else pattern
+        convolve(conv, net.numbers, padded, x, FROM_ZERO, own_pattern)
         if is_below:
             pad(below, row[below.source :], padded)
             convolve(below, net.numbers, padded, x, ON_TOP, pattern)
     else:
         for i in range(x.size):
             x[i] = u[i]
+    for i in range(x.size):
+        h[i] = ZERO if x[i] < ZERO else x[i]
 
 
 @inlined
 def _read_out(
-    net: Net,
-    layer: Any,
-    u: Numbers,
-    h: Numbers,
-    pattern: int,
-    padded: Numbers,
-    read: Numbers,
+    net: Net, layer: Any, row: Numbers, pattern: int, padded: Numbers, read: Numbers
 ) -> None:
-    """Make y of u: ``y = relu(u + upsample(Norm(C h)))``."""
+    """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
     conv, side = layer.readout, layer.weight_in.out_side
-    pad(conv, h, padded)
+    pad(conv, row[conv.source :], padded)
     convolve(conv, net.numbers, padded, read, FROM_ZERO, pattern)
-    small, columns = conv.out_side, conv.columns
+    y, small, columns = row[layer.visible :], conv.out_side, conv.columns
     scale = np.float32(small) / np.float32(side)
     for i in range(side):
         up = min(int(np.float32(i) * scale), small - 1)  # rounds as PyTorch does
         for j in range(side):
             left = min(int(np.float32(j) * scale), small - 1)
             at, to = (up * small + left) * columns, (i * side + j) * columns
-            source, here = read[at : at + columns], u[to : to + columns]
+            source, here = read[at : at + columns], y[to : to + columns]
             for c in range(conv.out_channels):
                 value = source[c] + here[c]
                 here[c] = ZERO if value < ZERO else value
+
+
+@inlined
+def _pool(
+    net: Net, layer: Any, row: Numbers, is_iterated: int, pooled: Numbers, sums: Numbers
+) -> None:
+    """Average a layer's streams; 0 for a hidden one that was not run."""
+    conv, recur = layer.weight_in, layer.recurrence
+    y, h = _map_at(row, layer.visible, conv), _map_at(row, layer.hidden, recur)
+    part = pooled[layer.pooled :]
+    average(y, conv.columns, net.numbers, sums, part[: conv.out_channels])
+    if layer.is_wide:
+        part = part[conv.out_channels :][: recur.out_channels]
+        if is_iterated:
+            average(h, recur.columns, net.numbers, sums, part)
+        else:
+            part[:] = 0.0
 
 
 @inlined
@@ -157,25 +178,24 @@ def _answer(net: Net, pooled: Numbers, state_id: int, logits: Numbers) -> None:
 @inlined
 def _sweep(
     net: Net,
-    row: Numbers,
-    pooled: Numbers,
-    residual: Numbers,
+    rows: Rows,
+    r: int,
     lowest: int,
     target: int,
     already: bool,
     scratch: Numbers,
 ) -> tuple[int, int, int]:
-    """Take the layers of one row, as in `sweep_rows`, from the bottom up.
+    """Take row r from the bottom up; see `sweep_rows`.
 
     Returns:
         Multiply-adds, iterations, and the worst status of a solve.
     """
+    row, pooled, residual = rows.maps[r], rows.pooled[r], rows.residual[r]
     padded, sums = scratch[0], scratch[1]
-    macs, total, worst = 0, 0, CONVERGED
+    macs, total, worst = net.head.size, 0, CONVERGED
     for k in range(max(lowest - 1, 0), len(residual)):
         layer, pattern, is_iterated = net.layers[k], target % (1 << k), target >> k & 1
-        conv, recur, steps, status = layer.weight_in, layer.recurrence, 0, CONVERGED
-        u = _map_at(row, layer.visible, conv)
+        recur, steps, status = layer.recurrence, 0, CONVERGED
         h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
         if already and k == lowest - 1:  # a check, which changes nothing
             kept = scratch[2, : h.size]
@@ -190,86 +210,62 @@ def _sweep(
                 macs, residual[k] = macs + layer.plain_macs, 1.0
             if is_iterated:
                 is_below = k == 0 or pattern >> (k - 1) & 1 != 0
-                _inject(net, layer, row, u, x, pattern, is_below, padded)
-                for i in range(x.size):
-                    h[i] = ZERO if x[i] < ZERO else x[i]
+                _inject(net, layer, row, pattern, is_below, padded)
                 residual[k], steps, status = iterate(
                     recur, net.numbers, x, h, net.rtol, net.max_steps, padded, sums
                 )
                 if layer.is_wide:
-                    _read_out(net, layer, u, h, pattern, padded, sums)
+                    _read_out(net, layer, row, pattern, padded, sums)
                 macs += layer.setup_below_macs if is_below else layer.setup_macs
-            part = pooled[layer.pooled :]
-            average(u, conv.columns, net.numbers, sums, part[: conv.out_channels])
-            if layer.is_wide:
-                part = part[conv.out_channels :][: recur.out_channels]
-                if is_iterated:
-                    average(h, recur.columns, net.numbers, sums, part)
-                else:
-                    part[:] = 0.0
+            _pool(net, layer, row, is_iterated, pooled, sums)
         macs += steps * layer.iteration_macs
         total, worst = total + steps, max(worst, status)
+    _answer(net, pooled, target, rows.logits[r])
+    rows.state_id[r] = target
     return macs, total, worst
 
 
 @compiled
 def sweep_rows(
     net: Net,
-    next_state: Integers,
-    maps: Numbers,
-    pooled: Numbers,
-    logits: Numbers,
-    residual: Numbers,
-    state_id: Integers,
-    rows: Integers,
+    rows: Rows,
+    chosen: Integers,
     lowest: Integers,
     targets: Integers,
     images: Numbers,
-    macs: Integers,
-    steps: Integers,
-    status: Integers,
-    already: NDArray[np.bool_],
+    cost: Integers,
 ) -> None:
     """Bring some rows to other states: check, refresh or solve their layers.
 
     Args:
         net: The network.
-        next_state: State that an action leads to, [2^L, L + 1].
-        maps: Memory of all rows, [n, S].
-        pooled: Pooled features, [n, D].
-        logits: Answers, [n, K].
-        residual: Relative residuals of the last solves, [n, L].
-        state_id: States, [n].
-        rows: Rows that act, [m].
+        rows: All rows.
+        chosen: Those that act, [m].
         lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is, [m].
         targets: States that they are brought to from their plain pass, [m]; none, [0],
-            for those in which they arrive if they choose the layers `lowest`.
+            for those that the actions `lowest` lead to.
         images: New inputs of the rows, which take the plain pass, [m, H * W * C]; none,
             [0, 0], to go on from where they are.
-        macs: Multiply-adds, written, [m].
-        steps: Iterations, written, [m].
-        status: Worst statuses, written, [m].
-        already: Whether the lowest layer sat on its fixed point, written, [m].
+        cost: Written: multiply-adds, iterations, worst status of a solve, and whether
+            the lowest layer sat on its fixed point already, [m, 4].
     """
     scratch = np.empty((3, net.scratch), dtype=np.float32)
-    for i in range(len(rows)):
-        r, target = rows[i], 0
-        macs[i], steps[i], status[i], already[i] = 0, 0, CONVERGED, False
+    for i in range(len(chosen)):
+        r, target, already = chosen[i], 0, False
+        cost[i] = 0
         if len(images) > 0:
             for j in range(images.shape[1]):
-                maps[r, j] = images[i, j]
-            for stem in net.layers[len(residual[r]) :]:
-                _plain(net, stem, maps[r], 0, scratch[0])
+                rows.maps[r, j] = images[i, j]
+            for k in range(rows.residual.shape[1], len(net.layers)):  # the stem
+                _plain(net, net.layers[k], rows.maps[r], 0, scratch[0])
         elif lowest[i] == 0:
             continue
         elif len(targets) > 0:
             target = targets[i]
         else:
-            target = next_state[state_id[r], lowest[i]]
-            already[i] = state_id[r] >> (lowest[i] - 1) & 1 != 0
-        macs[i], steps[i], status[i] = _sweep(
-            net, maps[r], pooled[r], residual[r], lowest[i], target, already[i], scratch
+            target = net.next_state[rows.state_id[r], lowest[i]]
+            already = rows.state_id[r] >> (lowest[i] - 1) & 1 != 0
+        cost[i, 0], cost[i, 1], cost[i, 2] = _sweep(
+            net, rows, r, lowest[i], target, already, scratch
         )
-        macs[i] += net.head.size
-        _answer(net, pooled[r], target, logits[r])
-        state_id[r] = target
+        cost[i, 3] = already

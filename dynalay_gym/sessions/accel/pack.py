@@ -18,6 +18,7 @@ from dynalay_gym.networks.norm import PatternNorm
 from dynalay_gym.sessions.accel.maps import CONV
 from dynalay_gym.sessions.accel.network import LAYER, Net
 from dynalay_gym.sessions.accel.vectors import LANES, Numbers, pack_matrix
+from dynalay_gym.sessions.states import layer_states
 
 
 def is_packable(network: MainNetwork) -> bool:
@@ -97,6 +98,7 @@ def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
     net = Net(
         numbers=np.concatenate(packer.numbers),
         layers=np.stack(packer.layers + stems),
+        next_state=layer_states(network.num_layers),
         head_norm=torch.stack(network.head_norm.affine(), 1).numpy(),
         head=network.head.numpy().T.copy(),
         head_bias=network.head_bias.numpy().copy(),

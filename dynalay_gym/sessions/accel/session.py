@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.accel.compiler import code_version
-from dynalay_gym.sessions.accel.network import sweep_rows
+from dynalay_gym.sessions.accel.network import Rows, sweep_rows
 from dynalay_gym.sessions.accel.pack import Layout, is_packable, pack
 from dynalay_gym.sessions.accel.vectors import Numbers
 from dynalay_gym.sessions.checks import check_actions, check_inputs, check_rows
@@ -134,26 +134,26 @@ class CompiledSession(TorchSession):
         if not isinstance(layers, RowMaps) or layers.layout != self._layout:
             raise ValueError("the state is not one that this session began")
         parts = layers.maps, state.pooled, state.logits, state.residual, state.state_id
-        fixed = self._net, self.next_state, *(part.numpy() for part in parts)
-        cost = torch.empty((3, m), dtype=torch.int64)
-        already = torch.empty(m, dtype=torch.bool)
+        all_rows = Rows(*(part.numpy() for part in parts))
         asked = [part.contiguous().numpy() for part in (rows, lowest, targets)]
-        per_row = *asked, images, *cost.numpy(), already.numpy()
+        cost = torch.empty((m, 4), dtype=torch.int64)
+        per_row = *asked, images, cost.numpy()
         least = max(_ROWS_PER_THREAD, _MACS_PER_THREAD // self.plain_macs)
         threads = min(torch.get_num_threads(), m // least)
         if threads <= 1:
-            sweep_rows(*fixed, *per_row)
+            sweep_rows(self._net, all_rows, *per_row)
         else:
-            # Rows differ in what they take; smaller shares even that out.
-            size = -(-m // (2 * threads))
+            size = -(-m // (2 * threads))  # rows differ; smaller shares even that out
 
             def run(first: int) -> None:
-                sweep_rows(*fixed, *(part[first : first + size] for part in per_row))
+                share = (part[first : first + size] for part in per_row)
+                sweep_rows(self._net, all_rows, *share)
 
             list(
                 _pool(torch.get_num_threads(), os.getpid()).map(run, range(0, m, size))
             )
-        return StepCost(*cost.unbind(), already)
+        macs, steps, status, already = cost.unbind(1)
+        return StepCost(macs, steps, status, already.bool())
 
 
 @cache
