@@ -47,20 +47,10 @@ def iterate(
     padded: Numbers,
     new: Numbers,
 ) -> tuple[np.float32, int, int]:
-    """Iterate ``z <- relu(x + W z)``.
+    """Iterate ``z <- relu(x + W z)`` from z, which receives the last finite iterate.
 
-    Args:
-        conv: W, a `CONV`.
-        numbers: Where its kernel is.
-        x: Injected input, a map.
-        z: Where to start; receives the last finite iterate.
-        rtol: Relative tolerance.
-        max_steps: Most iterations.
-        padded: Scratch for the padded map.
-        new: Scratch for a map.
-
-    Returns:
-        Relative residual of the last step (1 if none was taken), steps and status.
+    Returns the relative residual of the last step (1 if none was taken), steps and
+    status.
     """
     noinline()
     residual, steps, status = np.float32(1), 0, MAX_STEPS

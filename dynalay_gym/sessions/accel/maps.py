@@ -18,37 +18,25 @@ ZERO, ANY = np.float32(0), np.float32(-math.inf)  # least values of a map
 FROM_ZERO, ON_TOP = np.bool_(False), np.bool_(True)
 NO_NORM: Any = np.int64(-1)
 
-CONV = np.dtype(
-    [
-        ("in_channels", np.int64),
-        ("out_channels", np.int64),
-        ("columns", np.int64),  # of its output
-        ("kernel", np.int64),
-        ("stride", np.int64),
-        ("padding", np.int64),
-        ("in_side", np.int64),
-        ("out_side", np.int64),
-        ("source", np.int64),  # where the map that it reads is; 0: the image
-        ("source_columns", np.int64),
-        ("weight", np.int64),  # where its packed kernel begins among the numbers
-        ("norm", np.int64),  # and scales and shifts of its output, [P, 2, columns]
-    ]
+_CONV_FIELDS = (
+    *("in_channels", "out_channels", "in_side", "out_side"),
+    *("kernel", "stride", "padding"),
+    "columns",  # numbers of a pixel of its output
+    *("source", "source_columns"),  # where the map that it reads is (0: the image)
+    "weight",  # where its packed kernel begins among the numbers
+    "norm",  # where scales and shifts of its output begin, [P, 2, columns]
 )
+CONV = np.dtype([(name, np.int64) for name in _CONV_FIELDS])
 
 
 @compiled
 def convolve(
     conv: Any, numbers: Numbers, x: Numbers, out: Numbers, on_top: bool, pattern: int
 ) -> None:
-    """Convolve a padded map; kernel rows that lie outside it are left out.
+    """Convolve a padded map x, `on_top` of the map `out` or anew.
 
-    Args:
-        conv: The convolution, a `CONV`.
-        numbers: Kernels, scales and shifts.
-        x: The padded map.
-        out: The result, a map.
-        on_top: Whether it is added to what `out` holds.
-        pattern: Pattern of the normalisation, or `NO_NORM`.
+    Kernel rows that lie outside of x are left out. The result is normalised by the
+    statistics of a pattern, unless that is `NO_NORM`.
     """
     noinline()
     side, columns = conv.out_side, conv.columns
@@ -72,12 +60,9 @@ def convolve(
 
 @compiled
 def pad(conv: Any, x: Numbers, out: Numbers) -> None:
-    """Write the padded map that a convolution reads: an image, or ``relu(x)``.
+    """Write the padded map of ``relu(x)``, or of an image, for a convolution.
 
-    Args:
-        conv: The convolution.
-        x: The map; NaN stays.
-        out: The padded map.
+    NaN stays.
     """
     noinline()
     channels, columns, side = conv.in_channels, conv.source_columns, conv.in_side
@@ -100,14 +85,9 @@ def pad(conv: Any, x: Numbers, out: Numbers) -> None:
 
 @compiled
 def pad_pooled(conv: Any, u: Numbers, side: int, ratio: int, out: Numbers) -> None:
-    """Write the padded map of ``relu(u)``, averaged over squares, less at the edges.
+    """Write the padded map of ``relu(u)``, averaged over squares, for a convolution.
 
-    Args:
-        conv: The convolution that reads it.
-        u: A map.
-        side: Its side.
-        ratio: Side of the squares.
-        out: The padded map.
+    Squares have the side `ratio`, less at the edges of u, [side, side, ..].
     """
     noinline()
     channels, columns, small = conv.in_channels, conv.source_columns, conv.in_side
@@ -134,14 +114,9 @@ def pad_pooled(conv: Any, u: Numbers, side: int, ratio: int, out: Numbers) -> No
 def average(
     x: Numbers, columns: int, numbers: Numbers, scratch: Numbers, out: Numbers
 ) -> None:
-    """Write the global average of ``relu(x)``.
+    """Write the global average of ``relu(x)``, [C].
 
-    Args:
-        x: A map.
-        columns: Numbers of a pixel.
-        numbers: Begin with as many ones as pixels.
-        scratch: Room for the map and one more pixel.
-        out: Averages, [C].
+    The numbers begin with as many ones as x has pixels; scratch has room for one more.
     """
     noinline()
     pixels, sums, relu = x.size // columns, scratch[:columns], scratch[columns:]

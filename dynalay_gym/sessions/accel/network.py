@@ -27,25 +27,19 @@ from dynalay_gym.sessions.accel.maps import (
 )
 from dynalay_gym.sessions.accel.vectors import Integers, Numbers
 
-# A layer, or the stem, which has the first four fields alone.
+# Convolutions have their names in `main_layers`.
+_CONVS = "weight_in", "visible_to_hidden", "hidden_to_hidden", "recurrence", "readout"
+_LAYER_FIELDS = (
+    "visible",  # where its u is in a row's memory, or y once it was iterated
+    "hidden",  # where h is; y if there is no hidden stream
+    "injected",  # where the input of the iteration is
+    "is_wide",
+    "ratio",  # side of the visible map over that of the hidden one
+    "pooled",  # where its features begin
+    *("plain_macs", "setup_macs", "setup_below_macs", "iteration_macs"),
+)
 LAYER = np.dtype(
-    [
-        ("weight_in", CONV),  # convolutions have their names in `main_layers`
-        ("visible", np.int64),  # where its u is (its y, once it was iterated)
-        ("hidden", np.int64),  # where h is; y, if there is no hidden stream
-        ("injected", np.int64),  # where the input of the iteration is
-        ("recurrence", CONV),
-        ("pooled", np.int64),  # where its features begin
-        ("plain_macs", np.int64),
-        ("setup_macs", np.int64),
-        ("setup_below_macs", np.int64),
-        ("iteration_macs", np.int64),
-        ("is_wide", np.int64),
-        ("ratio", np.int64),  # side of the visible map over that of the hidden one
-        ("visible_to_hidden", CONV),
-        ("hidden_to_hidden", CONV),
-        ("readout", CONV),
-    ]
+    [(name, CONV) for name in _CONVS] + [(name, np.int64) for name in _LAYER_FIELDS]
 )
 _ONE_STEP: Any = np.int64(1)
 
@@ -185,11 +179,7 @@ def _sweep(
     already: bool,
     scratch: Numbers,
 ) -> tuple[int, int, int]:
-    """Take row r from the bottom up; see `sweep_rows`.
-
-    Returns:
-        Multiply-adds, iterations, and the worst status of a solve.
-    """
+    """Take row r from the bottom up; return the first three costs of `sweep_rows`."""
     row, pooled, residual = rows.maps[r], rows.pooled[r], rows.residual[r]
     padded, sums = scratch[0], scratch[1]
     macs, total, worst = net.head.size, 0, CONVERGED

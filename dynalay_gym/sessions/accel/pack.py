@@ -39,14 +39,7 @@ def is_packable(network: MainNetwork) -> bool:
 
 
 class Map(NamedTuple):
-    """Where a map is in a row's memory.
-
-    Attributes:
-        first: Where it begins.
-        side: Its height and width.
-        channels: Its channels C.
-        columns: Numbers of a pixel, of which the first C are the channels.
-    """
+    """Where a map is in a row's memory: C channels of `columns` numbers a pixel."""
 
     first: int
     side: int
@@ -88,9 +81,10 @@ def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
     packer.size = side**2 * channels
     stems = []
     if config.stem:
-        size = batch_invariant.conv2d_size(side, config.stem_stride)
-        below, norm = packer.map(size, config.stem), packer.norm(network.stem_norm)
-        conv = packer.conv(network.stem_weight, image, size, config.stem_stride, norm)
+        stride = config.stem_stride
+        below = packer.map(batch_invariant.conv2d_size(side, stride), config.stem)
+        norm = network.stem_norm
+        conv = packer.conv(network.stem_weight, image, below.side, stride, norm)
         stems.append(_record(LAYER, weight_in=conv, visible=below.first))
     for layer, macs in zip(network.layers, CostTable.of(network).layers, strict=True):
         assert isinstance(layer, StateLayer | WideStreamLayer)
@@ -132,11 +126,6 @@ class _Packer:
         self.numbers.append(numbers.astype(np.float32).ravel())
         return first
 
-    def norm(self, norm: PatternNorm) -> int:
-        """Add scale and shift of each pattern and column, [P, 2, N]."""
-        affine = torch.stack(norm.affine(), 1).numpy()
-        return self.put(np.pad(affine, ((0, 0), (0, 0), (0, -affine.shape[2] % LANES))))
-
     def map(self, side: int, channels: int) -> Map:
         """Reserve a row's memory for a map."""
         columns = channels + -channels % LANES
@@ -146,11 +135,16 @@ class _Packer:
         return Map(first, side, channels, columns)
 
     def conv(
-        self, weight: Tensor, source: Map, out_side: int, stride: int = 1, norm: int = 0
+        self,
+        weight: Tensor,
+        source: Map,
+        out_side: int,
+        stride: int = 1,
+        norm: PatternNorm | None = None,
     ) -> NDArray[Any]:
         """Add a kernel [C_out, C_in, k, k] that reads a map; return its `CONV`.
 
-        One that wants an image unshuffled reads squares of the image itself instead.
+        One that wants an image unshuffled reads squares of the image itself.
         """
         factor = math.isqrt(weight.shape[1] // source.channels)
         weight = F.pixel_shuffle(weight, factor)
@@ -159,20 +153,22 @@ class _Packer:
         padded = source.side * (source.side + 2 * padding) * in_channels
         self.scratch = max(self.scratch, padded)
         matrix = weight.permute(2, 3, 1, 0).reshape(-1, out_channels).numpy()
+        affine = np.zeros((1, 2, 0)) if norm is None else torch.stack(norm.affine(), 1)
+        filling = (0, 0), (0, 0), (0, -out_channels % LANES)
         return _record(
             CONV,
             in_channels=in_channels,
             out_channels=out_channels,
-            columns=out_channels + -out_channels % LANES,
+            in_side=source.side,
+            out_side=out_side,
             kernel=kernel,
             stride=stride * factor,
             padding=padding,
-            in_side=source.side,
-            out_side=out_side,
+            columns=out_channels + -out_channels % LANES,
             source=source.first,
             source_columns=source.columns,
             weight=self.put(pack_matrix(matrix)),
-            norm=norm,
+            norm=self.put(np.pad(affine, filling)),
         )
 
     def layer(
@@ -184,48 +180,33 @@ class _Packer:
     ) -> tuple[Map, Map]:
         """Add a layer that reads two maps; return its visible and hidden one."""
         visible = hidden = self.map(layer.size, layer.weight_in.shape[0])
-        norm, more = self.norm(layer.norm), dict[str, Any]()
+        convs = {"weight_in": (below, layer.size, layer.stride, layer.norm)}
+        ratio, width = 0, visible.channels
         if isinstance(layer, WideStreamLayer):
-            side = layer.hidden_size
+            side, stride, ratio = layer.hidden_size, layer.hidden_stride, layer.ratio
             hidden = self.map(side, layer.readout.shape[1])
-            norm_hidden, norm_readout = map(
-                self.norm, (layer.norm_hidden, layer.norm_readout)
-            )
             pooled = visible._replace(side=side)
-            more = {
-                "is_wide": True,
-                "ratio": layer.ratio,
-                "visible_to_hidden": self.conv(
-                    layer.visible_to_hidden, pooled, side, 1, norm_hidden
-                ),
-                "hidden_to_hidden": self.conv(
-                    layer.hidden_to_hidden,
-                    hidden_below,
-                    side,
-                    layer.hidden_stride,
-                    norm_hidden,
-                ),
-                "readout": self.conv(layer.readout, hidden, side, 1, norm_readout),
-            }
+            convs["visible_to_hidden"] = pooled, side, 1, layer.norm_hidden
+            convs["hidden_to_hidden"] = hidden_below, side, stride, layer.norm_hidden
+            convs["readout"] = hidden, side, 1, layer.norm_readout
+            width += hidden.channels
         injected = self.map(hidden.side, hidden.channels)
         record = _record(
             LAYER,
-            weight_in=self.conv(
-                layer.weight_in, below, visible.side, layer.stride, norm
-            ),
+            recurrence=self.conv(layer.recurrence.weight(), hidden, hidden.side),
             visible=visible.first,
             hidden=hidden.first,
             injected=injected.first,
-            recurrence=self.conv(layer.recurrence.weight(), hidden, hidden.side),
+            is_wide=ratio > 0,
+            ratio=ratio,
             pooled=self.pooled,
             plain_macs=macs.plain,
             setup_macs=macs.setup[0],
             setup_below_macs=macs.setup[1],
             iteration_macs=macs.iteration,
-            **more,
+            **{k: self.conv(getattr(layer, k), *conv) for k, conv in convs.items()},
         )
         self.layers.append(record)
-        has_hidden = hidden is not visible
-        self.pooled += visible.channels + has_hidden * hidden.channels
-        self.maps.append((visible, hidden if has_hidden else None, injected))
+        self.pooled += width
+        self.maps.append((visible, hidden if ratio > 0 else None, injected))
         return visible, hidden

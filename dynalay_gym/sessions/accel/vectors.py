@@ -4,6 +4,7 @@ The products of a sum are added one after the other by fused multiply-adds, so a
 bits do not depend on what is computed beside it.
 """
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -55,20 +56,8 @@ def multiply(
     ``out[at + p * step + c] = sum of
     x[at + p * step + r * row + i] * w[at + (r * run + i) * step + c]``,
     added to what `out` holds if `on_top`; then, unless `norm` is negative, times
-    ``w[norm + c]`` plus ``w[norm + out's step + c]``.
-
-    Args:
-        context: Given by Numba.
-        n: Pixels.
-        x: Input.
-        x_places: Its at, step, row, rows and run.
-        w: Weights, scales and shifts.
-        w_places: Their at and step.
-        out: Output.
-        out_places: Its at and step.
-        width: Columns, `PANEL` or `LANES`.
-        on_top: Whether to add.
-        norm: Where scales begin.
+    ``w[norm + c]`` plus ``w[norm + out's step + c]``. Places are (at, step); those of x
+    are (at, step, row, rows, run).
     """
     integer, pair = types.int64, types.UniTuple(types.int64, 2)
     five, flag = types.UniTuple(types.int64, 5), types.boolean
@@ -145,17 +134,9 @@ def _generate_block(
 
 @intrinsic
 def relax(context: Any, n: Any, new: Any, x: Any, old: Any) -> Any:
-    """``new <- relu(new + x)``; NaN stays.
+    """``new <- relu(new + x)``, n numbers, whole vectors; NaN stays.
 
-    Args:
-        context: Given by Numba.
-        n: Numbers of each array, whole vectors.
-        new: Changed in place.
-        x: Added to it.
-        old: Compared with it.
-
-    Returns:
-        Squared norms of new, and of its difference from old.
+    Returns the squared norms of new and of its difference from old.
     """
     pair = types.UniTuple(types.float32, 2)
     return pair(types.int64, new, x, old), _generate_relax
@@ -205,19 +186,13 @@ def _add_product(to: Any, x: Any, y: Any, total: Any) -> None:
     to.store(to.call(fma, [x, y, to.load(total)]), total)
 
 
-def _shuffle(to: Any, vector: Any, lanes: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes)
-    return to.shuffle_vector(vector, ir.Constant(_VECTOR, ir.Undefined), mask)
-
-
 def _spread(to: Any, number: Any) -> Any:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    first = to.insert_element(undefined, number, ir.IntType(32)(0))
-    return _shuffle(to, first, [0] * LANES)
+    vector = ir.Constant(_VECTOR, ir.Undefined)
+    for lane in range(LANES):
+        vector = to.insert_element(vector, number, ir.IntType(32)(lane))
+    return vector
 
 
 def _sum_lanes(to: Any, vector: Any) -> Any:
-    for half in (8, 4, 2, 1):
-        lanes = [(lane + half) % LANES for lane in range(LANES)]
-        vector = to.fadd(vector, _shuffle(to, vector, lanes))
-    return to.extract_element(vector, ir.IntType(32)(0))
+    lanes = [to.extract_element(vector, ir.IntType(32)(i)) for i in range(LANES)]
+    return reduce(to.fadd, lanes)
