@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from agents.config import AgentConfig, ExactConfig, PolicyGradientConfig
+from agents.config import AgentConfig
 from agents.options import Options
 from dynalay_gym.data.registry import dataset_spec
 
@@ -15,20 +15,34 @@ EVALUATION_ENVS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Environments:
-    """The same problem over the splits that a run needs."""
+    """The same problem over the splits that a run needs.
+
+    Attributes:
+        train: The agent split, in SAME_STEP mode.
+        baseline: The agent split in DISABLED mode; None where the agent needs none.
+        validation: In DISABLED mode.
+        test: In DISABLED mode, always live.
+        penalty: The penalty that policies are compared at.
+    """
 
     train: VectorEnv
     baseline: VectorEnv | None
     validation: VectorEnv
     test: VectorEnv
-    penalty: float  # that policies are compared at
+    penalty: float
 
 
 def build_environments(options: Options, config: AgentConfig) -> Environments:
-    """Return the environments; wrong options and missing files show here."""
-    own = isinstance(config, PolicyGradientConfig)
-    exact = isinstance(config, ExactConfig)
-    transitions = "table" if exact else options.transitions
+    """Return the environments of a run.
+
+    Args:
+        options: The command line.
+        config: Hyper-parameters of the agent that will learn.
+
+    Raises:
+        DynaLayError: Options are wrong or files missing.
+    """
+    transitions = "table" if config.needs_table else options.transitions
     penalty = options.penalty
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
@@ -37,47 +51,59 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
         "agent",
         penalty,
         options.num_envs,
-        output="torch" if own else "numpy",
+        output=config.output,
         transitions=transitions,
     )
     baseline = None
-    if isinstance(config, PolicyGradientConfig) and config.baseline == "greedy":
+    if config.needs_baseline_envs:
         baseline = make_evaluation_envs(options, "agent", fixed, transitions)
     test = make_evaluation_envs(options, "test", fixed, "live")
+    base: Any = test.unwrapped
     return Environments(
         train=train,
         baseline=baseline,
         validation=make_evaluation_envs(options, "validation", fixed, transitions),
         test=test,
-        penalty=test.unwrapped.penalty_range[0],  # type: ignore[attr-defined]
+        penalty=base.penalty_range[0],
     )
 
 
 def make_envs(
     options: Options, split: str, penalty: str | None, num_envs: int, **kwargs: Any
 ) -> VectorEnv:
-    """Return the vector environment over one split."""
-    return gym.make_vec(
-        dataset_spec(options.dataset).env_id,
-        num_envs=num_envs,
-        checkpoint=None if options.checkpoint is None else str(options.checkpoint),
-        split=split,
-        data_dir=None if options.data_dir is None else str(options.data_dir),
-        download=options.download,
-        penalty=penalty,
-        alpha=options.alpha,
-        reward=options.reward,
-        rtol=options.rtol,
-        max_steps=options.max_steps,
-        device=options.device,
-        **kwargs,
-    )
+    """Return a vector environment over one split.
+
+    Args:
+        options: The command line.
+        split: Name of the split.
+        penalty: A number, a range, or None for the break-even.
+        num_envs: Rows.
+        **kwargs: Further arguments of the environment.
+    """
+    arguments = env_arguments(options) | {"split": split, "penalty": penalty} | kwargs
+    env_id = dataset_spec(options.dataset).env_id
+    return gym.make_vec(env_id, num_envs=num_envs, **arguments)
+
+
+def env_arguments(options: Options) -> dict[str, Any]:
+    """Return the arguments of every environment of a run."""
+    return {
+        "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
+        "data_dir": None if options.data_dir is None else str(options.data_dir),
+        "download": options.download,
+        "penalty": options.penalty,
+        "alpha": options.alpha,
+        "reward": options.reward,
+        "rtol": options.rtol,
+        "max_steps": options.max_steps,
+        "device": options.device,
+    }
 
 
 def make_evaluation_envs(
     options: Options, split: str, penalty: str | None, transitions: str
 ) -> VectorEnv:
-    """Return an environment in which a whole split can be walked."""
+    """Return an environment in which a whole split can be evaluated."""
     return make_envs(
         options,
         split,

@@ -1,49 +1,43 @@
-"""Co-training from begin to end: agent, main network, and one folder for both.
+"""Co-training from beginning to end: agent, main network, and one folder for both.
 
-Axes: N sub-environments, S states of the main network.
+config.json             the options; --resume has to bring the same ones
+warm-up/main            the main network at the start
+warm-up/agent           the agent after its own warm-up
+resume/                 both networks, both optimisers, random states, rows, schedule
+best/main, best/agent   the pair with the best validation return
+agent                   the agent at the end
 """
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agents.base import Agent, Resumable
-from agents.config import (
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-)
-from agents.environments import Environments, build_environments
-from agents.joint_folder import OnStep, check_settings, prepare, read_settings
+from agents.base import Resumable
+from agents.config import AgentConfig
+from agents.environments import build_environments, env_arguments
 from agents.options import Options, options_dict
-from agents.saving import make_agent, save_agent
+from agents.registry import make_agent
+from agents.saving import load_config, save_agent
+from dynalay_gym.cotraining import warm_up
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
-from dynalay_gym.cotraining.network import Data, accuracy_of_states, measure_again
-from dynalay_gym.cotraining.trainer import CoTrainer, TurnReport
-from dynalay_gym.cotraining.workers import Workers
-from dynalay_gym.evaluation.evaluate import walk
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.cotraining.warm_up import OnStep
+from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.optimizer_state import strip_prefix
 
-DQN_ROLLOUT = 16  # DQN learns after every step; the main network's turns are rarer
-EXACT_ROLLOUT = 64  # exact steps nothing; the main network's turns are as long as PPO's
-_ENV = "rows/"  # prefix of the environment's tensors in resume/
-_AGENT = "agent/"
+# Options that may differ when a run is resumed: where things are, and what runs them.
+_FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
 
 
-def rollout_steps(config: AgentConfig) -> int:
-    """Steps of every row between two turns of the main network."""
-    if isinstance(config, ExactConfig):
-        return EXACT_ROLLOUT
-    if isinstance(config, PolicyGradientConfig):
-        return config.num_steps
-    return DQN_ROLLOUT if isinstance(config, DQNConfig) else config.n_steps
-
-
-class CoRun:
+class JointRun:
     """One co-training; building it checks everything and prepares its folder.
 
     Attributes:
@@ -54,6 +48,7 @@ class CoRun:
         start: Decisions of the agent's warm-up.
         total: All decisions of the run.
         taken: Decisions so far.
+        best: Best validation return so far, reached after `best_step` decisions.
 
     Args:
         options: The command line.
@@ -66,224 +61,267 @@ class CoRun:
 
     def __init__(self, options: Options, config: AgentConfig, on_step: OnStep) -> None:
         self.options = options
-        self.workers = Workers.join(options.device)
-        settings = check_settings(options, config, self.workers.size)
-        self.data = Data.load(
-            options.dataset, options.device, options.data_dir, options.download
-        )
-        self.folder = self._meet(settings, on_step)
-        self.start = int(read_settings(self.folder)["start"])
-        joint = options.total_timesteps
-        self.total = self.start + (config.total_timesteps if joint is None else joint)
-        network = self.folder / "warm-up" / "main"
-        self.envs = build_environments(replace(options, checkpoint=network), config)
-        self.trainer = self._trainer() if options.co_train else None
-        self.co_envs = CoTrainingEnv(
-            self.envs.train,
+        self.folder, self.splits = _prepare(options, config, on_step)
+        self.start, steps = read_settings(self.folder)["start"], options.total_timesteps
+        self.total = self.start + (config.total_timesteps if steps is None else steps)
+        self.taken, self.best, self.best_step = 0, float("-inf"), 0
+        first = replace(options, checkpoint=self.folder / "warm-up" / "main")
+        envs = build_environments(first, config)
+        self.trainer = self._make_trainer(envs.train)
+        self.train_envs = CoTrainingEnv(
+            envs.train,
             self.trainer,
-            every=options.co.every or rollout_steps(config),
+            every=options.co.every or config.steps_per_turn,
             start=self.start,
             total=self.total,
-            followers=[each for each in [self.envs.baseline] if each is not None],
+            followers=[] if envs.baseline is None else [envs.baseline],
         )
-        self.envs = replace(self.envs, train=self.co_envs)
-        self.agent = self._make_agent(self.envs, config)
-        self.co_envs.policy = self.agent.policy
-        self.best, self.best_step, self.taken = float("-inf"), 0, 0
-        self._load()
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes files."""
-        return self.workers.rank == 0
+        self.envs = replace(envs, train=self.train_envs)
+        self.agent: Any = make_agent(
+            self.train_envs, config, seed=options.seed, baseline_envs=envs.baseline
+        )
+        if not isinstance(self.agent, Resumable):
+            raise ConfigError(f"--algo {config.algo} is not Resumable: train it alone")
+        if self.start == 0 and (self.folder / "warm-up" / "agent").is_dir():
+            self._load_agent("warm-up/agent")
+        self.train_envs.policy = self.agent.policy
+        if (self.folder / "resume").is_dir():
+            self._load()
 
     def learn(
-        self,
-        writer: MetricWriter | None,
-        on_progress: Callable[[int, str], None],
+        self, writer: MetricWriter | None, on_progress: Callable[[int, str], None]
     ) -> None:
-        """Train to the end, or on from where the folder stands.
+        """Train to the end, from where the folder stands.
 
         Args:
             writer: Where both learners' metrics go.
-            on_progress: Called after every rollout: decisions so far, and how the run
-                stands in a few words.
+            on_progress: Called after every rollout with the decisions so far and the
+                latest validation in a few words.
         """
-        words = ""
-
-        def listen(report: TurnReport, decisions: int) -> None:
-            self.workers.share(list(self.agent.module.parameters()))
-            if writer is not None:
-                writer.scalars(self._scalars(report), decisions)
+        words, times = "", self.options.co.validations
 
         def follow(taken: int) -> None:
             nonlocal words
-            if taken <= self.taken:  # what a resumed run begins with
+            if taken <= self.taken:  # a resumed run reports where it starts
                 return
-            due, warmed = self._due(taken), self.taken < self.start <= taken
-            self.taken = taken
-            if warmed and self.leads:
-                self._keep_agent(self.folder / "warm-up" / "agent")
-            if due:
+            before, self.taken = self.taken, taken
+            if before < self.start <= taken:
+                self._save_agent("warm-up/agent")
+            if times * taken // self.total > times * before // self.total:
                 words = self._validate(writer)
                 self._save()
             on_progress(taken, words)
 
-        self.co_envs.on_turn = listen
+        if writer is not None:
+            self.train_envs.on_turn = writer.scalars
         if self.taken < self.total:
             self.agent.learn(self.total, writer=writer, on_progress=follow)
-        if self.leads:
-            self._keep_agent(self.folder / "agent")
+        self._save_agent("agent")
 
-    def take_best(self) -> None:
-        """Give agent and environments the weights of the best pair.
-
-        Cost unit and penalty of ``envs`` stay those of the run.
-        """
-        place = self.folder / "best"
-        self.agent.module.load_state_dict(load_tensors(place / "agent")[0])
-        weights = load_tensors(place / "main")[0]
-        for envs in (self.envs.validation, self.envs.test):
-            base: Any = envs.unwrapped
-            base.set_weights(weights)
-
-    def measure_best(self) -> dict[str, Any]:
-        """Measure the best pair's network anew, beside it.
+    def take_best(self) -> dict[str, Any]:
+        """Give agent and environments the weights of the best pair, and measure it.
 
         Returns:
-            Its calibrations, break-even penalty and the accuracies of all states.
+            What `measure_again` says of its network. Cost unit and penalty of `envs`
+            stay those of the run.
         """
-        about = self._about() | {"step": self.best_step}
-        return measure_again(self.folder / "best" / "main", self.data, about)
+        self._load_agent("best/agent")
+        folder = self.folder / "best" / "main"
+        for envs in (self.envs.validation, self.envs.test):
+            base: Any = envs.unwrapped
+            base.load_weights(load_tensors(folder)[0])
+        return warm_up.measure_again(folder, self.splits, self._about(self.best_step))
 
-    def _meet(self, settings: dict[str, Any], on_step: OnStep) -> Path:
-        """The folder, prepared by the leading process while the others wait."""
-        folder = ""
-        if self.leads:
-            folder = str(prepare(self.options, settings, self.data, on_step))
-        return Path(self.workers.tell(folder))
-
-    def _trainer(self) -> CoTrainer:
-        train: Any = self.envs.train.unwrapped
+    def _make_trainer(self, envs: Any) -> CoTrainer | None:
+        if not self.options.co_train:
+            return None
         return CoTrainer(
-            self.data.load_network(self.folder / "warm-up" / "main"),
-            self.data.splits["main"],
-            train.problem,
+            envs.unwrapped.problem,
+            self.splits["main"],
             self.options.co,
             seed=self.options.seed,
-            augmented=self.data.augmented,
-            workers=self.workers,
+            augmented=not dataset_spec(self.options.dataset).embedded,
         )
-
-    def _make_agent(self, envs: Environments, config: AgentConfig) -> Agent:
-        agent = make_agent(
-            envs.train, config, seed=self.options.seed, baseline_envs=envs.baseline
-        )
-        assert isinstance(agent, Resumable), "every algorithm's agent is"
-        warm = self.folder / "warm-up" / "agent"
-        if self.start == 0 and warm.is_dir():
-            agent.module.load_state_dict(load_tensors(warm)[0])
-        return agent
-
-    def _due(self, taken: int) -> bool:
-        """Whether a validation lies between the last progress and this one."""
-        times = self.options.co.validations
-        return times * taken // self.total > times * self.taken // self.total
 
     def _validate(self, writer: MetricWriter | None) -> str:
-        """Walk the validation split; keep the pair if it is the best so far."""
-        if not self.leads:
-            return ""
-        base: Any = self.envs.validation.unwrapped
+        """Evaluate on the validation split; keep the pair if it is the best so far."""
+        envs: Any = self.envs.validation
         if self.trainer is not None:
-            base.set_weights(self.trainer.weights())
-        penalty = self.envs.penalty
-        found = walk(self.envs.validation, self.agent.policy, penalty=penalty)
-        if found.mean_return > self.best:
-            self.best, self.best_step = found.mean_return, self.taken
-            self._keep_agent(self.folder / "best" / "agent")
-            self._keep_network(self.folder / "best" / "main")
-        states = accuracy_of_states(
-            base.problem.session, self.data.splits["validation"]
-        )
+            envs.unwrapped.load_weights(self.trainer.weights())
+        result = evaluate(envs, self.agent.policy, penalty=self.envs.penalty)
+        if result.mean_return > self.best:
+            self.best, self.best_step = result.mean_return, self.taken
+            self._save_agent("best/agent")
+            self._save_best_network()
         if writer is not None:
-            numbers = {f"main/accuracy/{name}": one for name, one in states.items()}
-            numbers |= {
-                "validation/accuracy": found.accuracy,
-                "validation/compute": found.compute,
-                "validation/return": found.mean_return,
-            }
-            writer.scalars(numbers, self.taken)
-        return f"validation return {found.mean_return:.3f}"
+            session, split = envs.unwrapped.problem.session, self.splits["validation"]
+            metrics = warm_up.accuracy_metrics(session, split) | result.scalars(
+                "validation"
+            )
+            writer.scalars(metrics, self.taken)
+        return f"validation return {result.mean_return:.3f}"
 
-    def _scalars(self, report: TurnReport) -> dict[str, float]:
-        """A turn's metrics; the total loss is the paper's CE - lambda R (eq. 3)."""
-        assert self.trainer is not None, "a turn has a trainer"
-        weighted = self.options.co.loss_lambda * report.mean_return
-        names = self.data.state_names(self.trainer.model.num_layers)
-        visited = zip(names, report.visited, strict=True)
-        return {
-            "main/loss": report.cross_entropy,
-            "main/keep_loss": report.keep_loss,
-            "main/lambda_return": weighted,
-            "main/total_loss": report.cross_entropy - weighted,
-            "main/return": report.mean_return,
-            "main/macs": report.macs,
-            "main/grad_norm": report.grad_norm,
-            "main/learning_rate": report.learning_rate,
-            "main/epsilon": report.epsilon,
-            "main/steps": self.trainer.steps,
-        } | {f"main/visited/{name}": share for name, share in visited}
+    def _about(self, step: int) -> dict[str, Any]:
+        about = {"dataset": self.options.dataset, "step": step}
+        return about | {"options": options_dict(self.options)}
 
-    def _about(self) -> dict[str, Any]:
-        return {"dataset": self.options.dataset, "options": options_dict(self.options)}
+    def _load_agent(self, name: str) -> None:
+        self.agent.module.load_state_dict(load_tensors(self.folder / name)[0])
 
-    def _keep_agent(self, folder: Path) -> None:
-        save_agent(folder, self.agent, self.envs.train, options_dict(self.options))
+    def _save_agent(self, name: str) -> None:
+        about = options_dict(self.options)
+        save_agent(self.folder / name, self.agent, self.train_envs, about)
 
-    def _keep_network(self, folder: Path) -> None:
+    def _save_best_network(self) -> None:
         """Write the network with the calibration of the run's start."""
-        start, meta = load_tensors(self.folder / "warm-up" / "main")
-        weights = start if self.trainer is None else self.trainer.weights()
+        weights, meta = load_tensors(self.folder / "warm-up" / "main")
+        if self.trainer is not None:
+            weights = self.trainer.weights()
         kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
-        save_tensors(folder, weights, kept | self._about() | {"step": self.taken})
+        kept |= self._about(self.taken)
+        save_tensors(self.folder / "best" / "main", weights, kept)
 
     def _save(self) -> None:
-        """Write all that going on needs, as one checkpoint."""
-        agent: Any = self.agent
-        train: Any = self.co_envs.unwrapped
-        rows = train.get_state() if train.is_seeded else {}  # exact begins no episode
-        tensors = {_ENV + key: value for key, value in rows.items()}
-        tensors |= {_AGENT + k: v for k, v in agent.training_state().items()}
-        numbers: dict[str, float] = {}
-        if self.trainer is not None:
-            parts, numbers = self.trainer.state()
-            tensors |= parts
-        place = {
+        """Write all that a resumed run starts from, as one checkpoint."""
+        train: Any = self.train_envs.unwrapped
+        parts = {
+            "rows": train.get_state() if train.is_seeded else {},  # exact steps none
+            "agent": self.agent.training_state(),
+            "main": {} if self.trainer is None else self.trainer.training_state(),
+        }
+        tensors = {f"{p}/{k}": v for p, part in parts.items() for k, v in part.items()}
+        meta = {
             "kind": "co-training",
             "taken": self.taken,
-            "decisions": self.co_envs.decisions,
+            "decisions": self.train_envs.decisions,
             "best": self.best,
             "best_step": self.best_step,
-            "main": numbers,
         }
-        if self.leads:
-            save_tensors(self.folder / "resume", tensors, place)
+        save_tensors(self.folder / "resume", tensors, meta)
 
     def _load(self) -> None:
-        """Go on from the saved state, if there is one."""
-        if not (self.folder / "resume").is_dir():
-            return
-        tensors, place = load_tensors(self.folder / "resume", self.data.device)
-        train: Any = self.co_envs.unwrapped
+        """Continue from what `_save` wrote."""
+        device = self.splits["main"].labels.device
+        tensors, meta = load_tensors(self.folder / "resume", device)
         if self.trainer is not None:
-            self.trainer.load(tensors, place["main"])
-            for each in (*self.co_envs.followers, train):
-                each.set_weights(self.trainer.weights())
-        rows = strip_prefix(_ENV, tensors)
-        observations, infos = train.set_state(rows) if rows else (None, {})
-        agent: Any = self.agent
-        agent.load_training_state(strip_prefix(_AGENT, tensors), observations, infos)
-        self.co_envs.load_decisions(int(place["decisions"]))
-        self.taken = int(place["taken"])
-        self.best, self.best_step = place["best"], int(place["best_step"])
+            self.trainer.load_training_state(strip_prefix("main/", tensors))
+        self.train_envs.resume(meta["decisions"])
+        train: Any = self.train_envs.unwrapped
+        rows = strip_prefix("rows/", tensors)
+        shown = train.set_state(rows) if rows else (None, {})
+        self.agent.load_training_state(strip_prefix("agent/", tensors), *shown)
+        for name in ("taken", "best", "best_step"):
+            setattr(self, name, meta[name])
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what a run folder's ``config.json`` holds: ``options`` and ``start``.
+
+    Raises:
+        CheckpointError: It is no folder of a co-training.
+    """
+    try:
+        settings = dict(json.loads((folder / "config.json").read_text("utf-8")))
+    except (OSError, TypeError, ValueError):
+        settings = {}
+    if not {"options", "start"} <= set(settings):
+        raise CheckpointError(
+            f"{folder} is no run folder of a co-training; give the one that "
+            "train_agent.py --co-train printed"
+        )
+    return settings
+
+
+def _prepare(
+    options: Options, config: AgentConfig, on_step: OnStep
+) -> tuple[Path, dict[str, Split]]:
+    """Make the folder of a new run, or take that of an old one, and load the data.
+
+    Returns:
+        Folder with ``config.json`` and ``warm-up/main``, and all splits by name.
+    """
+    settings = _settings(options, config)
+    if options.resume is not None:
+        _check_same(options.resume, settings)
+    files = {"data_dir": options.data_dir, "download": options.download}
+    splits = warm_up.load_splits(options.dataset, options.device, **files)
+    folder = options.resume
+    if folder is None:
+        if options.co_train:
+            options.co.check_batch(len(splits["main"]))
+        network, agent = _check_start(options, config)
+        kind = "co" if options.co_train else "frozen"
+        folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{config.algo}")
+        for name, source in (("main", network), ("agent", agent)):
+            if source is not None:
+                save_tensors(folder / "warm-up" / name, *load_tensors(source))
+        start = options.co.agent_steps if agent is None else 0
+        write_json(folder / "config.json", {"options": settings, "start": start})
+    if not (folder / "warm-up" / "main" / "checkpoint.json").is_file():
+        warm_up.train_network(
+            folder / "warm-up",
+            options.dataset,
+            splits,
+            options.co,
+            seed=options.seed,
+            on_step=on_step,
+        )
+    return folder, splits
+
+
+def _settings(options: Options, config: AgentConfig) -> dict[str, Any]:
+    """Return all that a run's numbers depend on, by flag, as JSON has it."""
+    parts = {"": options_dict(options), "co.": asdict(options.co)}
+    parts[f"{config.algo}."] = asdict(config)
+    flags = {f"{part}{key}": parts[part][key] for part in parts for key in parts[part]}
+    flags["algo"] = config.algo
+    return {key: plain(value) for key, value in flags.items() if key not in _FREE}
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise ConfigError unless the folder's run had the same settings."""
+    theirs = read_settings(folder)["options"]
+    different = [
+        "--" + key.replace("_", "-")
+        for key in settings | theirs
+        if settings.get(key) != theirs.get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"{folder} belongs to a run with other options ({', '.join(different)}); "
+            "resume with the same ones, or start anew without --resume"
+        )
+
+
+def _check_start(
+    options: Options, config: AgentConfig
+) -> tuple[Path | None, Path | None]:
+    """Raise for what would stop a new run.
+
+    Returns:
+        Folders of the network and the agent to start from; None for a fresh one.
+    """
+    run = options.warm_up_from
+    if run is None and options.co.main_epochs is not None:
+        arguments = env_arguments(options)
+        warm_up.check_environment(dataset=options.dataset, **arguments)
+        return None, None
+    if run is None:
+        build_environments(options, config)  # whatever does not fit shows here
+        return warm_up.network_folder(options.dataset, options.checkpoint), None
+    theirs = read_settings(run)["options"]["dataset"]
+    if theirs != options.dataset:
+        raise ConfigError(
+            f"{run} is a run on {theirs}, not on {options.dataset}; give one of this "
+            "data set, or leave --warm-up-from out"
+        )
+    network, agent = run / "warm-up" / "main", run / "warm-up" / "agent"
+    build_environments(replace(options, checkpoint=network), config)
+    if not agent.is_dir():
+        return network, None
+    if load_config(agent) != config:
+        raise ConfigError(
+            f"the agent in {run} was warmed up with another algorithm or other "
+            "hyper-parameters; give the same ones, or leave --warm-up-from out"
+        )
+    return network, agent

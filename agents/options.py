@@ -1,29 +1,35 @@
 """Options of ``train_agent.py``: a dataclass without torch, so that help is instant."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from agents.config import (
-    CONFIGS,
-    A2CConfig,
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-)
+from tyro.conf import arg
+
+from agents.config import AgentConfig
+from agents.registry import DEFAULT_ALGO, config_classes
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
+
+
+def default_configs() -> dict[str, AgentConfig]:
+    """Return the default hyper-parameters of every algorithm by its name."""
+    classes: dict[str, Any] = dict(config_classes())
+    return {algo: config() for algo, config in classes.items()}
+
+
+_ALGOS = ", ".join(config_classes())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Train an agent that decides, input by input, where a network spends compute."""
 
-    algo: str | None = None
-    """policy-gradient, exact, ppo, a2c or dqn. Default: ppo, or that of --load."""
+    algo: Annotated[
+        str | None,
+        arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
+    ] = None
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
@@ -60,7 +66,7 @@ class Options:
     """paper, three-term, log-score or blockdrop."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
-    the same numbers, much faster. The test split is always walked live, timed.
+    the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""
     co_train: bool = False
     """Train the main network too, between the agent's rollouts."""
@@ -71,40 +77,45 @@ class Options:
     resume: Path | None = None
     """Run folder of a co-training to continue; give the same other options."""
     co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
-    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
-    exact: ExactConfig = field(default_factory=ExactConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    a2c: A2CConfig = field(default_factory=A2CConfig)
-    dqn: DQNConfig = field(default_factory=DQNConfig)
-
-    def check(self) -> None:
-        """Raise ConfigError for what is wrong without a look at any file."""
-        dataset_spec(self.dataset)
-        if self.algo is not None and self.algo not in CONFIGS:
-            raise ConfigError(
-                f"unknown --algo {self.algo!r}; choose from {', '.join(CONFIGS)}"
-            )
-        for name, least in (("num_envs", 1), ("num_threads", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} must be at least {least}")
-        if self.total_timesteps is not None and self.total_timesteps < 0:
-            raise ConfigError("--total-timesteps must be at least 0")
-        self._check_joint()
+    configs: Annotated[dict[str, AgentConfig], arg(name="")] = field(
+        default_factory=default_configs
+    )
+    """Hyper-parameters by algorithm: the flags ``--<algo>.<option>``."""
 
     @property
     def joint(self) -> bool:
         """Whether this is a co-training (or its frozen counterpart)."""
         return self.co_train or self.freeze_main
 
+    def config(self, algo: str | None = None) -> AgentConfig:
+        """Return the hyper-parameters of an algorithm, or of the chosen one."""
+        return self.configs[algo or self.algo or DEFAULT_ALGO]
+
+    def check(self) -> None:
+        """Check all that can be checked without a look at any file.
+
+        Raises:
+            ConfigError: Options are out of range or contradict each other.
+        """
+        dataset_spec(self.dataset)
+        if self.algo is not None and self.algo not in self.configs:
+            raise ConfigError(
+                f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
+            )
+        for name, least in (("num_envs", 1), ("num_threads", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{_flag(name)} must be at least {least}")
+        if self.total_timesteps is not None and self.total_timesteps < 0:
+            raise ConfigError("--total-timesteps must be at least 0")
+        if self.joint:
+            self._check_joint()
+            return
+        for name in ("resume", "warm_up_from"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{_flag(name)} needs --co-train (or --freeze-main)")
+
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""
-        if not self.joint:
-            for name in ("resume", "warm_up_from"):
-                if getattr(self, name) is not None:
-                    flag = name.replace("_", "-")
-                    raise ConfigError(f"--{flag} needs --co-train (or --freeze-main)")
-            return
         for wrong, message in (
             (
                 self.co_train and self.freeze_main,
@@ -123,7 +134,7 @@ class Options:
                 "--resume has its warm-up; leave --warm-up-from out",
             ),
             (
-                self.transitions == "table" and self.algo != "exact",
+                self.transitions == "table" and not self.config().needs_table,
                 "a table would be computed anew after every turn of the main network; "
                 "use --transitions live",
             ),
@@ -139,17 +150,17 @@ class Options:
             if wrong:
                 raise ConfigError(message)
 
-    def config(self, algo: str) -> AgentConfig:
-        """Return the hyper-parameters of an algorithm as given on the command line."""
-        config: AgentConfig = getattr(self, algo.replace("-", "_"))
-        return config
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def options_dict(options: Options) -> dict[str, Any]:
-    """Return the options as JSON-able values, the algorithms' own left out."""
-    nested = {name.replace("-", "_") for name in CONFIGS} | {"co"}
+    """Return the run's options as JSON-able values, without the nested configs."""
+    nested = ("co", "configs")
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
     return {
         name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
+        for name, value in values.items()
         if name not in nested
     }

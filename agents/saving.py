@@ -1,7 +1,7 @@
-"""Making, saving and loading agents by the name of their algorithm.
+"""Saving and loading agents by the name of their algorithm.
 
 A saved agent is a folder with safetensors and JSON, whatever library trained it. The
-optimiser is not part of it: training goes on with fresh moments.
+optimiser is not part of it: training continues with fresh moments.
 """
 
 from collections.abc import Mapping
@@ -12,48 +12,16 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from agents.base import Agent, sizes
-from agents.config import CONFIGS, AgentConfig, ExactConfig, PolicyGradientConfig
+from agents.config import AgentConfig
+from agents.registry import config_classes, make_agent
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 
 KIND = "agent"
 
 
-def make_agent(
-    envs: VectorEnv,
-    config: AgentConfig,
-    *,
-    seed: int = 0,
-    baseline_envs: VectorEnv | None = None,
-) -> Agent:
-    """Return a fresh agent; the config's class chooses the algorithm.
-
-    Args:
-        envs: Environment in SAME_STEP mode to learn on.
-        config: Hyper-parameters.
-        seed: Seeds weights, exploration and environment.
-        baseline_envs: Environment in DISABLED mode over the same split, which the
-            policy gradient's greedy baseline needs.
-
-    Raises:
-        ConfigError: If an environment is missing, in the wrong autoreset mode, or
-            without the transition table that exact learning needs.
-    """
-    if isinstance(config, PolicyGradientConfig):
-        from agents.policy_gradient import PolicyGradientAgent
-
-        return PolicyGradientAgent(envs, config, seed=seed, baseline_envs=baseline_envs)
-    if isinstance(config, ExactConfig):
-        from agents.exact import ExactAgent
-
-        return ExactAgent(envs, config, seed=seed)
-    from agents.sb3 import SB3Agent  # takes a second to import
-
-    return SB3Agent(envs, config, seed=seed)
-
-
 def save_agent(
-    folder: str | Path, agent: Agent, envs: VectorEnv, facts: Mapping[str, Any]
+    folder: str | Path, agent: Agent, envs: VectorEnv, about: Mapping[str, Any]
 ) -> None:
     """Write an agent: the whole new one or, if that fails, none.
 
@@ -61,16 +29,16 @@ def save_agent(
         folder: Folder of the agent, made if it is absent.
         agent: The agent.
         envs: An environment that it fits.
-        facts: JSON-able facts to keep beside it.
+        about: JSON-able values to keep beside it.
     """
     observation_size, num_actions = sizes(envs)
     meta = {
         "kind": KIND,
-        "algo": agent.algo,
+        "algo": agent.config.algo,
         "config": asdict(agent.config),
         "observation_size": observation_size,
         "num_actions": num_actions,
-        "facts": dict(facts),
+        "facts": dict(about),
     }
     save_tensors(Path(folder), agent.module.state_dict(), meta)
 
@@ -79,7 +47,7 @@ def load_config(folder: str | Path) -> AgentConfig:
     """Return the hyper-parameters of a saved agent; their class is its algorithm.
 
     Raises:
-        CheckpointError: If there is no whole agent in the folder.
+        CheckpointError: There is no whole agent in the folder.
     """
     return _config(folder, load_tensors(folder)[1])
 
@@ -91,7 +59,7 @@ def load_agent(
     seed: int = 0,
     baseline_envs: VectorEnv | None = None,
 ) -> Agent:
-    """Return a saved agent, ready to act or to go on learning.
+    """Return a saved agent, ready to act or to learn further.
 
     Args:
         folder: Folder that `save_agent` wrote.
@@ -100,7 +68,7 @@ def load_agent(
         baseline_envs: See `make_agent`.
 
     Raises:
-        CheckpointError: If it is missing, corrupt, or made for another network.
+        CheckpointError: It is missing, corrupt, or made for another network.
     """
     tensors, meta = load_tensors(folder)
     config = _config(folder, meta)
@@ -122,7 +90,7 @@ def load_agent(
 
 
 def _config(folder: str | Path, meta: Mapping[str, Any]) -> AgentConfig:
-    """Return the config of an agent's JSON facts."""
+    """Return the config in an agent's JSON."""
     if meta.get("kind") != KIND:
         raise CheckpointError(
             f"the checkpoint at {folder} holds {meta.get('kind')!r}, not an agent; "
@@ -133,7 +101,7 @@ def _config(folder: str | Path, meta: Mapping[str, Any]) -> AgentConfig:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in meta["config"].items()
         }
-        return CONFIGS[meta["algo"]](**fields)
+        return config_classes()[meta["algo"]](**fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the agent at {folder} has options that this version does not know "

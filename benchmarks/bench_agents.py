@@ -27,13 +27,14 @@ from gymnasium.vector.utils import batch_space
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agents.config import CONFIGS
-from agents.saving import make_agent
-from agents.sb3 import SB3Agent
+from agents.options import default_configs
+from agents.registry import make_agent
+from agents.sb3.agent import SB3Agent
 from benchmarks.bench_race import race, race_table
 from benchmarks.race_baselines import ENV_ID
 from dynalay_gym.integrations.sb3 import SB3VecEnv
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,8 @@ def throughput(args: Args) -> list[dict[str, Any]]:
 
 def make_turn(algo: str, kind: str, num_envs: int) -> Callable[[int], dict[str, float]]:
     """A turn that trains for some decisions: samples/s, and where the time went."""
-    output = "torch" if algo == "policy-gradient" else "numpy"
+    config = default_configs()[algo]
+    output = config.output
     if kind == "null":
         like = gym.make_vec(ENV_ID, num_envs=1)
         envs: VectorEnv = NullEnv(num_envs, like, output)
@@ -166,7 +168,7 @@ def make_turn(algo: str, kind: str, num_envs: int) -> Callable[[int], dict[str, 
         envs = gym.make_vec(ENV_ID, num_envs=num_envs, output=output, transitions=kind)
     inside, adapter = Stopwatch(), Stopwatch()
     inside.wrap(envs, "step")
-    agent = make_agent(envs, CONFIGS[algo]())
+    agent = make_agent(envs, config)
     if isinstance(agent, SB3Agent):
         adapter.wrap(bare_adapter(agent), "step_wait")
 

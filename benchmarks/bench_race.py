@@ -27,11 +27,13 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agents.config import CONFIGS, AgentConfig
-from agents.saving import make_agent
+from agents.config import AgentConfig
+from agents.options import default_configs
+from agents.registry import make_agent
 from benchmarks.common import table
 from benchmarks.race_baselines import BASELINES, ENV_ID, ROWS, Judge, train_baseline
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,9 @@ class Way:
 
 def ways(naive_steps: int) -> list[Way]:
     """The fast ways, and SB3 with the mark's constants on our batch."""
+    configs: dict[str, Any] = default_configs()
     naive = replace(
-        CONFIGS["ppo"](), learning_rate=3e-4, ent_coef=0.0, n_steps=32, batch_size=256
+        configs["ppo"], learning_rate=3e-4, ent_coef=0.0, n_steps=32, batch_size=256
     )
     gradient = tuple(20_000 * k for k in (1, 2, 3, 4, 6, 8, 10))
     nodes = tuple(60_000 * k for k in (1, 2, 3, 4, 6, 8, 10, 15, 20))
@@ -78,8 +81,8 @@ def ways(naive_steps: int) -> list[Way]:
     return [
         Way("SB3 PPO, batched env, live", "live", naive, same),
         Way("SB3 PPO, batched env, table", "table", naive, same),
-        Way("policy-gradient, table", "table", CONFIGS["policy-gradient"](), gradient),
-        Way("exact, table", "table", CONFIGS["exact"](), nodes),
+        Way("policy-gradient, table", "table", configs["policy-gradient"], gradient),
+        Way("exact, table", "table", configs["exact"], nodes),
     ]
 
 
@@ -103,11 +106,13 @@ def race(naive_steps: int, num_seeds: int) -> dict[str, Any]:
 
 def fresh_run(way: Way, budget: int, seed: int, judge: Judge) -> dict[str, float]:
     """One training from nothing: what it took and what its policy earns."""
-    output = "torch" if way.config == CONFIGS["policy-gradient"]() else "numpy"
     with no_cache():
         began, wall = time.process_time(), time.perf_counter()
         envs = gym.make_vec(
-            ENV_ID, num_envs=ROWS, transitions=way.transitions, output=output
+            ENV_ID,
+            num_envs=ROWS,
+            transitions=way.transitions,
+            output=way.config.output,
         )
         built = time.process_time() - began
         agent = make_agent(envs, way.config, seed=seed)

@@ -36,7 +36,8 @@ from benchmarks.solver_layers import (
     subject,
 )
 from dynalay_gym.fixed_point.solve import SolverConfig, SolverMethod
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 _BROYDEN_ROUNDS = 2  # it takes longer than all others together
 _CHECKED = 64  # samples of which the error is known in double precision

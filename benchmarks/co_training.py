@@ -11,9 +11,9 @@ Arms, each with the same agent, the same decisions, cost unit and penalty:
     warm-up      the network of co-trained as it was before, frozen (fewer of them)
     cold         no warm-up: joint from the first step, as many as co-trained takes
 
-Multiply-adds of walks, forward and backward passes are counted by torch's counter on
-every ``COUNT_EVERY``-th step and scaled up. The test split is walked with the pair of
-the best validation return. Axes: n samples, S seeds.
+Multiply-adds of the policy's decisions, forward and backward passes are counted by
+torch's counter on every ``COUNT_EVERY``-th step and scaled up. The test split is
+evaluated with the pair of the best validation return. Axes: n samples, S seeds.
 """
 
 import copy
@@ -35,11 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents.options import Options
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.evaluation.evaluate import bootstrap_interval, walk
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 COUNT_EVERY = 60
-COLD_STEP_MACS = 45e6  # of a step of the cold arm with its walk, from a trial
+COLD_STEP_MACS = 45e6  # of a step of the cold arm with its decisions, from a trial
 ARMS = ("co-trained", "co-path", "frozen", "warm-up", "cold")
 
 
@@ -165,7 +167,7 @@ def warm_network(
             trainer.train_epoch(lambda step, loss: None)
         # A step's cost hardly depends on the weights: count one on a copy.
         few = replace(
-            data, images=data.inputs[:128], labels=data.labels[:128], groups=data.groups
+            data, inputs=data.inputs[:128], labels=data.labels[:128], groups=None
         )
         copied = MainTrainer(copy.deepcopy(model), few, config)
         _, per_step = counted(lambda: copied.train_epoch(lambda step, loss: None))
@@ -185,9 +187,10 @@ def run_arm(
     options: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
-    """Train one arm and walk the test split with its best pair."""
-    from agents.joint_run import CoRun
-    from dynalay_gym.cotraining.network import accuracy_of_states
+    """Train one arm and evaluate its best pair on the test split."""
+    from agents.joint_run import JointRun
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.sessions.measure import state_accuracies
 
     asked = Options(
         algo=args.algo,
@@ -201,12 +204,12 @@ def run_arm(
         **options,
     )
     began = time.process_time()
-    run = CoRun(asked, asked.config(args.algo), lambda *_: None)
+    run = JointRun(asked, asked.config(), lambda *_: None)
     count = Counter(run.trainer)
     run.learn(None, lambda *_: None)
     seconds = time.process_time() - began
     run.take_best()
-    found = walk(run.envs.test, run.agent.policy, penalty=args.penalty)
+    found = evaluate(run.envs.test, run.agent.policy, penalty=args.penalty)
     base: Any = run.envs.test.unwrapped
     return {
         "return": found.mean_return,
@@ -218,18 +221,18 @@ def run_arm(
         "main_steps": 0 if run.trainer is None else run.trainer.steps,
         "macs": count.total,
         "cpu_seconds": seconds,
-        "states": accuracy_of_states(base.problem.session, run.data.splits["test"]),
+        "states": state_accuracies(base.problem.session, load_split("digits", "test")),
     }
 
 
 class Counter:
-    """Multiply-adds of a trainer: walks exactly, some of its steps, scaled up to all.
+    """Multiply-adds of a trainer: decisions exactly, some of its steps, scaled up.
 
     Counting a step takes many times as long as the step.
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.counted = self.counts = self.steps = self.walked = 0
+        self.counted = self.counts = self.steps = self.visited = 0
         if trainer is None:
             return
         self._step, trainer._step = trainer._step, self.step
@@ -245,15 +248,15 @@ class Counter:
         return outcome
 
     def batches(self, *arguments: Any) -> Any:
-        """The walks of a turn, which know their cost."""
-        batches, walked = self._batches(*arguments)
-        self.walked += int(walked.macs.sum())
-        return batches, walked
+        """The decisions of a turn, whose cost is known."""
+        *found, macs = self._batches(*arguments)
+        self.visited += int(macs.sum())
+        return *found, macs
 
     @property
     def total(self) -> float:
         """Estimated multiply-adds of all turns."""
-        return self.walked + self.steps * self.counted / max(self.counts, 1)
+        return self.visited + self.steps * self.counted / max(self.counts, 1)
 
 
 def counted(work: Callable[[], Any]) -> tuple[Any, int]:

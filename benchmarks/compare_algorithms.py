@@ -3,8 +3,8 @@
     python benchmarks/compare_algorithms.py --out benchmarks/results/digits.json
 
 Each algorithm is trained anew for every seed and penalty, with the defaults of
-``train_agent.py``, and walks the whole test split; with ``--transitions table`` both
-happen on transition tables, which gives the same numbers sooner. Returns are averaged
+``train_agent.py``, and decides on the whole test split; with ``--transitions table``
+both happen on tables, which gives the same numbers sooner. Returns are averaged
 over seeds per sample; 95 % intervals resample original images. The same resampling,
 paired, gives the intervals of the differences: from ``max-prob``, from the first
 algorithm, and from the exact optimum (regret).
@@ -29,8 +29,11 @@ from agents.environments import (
     make_evaluation_envs,
 )
 from agents.options import Options
-from dynalay_gym.evaluation.evaluate import EvaluationResult, bootstrap_interval
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.evaluation.comparison import compare as compare_policies
+from dynalay_gym.evaluation.evaluate import EvaluationResult
+from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 REFERENCE, OPTIMUM = "max-prob", "oracle"
 
@@ -73,26 +76,26 @@ def main(args: Args) -> None:
 def compare(args: Args, scale: float) -> dict[str, Any]:
     """All algorithms and references at one penalty."""
     penalty = scale * break_even(args)
-    walks: dict[str, list[EvaluationResult]] = {}
+    results: dict[str, list[EvaluationResult]] = {}
     groups = test_groups(args)
     for algo in args.algos:
         for seed in range(args.seeds):
-            learned, *references = train_and_walk(args, algo, seed, penalty)
-            walks.setdefault(algo, []).append(learned)
+            learned, *references = train_and_compare(args, algo, seed, penalty)
+            results.setdefault(algo, []).append(learned)
             print(
                 f"{algo} seed {seed} penalty {penalty:.4g}: {learned.mean_return:.4f}"
             )
             for reference in references:
                 if reference.policy == "random-mix":
-                    walks.setdefault(f"random-mix of {algo}", []).append(reference)
+                    results.setdefault(f"random-mix of {algo}", []).append(reference)
                 elif algo == args.algos[0]:
-                    walks.setdefault(reference.policy, []).append(reference)
+                    results.setdefault(reference.policy, []).append(reference)
     bases = {
-        "over_max_prob": mean_returns(walks[REFERENCE]),
-        "over_first": mean_returns(walks[args.algos[0]]),
-        "over_oracle": mean_returns(walks[OPTIMUM]),
+        "over_max_prob": mean_returns(results[REFERENCE]),
+        "over_first": mean_returns(results[args.algos[0]]),
+        "over_oracle": mean_returns(results[OPTIMUM]),
     }
-    rows = [summary(name, each, bases, groups) for name, each in walks.items()]
+    rows = [summary(name, each, bases, groups) for name, each in results.items()]
     print(f"\npenalty {penalty:.4g} ({scale:g} break-evens)\n{table(rows)}\n")
     return {"scale": scale, "penalty": penalty, "policies": rows}
 
@@ -127,10 +130,10 @@ def test_groups(args: Args) -> np.ndarray:
     return ids
 
 
-def train_and_walk(
+def train_and_compare(
     args: Args, algo: str, seed: int, penalty: float
 ) -> list[EvaluationResult]:
-    """Train one agent; its walk over the test split, then the references'."""
+    """Train one agent; its result on the test split, then the references'."""
     chosen = options(args, algo, seed, penalty)
     config = train_agent.choose_config(chosen)
     envs = build_environments(chosen, config)
@@ -139,28 +142,30 @@ def train_and_walk(
         envs = replace(envs, test=test)
     agent = train_agent.build_agent(chosen, config, envs)
     agent.learn(agent.config.total_timesteps)
-    return train_agent.evaluate(chosen, agent, envs)
+    return compare_policies(
+        agent.policy, envs.test, envs.validation, envs.penalty, seed
+    )
 
 
-def mean_returns(walks: list[EvaluationResult]) -> np.ndarray:
+def mean_returns(results: list[EvaluationResult]) -> np.ndarray:
     """Return of every sample, averaged over seeds, [n]."""
-    mean: np.ndarray = np.stack([walk.returns for walk in walks]).mean(0)
+    mean: np.ndarray = np.stack([result.returns for result in results]).mean(0)
     return mean
 
 
 def summary(
     name: str,
-    walks: list[EvaluationResult],
+    results: list[EvaluationResult],
     bases: dict[str, np.ndarray],
     groups: np.ndarray,
 ) -> dict[str, Any]:
     """One row: means over seeds, intervals over original images."""
-    returns = mean_returns(walks)
-    per_seed = [walk.mean_return for walk in walks]
+    returns = mean_returns(results)
+    per_seed = [result.mean_return for result in results]
     row = {
         "policy": name,
-        "accuracy": float(np.mean([walk.accuracy for walk in walks])),
-        "compute": float(np.mean([walk.compute for walk in walks])),
+        "accuracy": float(np.mean([result.accuracy for result in results])),
+        "compute": float(np.mean([result.compute for result in results])),
         "return": float(returns.mean()),
         "return_interval": bootstrap_interval(returns, groups),
         "return_per_seed": per_seed,

@@ -10,13 +10,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import dynalay_gym  # noqa: F401 - registers the ids
-from agents.sb3 import SB3Policy
+from agents.sb3.agent import scoring_net
 from benchmarks.bench_env import fastest_task
 from benchmarks.common import Clock
 from benchmarks.naive_env import NaiveEnv, Task
-from dynalay_gym.envs.oracle import plan_table
-from dynalay_gym.evaluation.evaluate import walk
-from dynalay_gym.evaluation.reference_policies import PlanPolicy
+from dynalay_gym.envs.oracle import optimum
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.networks.policy import GreedyNetPolicy, PlanPolicy
 
 ENV_ID = "DynaLay/Digits-v0"
 ROWS = 64
@@ -26,7 +26,7 @@ Maker = Callable[[], gym.Env]
 
 
 class Judge:
-    """Walks the test split; its table is built before any clock starts."""
+    """Evaluates on the test split; its table is built before any clock starts."""
 
     def __init__(self) -> None:
         self._envs = gym.make_vec(
@@ -38,12 +38,12 @@ class Judge:
         )
         base: Any = self._envs.unwrapped
         self.penalty: float = base.penalty_range[0]
-        self.optimum = float(plan_table(base, self.penalty).returns.max(1).mean())
-        walk(self._envs, PlanPolicy("nop", [()], base.nop_action))
+        self.optimum = float(optimum(base, self.penalty).returns.mean())
+        evaluate(self._envs, PlanPolicy(()))
 
     def __call__(self, policy: Any) -> float:
         """Mean return of a policy."""
-        return walk(self._envs, policy, penalty=self.penalty).mean_return
+        return evaluate(self._envs, policy, penalty=self.penalty).mean_return
 
 
 def train_baseline(name: str, steps: int, judge: Judge) -> dict[str, Any]:
@@ -54,8 +54,7 @@ def train_baseline(name: str, steps: int, judge: Judge) -> dict[str, Any]:
     model = PPO("MlpPolicy", envs, seed=0, **NAIVE)
     model.learn(steps)
     seconds, wall = time.process_time() - began, time.perf_counter() - wall
-    widths = (envs.observation_space.shape[0], 64, 64, int(envs.action_space.n))
-    earned = judge(SB3Policy("ppo", model, widths))
+    earned = judge(GreedyNetPolicy(scoring_net(model), name="ppo"))
     facts = {"constants": NAIVE, "rows": ROWS, "steps": steps}
     return facts | {
         "seconds": seconds,

@@ -31,7 +31,8 @@ from benchmarks.bench_race import race_table
 from benchmarks.common import Options
 from benchmarks.deq import torchdeq
 from dynalay_gym.errors import ConfigError, DynaLayError
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 def run_solver(options: Options) -> dict[str, Any]:

@@ -4,9 +4,9 @@
     python benchmarks/selective_cost.py --run runs/digits/co-policy-gradient/0 \
         --out benchmarks/results/selective-digits.json
 
-The policy of the run's best pair walks samples of the main split; the same batches then
-go forward and backward in four ways. Multiply-adds are torch's count; times are of the
-processor clock, medians of interleaved rounds on one thread.
+The policy of the run's best pair decides on samples of the main split; the same batches
+then go forward and backward in four ways. Multiply-adds are torch's count; times are of
+the processor clock, medians of interleaved rounds on one thread.
 """
 
 import sys
@@ -22,7 +22,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agents.options import Options
-from dynalay_gym.utils.metrics import run_metadata, write_json
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +78,16 @@ def main(args: Args) -> None:
 
 
 def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[float]]:
-    """The ways to learn from walked batches; batches per epoch; shares of states."""
+    """The ways to learn from such batches; batches per epoch; shares of states."""
     import torch
     from torch.nn import functional as F
 
     from agents.environments import make_envs
-    from agents.joint_folder import read_settings
+    from agents.joint_run import read_settings
     from agents.saving import load_agent
-    from dynalay_gym.cotraining.walk import problem_over, walk
+    from dynalay_gym.cotraining.collect import collect_states
+    from dynalay_gym.cotraining.config import CoTrainingConfig
+    from dynalay_gym.cotraining.trainer import CoTrainer
     from dynalay_gym.data.splits import load_split
     from dynalay_gym.fixed_point.solve import SolverConfig
     from dynalay_gym.networks.checkpoint import load_network
@@ -98,16 +101,16 @@ def build(args: Args) -> tuple[dict[str, Callable[[], list[Any]]], float, list[f
     envs: Any = make_envs(options, "agent", None, 8)
     agent = load_agent(best / "agent", envs)
     data = load_split(dataset, "main", data_dir=args.data_dir)
-    walked = load_network(best / "main")[0]
-    problem = problem_over(envs.unwrapped.problem, walked, data)
+    co = CoTrainingConfig(batch_size=args.batch_size)
+    problem = CoTrainer(envs.unwrapped.problem, data, co, seed=0).problem
     source = torch.Generator().manual_seed(0)
     index = torch.randint(
         len(data), (args.batch_size * args.batches,), generator=source
     )
-    states = walk(problem, agent.policy, index, 0.0, source).states
+    states, *_ = collect_states(problem, agent.policy, index, 0.0, source)
     model = load_network(best / "main")[0]
     selective, top = SelectiveNetwork(model), 2**model.num_layers - 1
-    own = model.solver
+    own = model.config
     solver = SolverConfig(
         rtol=own.rtol, max_steps=own.max_steps, adjoint_rtol=0.1, adjoint_max_steps=4
     )

@@ -1,1 +1,4 @@
-"""A main network that learns beside an agent."""
+"""A main network that learns beside an agent.
+
+May import: errors, utils, data, fixed_point, networks, sessions, envs.
+"""

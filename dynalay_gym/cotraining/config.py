@@ -1,9 +1,18 @@
 """Options of co-training: a dataclass without torch, so that help is instant."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from dynalay_gym.errors import ConfigError
+
+_INFINITY = float("inf")
+_POSITIVE = ("update_ratio", "learning_rate", "max_grad_norm", "adjoint_rtol")
+_SHARES = ("keep_share", "replay_share", "epsilon_start", "epsilon_end")
+_AT_LEAST = (  # 0, 1, 2
+    ("loss_lambda", "weight_decay", "agent_steps", "adjoint_max_steps", "main_epochs"),
+    ("every", "replay_size", "validations"),
+    ("batch_size",),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,7 @@ class CoTrainingConfig:
     """Decisions of each row between two turns of the main network. Default: the
     algorithm's rollout. Exact has its turns after a pass, one for so many nodes."""
     batch_size: int = 128
-    """Samples of the main split per optimiser step (and process)."""
+    """Samples of the main split per optimiser step."""
     learning_rate: float = 1e-3
     """Step size of the main network's AdamW; falls linearly to a tenth."""
     weight_decay: float = 5e-3
@@ -37,9 +46,9 @@ class CoTrainingConfig:
     in the plain, the full and one random state, all layers learning. They also move
     the normalisation's statistics."""
     replay_share: float = 0.25
-    """Share of a batch taken from recent walks in place of new ones."""
+    """Share of a batch that are recent samples, in the states of then."""
     replay_size: int = 2048
-    """Recent samples (with the state that the policy left them in) to take it from."""
+    """How many recent samples to take them from."""
     epsilon_start: float = 0.2
     """Share of random decisions on the main split when both begin to learn."""
     epsilon_end: float = 0.02
@@ -53,24 +62,19 @@ class CoTrainingConfig:
     adjoint_max_steps: int = 4
     """Most iterations of the implicit gradient."""
     validations: int = 20
-    """Walks over the validation split, each with a saved state to resume from."""
+    """Evaluations on the validation split, each with a saved state to resume from."""
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
-        for name in ("update_ratio", "learning_rate", "max_grad_norm", "adjoint_rtol"):
-            self._check(name, 0 < getattr(self, name) < float("inf"), "be above 0")
-        for name in ("keep_share", "replay_share", "epsilon_start", "epsilon_end"):
+        for name in _POSITIVE:
+            self._check(name, 0 < getattr(self, name) < _INFINITY, "be above 0")
+        for name in _SHARES:
             self._check(name, 0 <= getattr(self, name) <= 1, "lie in [0, 1]")
-        for name in ("loss_lambda", "weight_decay"):
-            self._check(name, 0 <= getattr(self, name) < float("inf"), "be at least 0")
-        for name in ("agent_steps", "adjoint_max_steps"):
-            self._check(name, getattr(self, name) >= 0, "be at least 0")
-        for name in ("replay_size", "validations"):
-            self._check(name, getattr(self, name) >= 1, "be at least 1")
-        self._check("batch_size", self.batch_size >= 2, "be at least 2")
-        for name in ("main_epochs", "every"):
-            value, least = getattr(self, name), int(name == "every")
-            self._check(name, value is None or value >= least, f"be at least {least}")
+        for least, names in enumerate(_AT_LEAST):
+            for name in names:
+                value = getattr(self, name)
+                sound = value is None or least <= value < _INFINITY
+                self._check(name, sound, f"be at least {least}")
         self._check("replay_share", self.replay_share < 1, "be below 1")
 
     def _check(self, name: str, sound: bool, rule: str) -> None:
@@ -78,10 +82,10 @@ class CoTrainingConfig:
             flag = "--co." + name.replace("_", "-")
             raise ConfigError(f"{flag} must {rule}, got {getattr(self, name)}")
 
-    def differences(self, other: "CoTrainingConfig") -> list[str]:
-        """Flags in which two configs differ."""
-        return [
-            "--co." + field.name.replace("_", "-")
-            for field in fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
-        ]
+    def check_batch(self, num_samples: int) -> None:
+        """Raise ConfigError if a batch is larger than the main split."""
+        if self.batch_size > num_samples:
+            raise ConfigError(
+                f"--co.batch-size is larger than the {num_samples} samples of the main "
+                "split"
+            )

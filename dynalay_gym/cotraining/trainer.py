@@ -1,256 +1,262 @@
 """The main network's side of co-training: it learns through the layers chosen for it.
 
 Between two rollouts of an agent the main network has a turn: the agent's policy, as it
-is now, walks samples of the *main* split, and the network takes optimiser steps on
+is now, decides on samples of the *main* split, and the network takes optimiser steps on
 their cross-entropy through the layers that were chosen (DynaLay, equations 4 and 5).
-No gradient passes between the two: the policy is asked without a graph, and it sees
+No gradient passes between the two: the policy is called without a graph, and it sees
 the network through an environment, which holds a frozen copy (equations 7 and 8).
 
-Axes: n samples of a batch, L layers, K classes, S = 2^L states.
+Axes: n samples of a batch, S states.
 """
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
+from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.cotraining.losses import CoLosses
-from dynalay_gym.cotraining.replay import Replay
-from dynalay_gym.cotraining.walk import Chooser, Walk, problem_over, walk
-from dynalay_gym.cotraining.workers import Workers
-from dynalay_gym.data.splits import Split
-from dynalay_gym.envs.dynamics import DecisionProblem
-from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.envs.process import DecisionProblem
+from dynalay_gym.errors import ConfigError, DivergedError
+from dynalay_gym.networks import selective
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.selective import hold_unused, pattern_parameters
+from dynalay_gym.networks.policy import Policy
+from dynalay_gym.networks.training import loss_of_states, mixed_states
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
+from dynalay_gym.utils.schedules import linear
 
 LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
 
-class DivergedError(DynaLayError):
-    """The main network's loss stopped being finite."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(
-            f"the main network's loss is not finite at its step {step}; lower "
-            "--co.learning-rate, or use --co.precision fp32; --resume goes on from "
-            "the last saved state"
-        )
-
-
-def check_batch(config: CoTrainingConfig, data: Split) -> None:
-    """Raise ConfigError if a batch is larger than the split."""
-    if config.batch_size > len(data):
-        raise ConfigError(
-            f"--co.batch-size is larger than the {len(data)} samples of the main split"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TurnReport:
-    """What one turn of the main network came to.
+class CoTrainer:
+    """Trains a main network on what a policy chooses; resumable to the bit on a CPU.
 
     Attributes:
-        steps: Optimiser steps of the turn, at least 1.
-        cross_entropy: Mean loss of the walked samples in their states.
-        keep_loss: Mean loss of the samples that keep every state usable; 0 if none.
-        mean_return: Mean return R of the walk.
-        visited: Share of the walked samples that ended in each state, [S].
-        macs: Mean multiply-adds of a walked sample.
-        grad_norm: Norm of the last gradient, before clipping.
-        learning_rate: Step size.
-        epsilon: Share of random decisions.
-    """
-
-    steps: int
-    cross_entropy: float
-    keep_loss: float
-    mean_return: float
-    visited: list[float]
-    macs: float
-    grad_norm: float
-    learning_rate: float
-    epsilon: float
-
-
-class CoTrainer:
-    """Optimiser steps of a main network along an agent's choices.
-
-    Equal seeds give equal turns, to the bit on one device: every turn draws from a
-    generator that seed, process and number of the turn determine, so nothing but the
-    tensors of ``state`` has to be kept to go on.
+        network: The network that learns, at first a copy of the agent's.
+        problem: The agent's problem over the main split, with a frozen copy of it.
+        steps: Optimiser steps so far.
 
     Args:
-        model: The main network that learns, on its device.
-        data: The main split, there too.
-        problem: What the agent decides on: reward, cost unit, penalty and solver.
+        problem: The agent's problem, over a main network. Cost unit, penalties, reward
+            and solver settings stay its.
+        split: The main split, on the network's device.
         config: Options.
-        seed: Of samples, exploration, kept states and augmentation.
-        augmented: Shift and mirror the samples that keep every state usable.
-        workers: The processes that learn together; ``batch_size`` is of each.
+        seed: Of samples, exploration and kept states.
+        augmented: Shift and mirror the samples that keep every state usable. Visited
+            ones stay as they are: the policy decides on real ones.
 
     Raises:
-        ConfigError: The batch is larger than the split.
+        ConfigError: The problem's network is no `MainNetwork`, or a batch is larger
+            than the split.
     """
 
     def __init__(
         self,
-        model: MainNetwork,
-        data: Split,
         problem: DecisionProblem,
+        split: Split,
         config: CoTrainingConfig,
         *,
         seed: int,
         augmented: bool = False,
-        workers: Workers | None = None,
     ) -> None:
-        check_batch(config, data)
-        self.model = model.requires_grad_(True)
-        self.data, self.config, self.seed = data, config, seed
-        self.workers = workers or Workers()
-        acting = copy.deepcopy(model)
-        self.problem = problem_over(problem, acting, data)
-        self.steps = self.turns = 0
-        self._owed = 0.0
-        self._losses = CoLosses(model, data, problem.session.solver, config, augmented)
-        self._pattern_rows = pattern_parameters(model)
-        self._replay = Replay(config.replay_size, data.labels.device)
+        session: Any = problem.session
+        network = getattr(session, "network", None)
+        if not isinstance(network, MainNetwork):
+            raise ConfigError(
+                "co-training needs the gradients of a MainNetwork, which "
+                f"{type(session).__name__} does not run; train its network by itself"
+            )
+        config.check_batch(len(split))
+        self.network = copy.deepcopy(network).requires_grad_(True)
+        rtol, max_steps = session.solver.rtol, session.solver.max_steps
+        self.problem = replace(
+            problem,
+            session=fastest_session(network, rtol, max_steps),
+            inputs=split.inputs,
+            labels=split.labels,
+            split=split.name,
+            table=None,
+        )
+        self.config, self.steps = config, 0
+        self._selective = selective.SelectiveNetwork(self.network)
+        self._solver = replace(
+            session.solver,
+            adjoint_rtol=config.adjoint_rtol,
+            adjoint_max_steps=config.adjoint_max_steps,
+        )
+        self._augmented = augmented
+        self._generator = torch.Generator(split.labels.device).manual_seed(seed)
+        self._recent = split.labels.new_empty(0, 2)  # latest (sample, state) pairs
         self._optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self.network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's weights, to hand to environments."""
-        return self.model.state_dict()
+        """Return the network's weights, as environments take them; not a copy."""
+        return self.network.state_dict()
 
     def turn(
-        self, policy: Chooser, decisions: int, share: float = 0.0
-    ) -> TurnReport | None:
-        """Let the network learn for what the agent has decided since the last turn.
+        self, policy: Policy, decisions: int, share: float = 0.0
+    ) -> dict[str, float] | None:
+        """Let the network learn for what the agent has decided.
 
         Args:
             policy: The agent's policy as it is now.
-            decisions: The agent's decisions since the last call.
-            share: How much of the joint training is over, in [0, 1].
+            decisions: The agent's decisions since both learn, in all turns together.
+            share: Share of the joint training that is done, in [0, 1].
 
         Returns:
-            What came of it; None if not even one optimiser step is due yet.
+            The turn's metrics by TensorBoard tag, ``main/...``; None if not even one
+            optimiser step is due yet.
 
         Raises:
             DivergedError: The loss is not finite; the step is not taken.
+
+        References:
+            Mathur and Plis (2023), DynaLay, equation 3 (``main/total_loss``).
         """
-        self._owed += decisions * self.config.update_ratio / self.config.batch_size
-        steps = int(self._owed)
-        if steps == 0:
+        config = self.config
+        steps = int(decisions * config.update_ratio / config.batch_size) - self.steps
+        if steps <= 0:
             return None
-        self._owed -= steps
-        source = self._source()
-        epsilon = self._between(
-            self.config.epsilon_start, self.config.epsilon_end, share
+        epsilon = linear(config.epsilon_start, config.epsilon_end, share)
+        rate = LambdaLR(
+            self._optimizer, lambda _: linear(1.0, LEARNING_RATE_END, share)
         )
-        rate = self.config.learning_rate * self._between(1.0, LEARNING_RATE_END, share)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        batches, walked = self._batches(policy, steps, epsilon, source)
-        losses = [self._step(*batch, source) for batch in batches]
-        self.problem.session.set_weights(self.weights())
-        chosen, kept, norms = torch.stack(losses).unbind(1)
-        self.turns += 1
-        return TurnReport(
-            steps=steps,
-            cross_entropy=chosen.mean().item(),
-            keep_loss=kept.mean().item(),
-            mean_return=walked.returns.mean().item(),
-            visited=self._visited(walked.states),
-            macs=walked.macs.double().mean().item(),
-            grad_norm=norms[-1].item(),
-            learning_rate=rate,
-            epsilon=epsilon,
-        )
+        batches, visited, returns, macs = self._batches(policy, steps, epsilon)
+        losses = [self._step(batch[:, 0], batch[:, 1]) for batch in batches]
+        self.problem.session.load_weights(self.weights())
+        loss, keep_loss, _ = torch.stack(losses).mean(0).tolist()
+        mean_return, num_layers = float(returns.mean()), self.network.num_layers
+        shares = torch.bincount(visited, minlength=2**num_layers) / len(visited)
+        metrics = {
+            f"main/visited/{state_name(state, num_layers)}": part
+            for state, part in enumerate(shares.tolist())
+        }
+        return metrics | {
+            "main/loss": loss,
+            "main/keep_loss": keep_loss,
+            "main/return": mean_return,
+            "main/lambda_return": config.loss_lambda * mean_return,
+            "main/total_loss": loss - config.loss_lambda * mean_return,
+            "main/macs": float(macs.mean()),
+            "main/grad_norm": losses[-1][2].item(),
+            "main/learning_rate": rate.get_last_lr()[0],
+            "main/epsilon": epsilon,
+            "main/steps": self.steps,
+        }
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Everything that going on needs: tensors and numbers."""
-        tensors = {f"main/{key}": value for key, value in self.weights().items()}
-        tensors |= flatten(self._optimizer, "main-optimizer")
-        tensors["replay"] = self.workers.gather(self._replay.kept)
-        numbers = {"steps": self.steps, "turns": self.turns, "owed": self._owed}
-        return tensors, numbers
+    def training_state(self) -> dict[str, Tensor]:
+        """Return all that the next turn depends on, the policy left out."""
+        tensors = {f"network/{key}": value for key, value in self.weights().items()}
+        tensors |= flatten(self._optimizer, "optimizer")
+        return tensors | {
+            "recent": self._recent,
+            "generator": self._generator.get_state(),
+            "steps": torch.tensor(self.steps),
+        }
 
-    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
-        """Go on from what ``state`` returned."""
-        self.model.load_state_dict(strip_prefix("main/", tensors))
-        restore(self._optimizer, tensors, "main-optimizer")
-        self._replay.kept.copy_(tensors["replay"][self.workers.rank])
-        self.steps, self.turns = int(numbers["steps"]), int(numbers["turns"])
-        self._owed = numbers["owed"]
-        self.problem.session.set_weights(self.weights())
-
-    def _source(self) -> torch.Generator:
-        """Generator of this turn, on the data's device."""
-        parts = (self.seed, self.workers.rank, self.turns)
-        seed = 0
-        for part in parts:
-            seed = (seed * 1_000_003 + part + 1) % 2**62
-        return torch.Generator(self.data.labels.device).manual_seed(seed)
-
-    @staticmethod
-    def _between(start: float, end: float, share: float) -> float:
-        return start + min(max(share, 0.0), 1.0) * (end - start)
+    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `training_state` returned, in an equal trainer."""
+        self.network.load_state_dict(strip_prefix("network/", tensors))
+        restore(self._optimizer, tensors, "optimizer")
+        self._recent = tensors["recent"]
+        self._generator.set_state(tensors["generator"].cpu())
+        self.steps = int(tensors["steps"])
+        self.problem.session.load_weights(self.weights())
 
     def _batches(
-        self, policy: Chooser, steps: int, epsilon: float, source: torch.Generator
-    ) -> tuple[list[tuple[Tensor, Tensor]], Walk]:
-        """Walk new samples and mix recent ones in: (samples, states) of every step."""
-        size = self.config.batch_size
-        old = min(round(size * self.config.replay_share), len(self._replay))
-        device = self.data.labels.device
-        index = torch.randint(
-            len(self.data), (steps * (size - old),), generator=source, device=device
-        )
-        walked = walk(self.problem, policy, index, epsilon, source)
-        fresh = torch.stack([walked.index, walked.states], 1)
-        mixed = torch.cat(
-            [
-                fresh.view(steps, size - old, 2),
-                self._replay.draw(steps * old, source).view(steps, old, 2),
-            ],
-            1,
-        )
-        self._replay.add(fresh)
-        return [(one[:, 0], one[:, 1]) for one in mixed], walked
+        self, policy: Policy, steps: int, epsilon: float
+    ) -> tuple[Tensor, Tensor, Any, Any]:
+        """Let the policy decide on new samples; add recent ones, in the states of then.
 
-    def _step(self, index: Tensor, states: Tensor, source: torch.Generator) -> Tensor:
-        """One optimiser step; loss of the walked, of the kept, norm of the gradient."""
+        Returns:
+            Samples and states of all steps, int64 [steps, n, 2]; of the new samples:
+            states, returns and multiply-adds, see `collect_states`.
+        """
+        size, num_recent = self.config.batch_size, 0
+        if len(self._recent) > 0:
+            num_recent = int(size * self.config.replay_share)
+        index = self._draw(len(self.problem.labels), steps * (size - num_recent))
+        visited, returns, macs = collect_states(
+            self.problem, policy, index, epsilon, self._generator
+        )
+        new = torch.stack([index, visited], 1)
+        old = self._recent[self._draw(max(len(self._recent), 1), steps * num_recent)]
+        parts = new.view(steps, -1, 2), old.view(steps, num_recent, 2)
+        self._recent = torch.cat([self._recent, new])[-self.config.replay_size :]
+        return torch.cat(parts, 1), visited, returns, macs
+
+    def _draw(self, high: int, num: int) -> Tensor:
+        """Return int64 [num] in 0..high-1, drawn evenly."""
+        source = self._generator
+        return torch.randint(high, (num,), generator=source, device=source.device)
+
+    def _step(self, index: Tensor, state_ids: Tensor) -> Tensor:
+        """Take one optimiser step.
+
+        Args:
+            index: Samples, int64 [n].
+            state_ids: The states that they were left in, int64 [n].
+
+        Returns:
+            Loss of the samples, loss of the kept ones (0 if none), and norm of the
+            gradient before clipping: float32 [3].
+        """
         num_kept = round(self.config.keep_share * len(index))
         num_kept = max(num_kept, 2) if num_kept else 0  # one alone has no statistics
-        part = num_kept / (num_kept + len(index))
+        kept_share = num_kept / (num_kept + len(index))
         self._optimizer.zero_grad(set_to_none=True)
-        chosen = self._losses.chosen(index, states)
-        ((1 - part) * chosen).backward()
-        kept = torch.zeros_like(chosen)
+        loss = self._chosen_loss(index, state_ids)
+        ((1 - kept_share) * loss).backward()
+        keep_loss = torch.zeros_like(loss)
         if num_kept:
-            kept = self._losses.kept(num_kept, source)
-            (part * kept).backward()
-        if not bool((chosen + kept).isfinite()):
-            raise DivergedError(self.steps + 1)
-        self.workers.average_gradients(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.config.max_grad_norm
-        )
-        with hold_unused(self._pattern_rows):
+            keep_loss = self._keep_loss(num_kept)
+            (kept_share * keep_loss).backward()
+        if not bool((loss + keep_loss).isfinite()):
+            raise DivergedError(
+                f"the main network's loss is not finite at its step {self.steps + 1}; "
+                "lower --co.learning-rate, or use --co.precision fp32; --resume "
+                "continues from the last saved state"
+            )
+        parameters, limit = self.network.parameters(), self.config.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        with selective.hold_unused(selective.pattern_parameters(self.network)):
             self._optimizer.step()
-        if num_kept:  # the only ones to move the running statistics
-            self.workers.average(list(self.model.buffers()))
         self.steps += 1
-        return torch.stack([chosen.detach(), kept.detach(), norm.detach()])
+        return torch.stack([loss.detach(), keep_loss.detach(), norm.detach()])
 
-    def _visited(self, states: Tensor) -> list[float]:
-        counts = torch.bincount(states, minlength=2**self.model.num_layers)
-        shares: list[float] = (counts / len(states)).tolist()
-        return shares
+    def _chosen_loss(self, index: Tensor, state_ids: Tensor) -> Tensor:
+        """Return the mean loss of samples in their states (equations 4 and 5)."""
+        inputs, labels = self.problem.inputs[index], self.problem.labels[index]
+        chosen_only = self.config.gradients == "chosen"
+        with self._autocast():
+            logits = self._selective.logits(
+                inputs, state_ids, self._solver, chosen_only=chosen_only
+            )
+        return F.cross_entropy(logits.float(), labels)
+
+    def _keep_loss(self, num: int) -> Tensor:
+        """Return the loss of random samples in the plain, full and a random state."""
+        index = self._draw(len(self.problem.labels), num)
+        inputs, labels = self.problem.inputs[index], self.problem.labels[index]
+        if self._augmented:
+            inputs = augment(inputs, self._generator)
+        network = self.network.train()
+        weights = mixed_states(2**network.num_layers, self._generator)
+        with self._autocast():
+            return loss_of_states(network, inputs, labels, weights, self._solver)
+
+    def _autocast(self) -> torch.autocast:
+        bf16, device = self.config.precision == "bf16", self._generator.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=bf16)

@@ -1,1 +1,4 @@
-"""Data sets as tensors, cut into fixed splits."""
+"""Data sets as tensors, cut into fixed splits.
+
+May import: errors, utils.
+"""

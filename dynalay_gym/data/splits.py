@@ -1,6 +1,6 @@
-"""Image data sets as tensors on one device, cut into four fixed splits.
+"""Labelled samples on one device, and the data sets cut into four fixed splits.
 
-Axes: N samples, C channels, H rows, W columns.
+Axes: N samples; an image has C channels, H rows, W columns.
 """
 
 import os
@@ -12,19 +12,8 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.data.images import read_images
-from dynalay_gym.data.registry import DATASETS, SPLITS, DatasetSpec, dataset_spec
-from dynalay_gym.errors import ConfigError
-
-__all__ = [
-    "DATASETS",
-    "DIGIT_SHIFTS",
-    "SPLITS",
-    "DatasetSpec",
-    "Split",
-    "augment",
-    "dataset_spec",
-    "load_split",
-]
+from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
+from dynalay_gym.errors import ConfigError, DataError
 
 # (dy, dx) of the nine versions of a digit, in the order in which they are stored.
 DIGIT_SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -38,21 +27,45 @@ class Split:
     """All samples of one split, on one device.
 
     Attributes:
-        inputs: Samples [N, ...]; normalised images float32 [N, C, H, W].
+        inputs: Samples [N, ...] of any shape and dtype; images are normalised, float32
+            [N, C, H, W].
         labels: Classes, int64 [N].
-        groups: Id of the original image, int64 [N]: its position in the pool that the
-            split was cut from. Samples of one group (the nine shifts of a digit) are
-            not independent: resample groups, not samples, for an interval.
-        name: One of `SPLITS`.
+        groups: Id of the original of each sample, int64 [N]; None if every sample is
+            one of its own. Samples of one group (the nine shifts of a digit) are not
+            independent: resample groups, not samples, for an interval.
+        name: One of `SPLITS`, or any name for samples of your own.
+
+    Raises:
+        DataError: The parts do not fit each other.
     """
 
     inputs: Tensor
     labels: Tensor
-    groups: Tensor
-    name: str
+    groups: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
+    name: str = "own"
+
+    def __post_init__(self) -> None:
+        """Number the groups if there are none, and check what the parts must share."""
+        if self.groups is None:
+            groups = torch.arange(len(self.labels), device=self.labels.device)
+            object.__setattr__(self, "groups", groups)
+        num = len(self.inputs) if self.inputs.dim() > 0 else 0
+        if num == 0:
+            raise DataError(f"split {self.name!r} is empty; give at least one sample")
+        for name, ids in (("labels", self.labels), ("groups", self.groups)):
+            if ids.dtype != torch.int64 or ids.shape != (num,):
+                raise DataError(
+                    f"split {self.name!r}: {name} must be int64 of shape ({num},), one "
+                    f"per input, not {ids.dtype} of shape {tuple(ids.shape)}; convert "
+                    "them with .long(), and leave groups out if there are none"
+                )
+            if ids.device != self.inputs.device:
+                raise DataError(
+                    f"split {self.name!r}: {name} are on {ids.device}, the inputs on "
+                    f"{self.inputs.device}; move them to one device first"
+                )
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Split":

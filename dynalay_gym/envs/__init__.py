@@ -1,1 +1,4 @@
-"""The main network as a Gymnasium environment; knows nothing of agents."""
+"""The decision process as Gymnasium environments.
+
+May import: errors, utils, data, networks, sessions.
+"""

@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 
-from dynalay_gym.data.splits import Split, dataset_spec, load_split
-from dynalay_gym.envs.dynamics import DecisionProblem
+from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.observation import episode_width
+from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
-from dynalay_gym.envs.table_store import get_table
 from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.accel.session import fastest_session
-from dynalay_gym.sessions.calibration import calibrate, find_calibration
+from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
+from dynalay_gym.sessions.table_cache import get_table
+from dynalay_gym.sessions.transition_table import finite
 
 OBSERVATIONS = ("flat", "dict")
 TRANSITIONS = ("live", "table")
@@ -27,26 +31,27 @@ class EnvConfig:
 
     Attributes:
         dataset: Name of the data set.
-        checkpoint: Folder of a main network, a ``MainNetwork``, or None for
-            the network that ships with the package.
-        split: ``main``, ``agent``, ``validation``, ``test``, or a ``Split`` of one's
-            own tensors.
-        data_dir: Folder of the data files; see ``load_split``.
+        checkpoint: Folder of a main network, a `MainNetwork`, any `NetworkSession`, or
+            None for the network that ships with the package.
+        split: ``main``, ``agent``, ``validation``, ``test``, or a `Split` of one's own
+            tensors.
+        data_dir: Folder of the data files; see `load_split`.
         download: Whether missing data may be downloaded.
-        penalty: Weight beta of compute: a number, a range ``"low:high"`` (each episode
-            draws one), or None for the network's break-even.
-        alpha: Weight of a right answer.
+        penalty: Weight beta of compute, at least 0: a number, a range ``"low:high"``
+            of which each episode draws one, or None for the network's break-even.
+        alpha: Weight of a right answer, at least 0.
         reward: Name of the reward.
-        max_decisions: Most decisions of an episode; L + 1 if None.
+        max_decisions: Most decisions of an episode, at least 1; as many as there are
+            actions if None.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
-        observation: ``flat``, or ``dict`` to add the raw maps.
+        observation: ``flat``, or ``dict`` to add the raw activations.
         transitions: ``live`` runs the network, ``table`` looks its states up.
         device: ``auto``, ``cpu``, ``cuda``, ...
     """
 
     dataset: str = "digits"
-    checkpoint: str | Path | MainNetwork | None = None
+    checkpoint: str | Path | MainNetwork | NetworkSession | None = None
     split: str | Split = "agent"
     data_dir: str | Path | None = None
     download: bool = True
@@ -73,15 +78,13 @@ class EnvConfig:
         """Check everything that needs no file."""
         dataset_spec(self.dataset)
         make_reward(self.reward, self.alpha)
-        if self.observation not in OBSERVATIONS:
-            raise ConfigError(
-                f"unknown observation {self.observation!r}; choose one of "
-                f"{OBSERVATIONS}"
-            )
-        if self.transitions not in TRANSITIONS:
-            raise ConfigError(
-                f"unknown transitions {self.transitions!r}; choose one of {TRANSITIONS}"
-            )
+        for name, choices in (
+            ("observation", OBSERVATIONS),
+            ("transitions", TRANSITIONS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
         if self.transitions == "table" and self.observation == "dict":
             raise ConfigError(
                 'a table has no raw maps; use observation="flat" or transitions="live"'
@@ -99,7 +102,7 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
         Lowest and highest penalty.
 
     Raises:
-        ConfigError: if it is no number, negative, infinite, or the range is empty.
+        ConfigError: It is no number, negative, infinite, or the range is empty.
     """
     try:
         numbers = [float(part) for part in str(penalty).split(":")]
@@ -116,7 +119,11 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn ``auto`` into the best device there is; an absent one is an error."""
+    """Return a device by its name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -132,54 +139,85 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     """Load data and network and settle cost unit and penalty.
 
     Raises:
-        DynaLayError: for any bad argument, missing data or checkpoint.
+        DynaLayError: For any bad argument, missing data or checkpoint.
     """
-    device = resolve_device(config.device)
-    model, meta = _network(config, device)
-    session = fastest_session(model, config.rtol, config.max_steps)
-    split = _split(config, config.split, device)
-    _check_fit(model, split)
+    session, meta = _session(config)
+    split = _split(config, config.split, session.device)
+    check_fit(session, split)
+    if config.observation == "dict" and not isinstance(session, Inspectable):
+        raise ConfigError(
+            f"{type(session).__name__} shows no raw activations (Inspectable); use "
+            'observation="flat"'
+        )
     table = None
     if config.transitions == "table":
-        table = get_table(session, split.inputs, split.labels)
-    calibration = find_calibration(meta, session.solver)
-    if calibration is None:
-        here = isinstance(config.split, Split) or config.split == "agent"
-        agent = split if here else _split(config, "agent", device)
-        states = table.states() if here and table is not None else None
-        calibration = calibrate(session, agent, states)
+        states = finite(session, "a transition table")
+        padding = episode_width(len(session.action_names))
+        table = get_table(states, split.inputs, split.labels, padding)
+    calibration = _calibration(config, session, split, meta)
     penalty = config.penalty
     if penalty is None:
         penalty = calibration.break_even(config.alpha)
-    return DecisionProblem(
+    problem = DecisionProblem(
         session=session,
-        inputs=split.inputs.contiguous(memory_format=torch.channels_last),
+        inputs=split.inputs.contiguous(),
         labels=split.labels,
         reward=make_reward(config.reward, config.alpha),
-        max_decisions=config.max_decisions or session.num_layers + 1,
+        max_decisions=config.max_decisions or len(session.action_names),
         penalty_range=parse_penalty(penalty),
         cost_unit=calibration.always_extra_macs,
         alpha=config.alpha,
         split=split.name,
         table=table,
     )
-
-
-def _network(
-    config: EnvConfig, device: torch.device
-) -> tuple[MainNetwork, dict[str, Any]]:
-    if isinstance(config.checkpoint, MainNetwork):
-        return config.checkpoint.to(device), {}
-    if config.checkpoint is not None:
-        return load_network(config.checkpoint, device)
-    folder = SHIPPED / config.dataset
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"no network for {config.dataset} ships with the package; train one with "
-            f"`python train_main.py --dataset {config.dataset}` and give its folder as "
-            "checkpoint= (--checkpoint)"
+    if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
+        raise ConfigError(
+            f"the reward {config.reward!r} reads the feature 'iterated', which "
+            f"{type(session).__name__} does not have; choose another reward"
         )
-    return load_network(folder, device)
+    return problem
+
+
+def _calibration(
+    config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
+) -> Calibration:
+    """Return the stored calibration, or measure it on the agent split."""
+    solver = getattr(session, "solver", None)
+    stored = None if solver is None else find_calibration(meta, solver)
+    if stored is not None:
+        return stored
+    is_agent = isinstance(config.split, Split) or config.split == "agent"
+    agent = split if is_agent else _split(config, "agent", session.device)
+    return calibrate(session, agent)
+
+
+def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
+    """Return the network and the JSON stored beside it."""
+    given = config.checkpoint
+    if isinstance(given, MainNetwork):
+        meta: dict[str, Any] = {}
+        network = given.to(resolve_device(config.device))
+    elif given is None or isinstance(given, str | Path):
+        folder = SHIPPED / config.dataset if given is None else Path(given)
+        if given is None and not folder.is_dir():
+            raise CheckpointError(
+                f"no network for {config.dataset} ships with the package; train one "
+                f"with `python train_main.py --dataset {config.dataset}` and give its "
+                "folder as checkpoint= (--checkpoint)"
+            )
+        network, meta = load_network(folder, resolve_device(config.device))
+    else:
+        if config.rtol is not None or config.max_steps is not None:
+            raise ConfigError(
+                "a session has its own solver settings; leave rtol and max_steps out"
+            )
+        return given, {}
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise CheckpointError(
+            "the network has NaN or infinite weights (its training diverged); "
+            "give an earlier checkpoint, or train it again at a lower learning rate"
+        )
+    return fastest_session(network, config.rtol, config.max_steps), meta
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:
@@ -194,24 +232,106 @@ def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split
     )
 
 
-def _check_fit(model: MainNetwork, split: Split) -> None:
-    expected, got = model.config.in_shape, tuple(split.inputs.shape[1:])
-    if tuple(expected) != got:
+def check_fit(session: NetworkSession, split: Split) -> None:
+    """Check that a network can run a split.
+
+    Raises:
+        CheckpointError: Shape of the samples or number of classes differ.
+        DataError: A sample is not finite.
+    """
+    expected = getattr(session, "in_shape", None)
+    got = tuple(split.inputs.shape[1:])
+    if expected is not None and tuple(expected) != got:
         raise CheckpointError(
-            f"the network takes images of shape {tuple(expected)}, the data has {got}; "
+            f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
         )
-    if not bool(split.inputs.isfinite().all()):
+    if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
         raise DataError(
-            f"split {split.name!r} holds NaN or infinite pixels; mend or replace it"
+            f"split {split.name!r} holds NaN or infinite inputs; mend or replace it"
         )
-    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+    if int(split.labels.max()) >= session.num_classes:
         raise CheckpointError(
-            "the network has NaN or infinite weights (its training diverged); "
-            "give an earlier checkpoint, or train it again at a lower learning rate"
-        )
-    if int(split.labels.max()) >= model.config.num_classes:
-        raise CheckpointError(
-            f"the network knows {model.config.num_classes} classes, the data has more; "
+            f"the network knows {session.num_classes} classes, the data has more; "
             "give a checkpoint that was trained on this data set"
         )
+
+
+class EnvProperties:
+    """What a policy, a baseline or a report may know of an environment.
+
+    Attributes:
+        nop_action: The action that stops and answers.
+    """
+
+    nop_action = 0
+
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network and of ``torch`` output."""
+        return self.problem.session.device
+
+    @property
+    def observation_layout(self) -> dict[str, slice]:
+        """Where each part of the flat observation lies."""
+        return self.problem.observation_layout
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Name of each action."""
+        return self.problem.session.action_names
+
+    @property
+    def num_actions(self) -> int:
+        """Actions A."""
+        return self.problem.num_actions
+
+    @property
+    def full_plan(self) -> tuple[int, ...]:
+        """Actions that *always* takes, each repeated while it is useful."""
+        return self.problem.session.full_plan
+
+    @property
+    def num_classes(self) -> int:
+        """Classes K."""
+        return self.problem.session.num_classes
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the split."""
+        return len(self.problem.labels)
+
+    @property
+    def max_decisions(self) -> int:
+        """Most decisions of an episode."""
+        return self.problem.max_decisions
+
+    @property
+    def penalty_range(self) -> tuple[float, float]:
+        """Lowest and highest penalty."""
+        return self.problem.penalty_range
+
+    @property
+    def plain_macs(self) -> int:
+        """Multiply-adds of the plain pass."""
+        return self.problem.session.plain_macs
+
+    @property
+    def always_extra_macs(self) -> float:
+        """Mean extra multiply-adds of *always* on the agent split: the unit of cost."""
+        return self.problem.cost_unit
+
+    @property
+    def alpha(self) -> float:
+        """Weight of a right answer."""
+        return self.problem.alpha
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self.problem.split

@@ -7,31 +7,30 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from dynalay_gym.envs.config import EnvConfig
-from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.envs.walk import NOP
+from dynalay_gym.envs.config import EnvConfig, EnvProperties
+from dynalay_gym.envs.process import DecisionProblem
+from dynalay_gym.envs.vector_env import RENDER_MODES, DynaLayVectorEnv
 from dynalay_gym.errors import InvalidActionError, ResetNeededError
 
 
-class DynaLayEnv(gym.Env):
+class DynaLayEnv(EnvProperties, gym.Env):
     """One sample, decided on layer by layer; see ``docs/environment.md``.
 
     Args:
         render_mode: None, ``rgb_array`` or ``ansi``.
-        **config: Fields of ``EnvConfig``, shared with the batched form.
+        **config: Fields of `EnvConfig`, shared with the batched form.
 
     Raises:
-        DynaLayError: for any bad argument, missing data or checkpoint.
+        DynaLayError: For any bad argument, missing data or checkpoint.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form
-        "render_modes": ["rgb_array", "ansi"],
+        "render_modes": list(RENDER_MODES),
         "render_fps": 2,
     }
-    nop_action = NOP
 
     def __init__(self, *, render_mode: str | None = None, **config: Any) -> None:
-        EnvConfig.from_kwargs(config)  # refuses what only the batched form takes
+        self.config = EnvConfig.from_kwargs(config)  # refuses what only a batch takes
         self._row = DynaLayVectorEnv(
             1, autoreset_mode="Disabled", render_mode=render_mode, **config
         )
@@ -40,10 +39,23 @@ class DynaLayEnv(gym.Env):
         self.action_space = self._row.single_action_space
         self._ended = False
 
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        return self._row.problem
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; ``options`` may give ``index`` and ``penalty``."""
+        """Start an episode.
+
+        Args:
+            seed: Seed of the stream of episodes; without one it goes on.
+            options: ``index`` and ``penalty`` replace what the stream would choose.
+
+        Returns:
+            Observation and info.
+        """
         super().reset(seed=seed)
         if seed is None and not self._row.is_seeded:
             seed = int(self.np_random.integers(2**62))
@@ -55,11 +67,14 @@ class DynaLayEnv(gym.Env):
         """Take one decision.
 
         Args:
-            action: Integer in 0..L; NOP stops.
+            action: Integer in 0..A-1; 0 (NOP) stops.
+
+        Returns:
+            Observation, reward, terminated, truncated (always False) and info.
 
         Raises:
-            InvalidActionError: wrong type, shape or range; nothing has changed then.
-            ResetNeededError: before the first reset, or the episode has ended.
+            InvalidActionError: Wrong type, shape or range; nothing has changed then.
+            ResetNeededError: Before the first reset, or the episode has ended.
         """
         if self._ended:
             raise ResetNeededError("the episode has ended; call reset() to go on")
@@ -70,45 +85,39 @@ class DynaLayEnv(gym.Env):
         outcome = float(rewards[0]), self._ended, False
         return _first(observations), *outcome, _single_info(infos)
 
-    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the network other weights; see ``DynaLayVectorEnv.set_weights``.
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network other weights; see `DynaLayVectorEnv.load_weights`.
 
         Call it between episodes: what it changes in the observation shows at the next
-        ``reset`` or ``step``. Stable-Baselines3's workers take it by
-        ``env_method("set_weights", weights)``.
+        `reset` or `step`. Stable-Baselines3's workers take it by
+        ``env_method("load_weights", weights)``.
         """
-        self._row.set_weights(weights)
+        self._row.load_weights(weights)
 
     def action_masks(self) -> np.ndarray:
-        """Actions that can change something, bool [A]."""
+        """Return which actions can change something, bool [A]."""
         mask: np.ndarray = self._row.action_masks()[0]
         return mask
 
     def render(self) -> Any:
-        """A frame or a text, by ``render_mode``; None without one."""
+        """Return a frame or a text, by ``render_mode``; None without one."""
         frames = self._row.render()
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Release nothing but refuse further steps."""
+        """Refuse further steps; there is nothing to release."""
         self._row.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """Public facts of the batched form: ``observation_layout``, ``alpha``, ..."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._row, name)
 
 
 def _first(value: Any) -> Any:
-    """Row 0 of an observation, in memory of its own."""
+    """Return row 0 of an observation, in memory of its own."""
     if isinstance(value, dict):
         return {key: part[0].copy() for key, part in value.items()}
     return value[0].copy()
 
 
 def _single_info(infos: dict[str, Any]) -> dict[str, Any]:
-    """Row 0 of the infos as Python numbers and arrays, without the masks."""
+    """Return row 0 of the infos as Python numbers and arrays, without the masks."""
     single = {}
     for key, value in infos.items():
         if key.startswith(("_", "final_")):

@@ -1,1 +1,6 @@
-"""Comparing policies: evaluation, reference policies, intervals and reports."""
+"""Comparing policies, whoever made them: evaluation, reference policies, tables.
+
+Reading order: evaluate, reference_policies, comparison; intervals, tables, figures.
+
+May import: errors, utils, networks, envs.
+"""

@@ -1,23 +1,23 @@
-"""Walking a policy over a whole split, and what came out of it.
+"""Evaluating a policy on a whole split, each sample exactly once.
 
-Axes: N sub-environments, n samples, A actions, G groups (original images).
+Axes: N sub-environments, n samples, A actions.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.base import Policy, as_numpy
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.evaluation.autoreset import check_autoreset
+from dynalay_gym.networks.policy import Policy, as_numpy
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """A policy's walk over n samples, one entry per sample, in the order asked for.
+    """What a policy did on n samples, one entry per sample, in the order asked for.
 
     Attributes:
         policy: Name of the policy.
@@ -27,10 +27,10 @@ class EvaluationResult:
         macs: Main network's multiply-adds beyond the plain pass, int64 [n].
         actions: How often each action was taken, int64 [n, A].
         plain_macs: Multiply-adds of one plain pass.
-        always_extra_macs: Mean extra multiply-adds of *always*, the unit of the
-            reward's cost.
+        always_extra_macs: Mean extra multiply-adds of *always* on the agent split, the
+            unit of the reward's cost.
         macs_per_decision: The policy's own multiply-adds for one decision.
-        seconds: Wall-clock time of the whole walk: environment and policy.
+        seconds: Wall-clock time of the whole evaluation: environment and policy.
     """
 
     policy: str
@@ -78,11 +78,19 @@ class EvaluationResult:
 
     @property
     def seconds_per_sample(self) -> float:
-        """Wall-clock time of one sample within the batched walk."""
+        """Wall-clock time of one sample within the batch."""
         return self.seconds / len(self.indices)
 
+    def scalars(self, prefix: str) -> dict[str, float]:
+        """Return accuracy, compute and return as metrics `<prefix>/<name>`."""
+        return {
+            f"{prefix}/accuracy": self.accuracy,
+            f"{prefix}/compute": self.compute,
+            f"{prefix}/return": self.mean_return,
+        }
 
-def walk(
+
+def evaluate(
     envs: VectorEnv,
     policy: Policy,
     *,
@@ -92,39 +100,46 @@ def walk(
     """Let a policy decide on the given samples, each exactly once.
 
     A row that finishes takes the next sample at once, so rows stay busy until the
-    samples run out; from there on finished rows repeat their sample, uncounted.
+    samples run out; from there on finished rows repeat a sample, uncounted.
 
     Args:
-        envs: Environment in DISABLED mode.
+        envs: Environment of this package in DISABLED mode; it is left reset.
         policy: Chooses the actions.
-        indices: Samples to walk, int64 [n]; None walks the whole split.
-        penalty: Penalty of every episode, or one per sample [n]; None is what the
-            environment draws.
+        indices: Samples to decide on, int64 [n]; None takes the whole split.
+        penalty: Penalty of every episode, or one per sample [n]; None leaves it to the
+            environment.
 
     Raises:
-        ConfigError: If the environment resets rows by itself.
+        ConfigError: The environment resets rows by itself, there are no samples, or not
+            one penalty per sample.
     """
-    check_disabled(envs)
+    check_autoreset(envs, AutoresetMode.DISABLED, "evaluate")
     base: Any = envs.unwrapped
-    if indices is None:
-        indices = np.arange(base.num_samples)
-    ledger = _Ledger(indices, penalty, envs.num_envs, int(base.num_layers) + 1)
-    began = time.perf_counter()
-    observations, infos = envs.reset(options=ledger.first())
-    while not ledger.finished:
+    samples = np.arange(base.num_samples) if indices is None else np.asarray(indices)
+    if samples.ndim != 1 or samples.size == 0:
+        raise ConfigError(f"indices must have shape [n], n > 0, not {samples.shape}")
+    if penalty is not None and np.shape(penalty) not in ((), samples.shape):
+        raise ConfigError(f"penalty must be one number or {len(samples)} of them")
+    episodes = _Episodes(samples, penalty, envs.num_envs, base.single_action_space.n)
+    start = time.perf_counter()
+    observations, infos = envs.reset(options=episodes.options())
+    while not episodes.finished:
         actions = policy.act(observations, infos)
-        observations, rewards, ends, _, infos = envs.step(actions)
-        ended = ledger.record(actions, rewards, ends, infos)
+        observations, rewards, terminations, truncations, infos = envs.step(actions)
+        ended = as_numpy(terminations) | as_numpy(truncations)
+        episodes.add_step(actions, rewards, ended, infos)
         if ended.any():
-            observations, infos = envs.reset(options=ledger.refill(ended))
-    seconds = time.perf_counter() - began
+            episodes.assign(ended)
+            options = {"reset_mask": ended, **episodes.options()}
+            observations, infos = envs.reset(options=options)
+    seconds = time.perf_counter() - start
     return EvaluationResult(
         policy=policy.name,
-        indices=indices,
-        returns=ledger.returns,
-        correct=ledger.correct,
-        macs=ledger.macs,
-        actions=ledger.actions,
+        indices=samples,
+        returns=episodes.returns,
+        correct=episodes.correct,
+        macs=episodes.macs,
+        actions=episodes.actions,
         plain_macs=int(base.plain_macs),
         always_extra_macs=float(base.always_extra_macs),
         macs_per_decision=policy.macs_per_decision,
@@ -132,93 +147,24 @@ def walk(
     )
 
 
-def check_disabled(envs: VectorEnv) -> None:
-    """Raise ConfigError unless the environment leaves finished rows alone."""
-    mode = envs.metadata.get("autoreset_mode")
-    if mode is not AutoresetMode.DISABLED:
-        raise ConfigError(
-            f"walking a split needs an environment that never resets by itself, got "
-            f"{mode}; pass autoreset_mode='Disabled' to gym.make_vec"
-        )
+class _Episodes:
+    """Which row decides on which sample, and what each sample has come to so far.
 
-
-def first_observations(
-    envs: VectorEnv, penalty: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices, observations after reset) over the whole split, in batches.
-
-    Args:
-        envs: Environment in any mode; it is left reset.
-        penalty: Penalty to show in the observations.
-    """
-    base: Any = envs.unwrapped
-    for begin in range(0, base.num_samples, envs.num_envs):
-        rows = np.arange(begin, begin + envs.num_envs)
-        options = {"index": rows % base.num_samples, "penalty": penalty}
-        observations, _ = envs.reset(options=options)
-        inside = rows < base.num_samples
-        yield rows[inside], as_numpy(observations)[inside]
-
-
-def bootstrap_interval(
-    values: np.ndarray,
-    groups: np.ndarray | None = None,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return a percentile interval of the mean, resampling whole groups.
-
-    The nine shifts of one digit are not nine independent samples, so the original
-    images are drawn, each with all its samples.
-
-    Args:
-        values: One number per sample [n]: returns, or paired differences of returns.
-        groups: Id of the original image per sample [n]; None: every sample by itself.
-        confidence: Probability that the interval is meant to hold.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
-
-    References:
-        Field and Welsh (2007), Bootstrapping clustered data.
-    """
-    _, members = np.unique(
-        np.arange(len(values)) if groups is None else groups, return_inverse=True
-    )
-    counts = np.bincount(members)
-    sums = np.bincount(members, weights=values.astype(np.float64))
-    num = len(counts)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for k in range(resamples):
-        drawn = rng.integers(num, size=num)
-        means[k] = sums[drawn].sum() / counts[drawn].sum()
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
-
-
-class _Ledger:
-    """Which row walks which sample, and what each sample has earned so far.
-
-    `slots` [N] is the position in the list of samples that a row works on; positions
-    from n on are repeats that nobody counts.
+    `positions` [N] says where in the list of samples each row is; positions from n on
+    are repeats, which are not counted.
     """
 
     def __init__(
         self,
-        indices: np.ndarray,
+        samples: np.ndarray,
         penalty: float | np.ndarray | None,
         num_envs: int,
         num_actions: int,
     ) -> None:
-        num = len(indices)
-        self._indices = indices
-        self._penalty = penalty
-        self._next = num_envs
-        self._remaining = num
-        self.slots = np.arange(num_envs)
+        num = len(samples)
+        self._samples, self._penalty = samples, penalty
+        self._next, self._remaining = num_envs, num
+        self.positions = np.arange(num_envs)
         self.returns = np.zeros(num)
         self.correct = np.zeros(num, dtype=bool)
         self.macs = np.zeros(num, dtype=np.int64)
@@ -229,35 +175,29 @@ class _Ledger:
         """Whether every sample has its answer."""
         return self._remaining == 0
 
-    def first(self) -> dict[str, Any]:
-        """Return the options of the first reset, of all rows."""
-        return self._options()
-
-    def record(self, actions: Any, rewards: Any, ends: Any, infos: Any) -> np.ndarray:
-        """Book one step of every counted row; return which rows ended, bool [N]."""
-        counted = self.slots < len(self._indices)
-        slots = self.slots[counted]
-        self.returns[slots] += as_numpy(rewards)[counted]
-        self.macs[slots] += as_numpy(infos["macs"])[counted]
-        np.add.at(self.actions, (slots, as_numpy(actions)[counted]), 1)
-        ended = as_numpy(ends)
-        self.correct[slots] = as_numpy(infos["correct"])[counted]
-        self._remaining -= int((ended & counted).sum())
-        return ended
-
-    def refill(self, ended: np.ndarray) -> dict[str, Any]:
-        """Give the ended rows new samples; return the options that reset them."""
-        num = int(ended.sum())
-        self.slots[ended] = np.arange(self._next, self._next + num)
-        self._next += num
-        return {"reset_mask": ended, **self._options()}
-
-    def _options(self) -> dict[str, Any]:
-        """Return index (and penalty) of every row."""
-        slots = self.slots % len(self._indices)
-        options: dict[str, Any] = {"index": self._indices[slots]}
-        if isinstance(self._penalty, np.ndarray):
-            options["penalty"] = self._penalty[slots]
-        elif self._penalty is not None:
-            options["penalty"] = self._penalty
+    def options(self) -> dict[str, Any]:
+        """Return the reset options that give every row its sample and penalty."""
+        positions = self.positions % len(self._samples)
+        options: dict[str, Any] = {"index": self._samples[positions]}
+        if self._penalty is not None:
+            penalty = np.asarray(self._penalty)
+            options["penalty"] = penalty if penalty.ndim == 0 else penalty[positions]
         return options
+
+    def add_step(
+        self, actions: Any, rewards: Any, ended: np.ndarray, infos: Any
+    ) -> None:
+        """Add one step of every row that counts; `ended` is bool [N]."""
+        counted = self.positions < len(self._samples)
+        positions = self.positions[counted]
+        self.returns[positions] += as_numpy(rewards)[counted]
+        self.macs[positions] += as_numpy(infos["macs"])[counted]
+        self.correct[positions] = as_numpy(infos["correct"])[counted]
+        self.actions[positions, as_numpy(actions)[counted]] += 1
+        self._remaining -= int((ended & counted).sum())
+
+    def assign(self, ended: np.ndarray) -> None:
+        """Give the rows that ended, bool [N], the next samples."""
+        num = int(ended.sum())
+        self.positions[ended] = np.arange(self._next, self._next + num)
+        self._next += num

@@ -1,9 +1,10 @@
 """Reference policies: what a learned policy has to be better than.
 
 They read the observation through `observation_layout` and the documented info keys
-only; `best-fixed` and `oracle` also read the exact table of `dynalay_gym.envs.oracle`.
+only, and remember nothing; *best-fixed* and *oracle* are found by enumeration
+(`dynalay_gym.envs.oracle`).
 
-Axes: N sub-environments, n samples, A = L + 1 actions, P = 2^L plans.
+Axes: N sub-environments, n samples, T decisions, A actions.
 """
 
 from collections.abc import Sequence
@@ -12,48 +13,134 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from agents.base import Array, Infos, as_numpy, like
-from dynalay_gym.envs.oracle import PlanTable, plan_table
-from dynalay_gym.evaluation.evaluate import first_observations
+from dynalay_gym.envs.oracle import best_fixed_plan, optimum
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.networks.policy import Array, Infos, PlanPolicy, Policy, as_numpy, like
 
 
-class PlanPolicy:
-    """Follows a list of actions, then stops: one list for all, or one per sample.
+class SweepPolicy:
+    """Takes each action of a plan for as long as it can change something, then stops.
+
+    With a session's whole `full_plan` this is *always*, with one action *layer-k*, with
+    none *nop*. Where the plan stands is read from the observation's last action.
 
     Args:
-        name: Label of the policy.
-        plans: One list of actions, or with `per_sample` one for every sample.
-        nop_action: Action that stops.
-        per_sample: Take the list at `infos["index"]` instead of the only one.
+        envs: An environment of the network, for layout and actions.
+        plan: The actions in order, each at most once.
+        name: Label of the policy in tables.
+
+    Raises:
+        ConfigError: An action comes twice: the last action would not say where the
+            plan stands.
     """
 
     macs_per_decision = 0
 
-    def __init__(
-        self,
-        name: str,
-        plans: Sequence[Sequence[int]],
-        nop_action: int,
-        *,
-        per_sample: bool = False,
-    ) -> None:
+    def __init__(self, envs: VectorEnv, plan: Sequence[int], *, name: str) -> None:
+        if len(set(plan)) < len(plan):
+            raise ConfigError(f"a sweep takes every action at most once, got {plan}")
+        base: Any = envs.unwrapped
         self.name = name
-        self._per_sample = per_sample
-        longest = max(len(plan) for plan in plans)
-        self._table = np.full((len(plans), longest + 1), nop_action, dtype=np.int64)
-        for row, plan in zip(self._table, plans, strict=True):
-            row[: len(plan)] = plan
+        self._plan = np.asarray(plan, dtype=np.int64)
+        self._choices = np.append(self._plan, base.nop_action)
+        self._last_action = base.observation_layout["last_action"]
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose actions [N]; see `Policy.act`."""
-        position = as_numpy(infos["decisions"])
-        sample = as_numpy(infos["index"]) * self._per_sample
-        position = np.minimum(position, self._table.shape[1] - 1)
-        return like(self._table[sample, position], observations)
+        last = as_numpy(observations)[:, self._last_action][:, self._choices]
+        position = last.argmax(axis=1)  # 0 where no action was taken yet
+        useful = as_numpy(infos["action_mask"])[:, self._choices] != 0
+        ahead = np.arange(len(self._choices)) >= position[:, None]
+        return like(self._choices[(useful & ahead).argmax(axis=1)], observations)
+
+
+class OncePolicy(SweepPolicy):
+    """Decides once, at the start: stop, or sweep the network's full plan.
+
+    Subclasses say which rows stop.
+    """
+
+    def __init__(self, envs: VectorEnv, *, name: str) -> None:
+        base: Any = envs.unwrapped
+        super().__init__(envs, base.full_plan, name=name)
+        self._nop_action = base.nop_action
+
+    def stops(self, observations: np.ndarray) -> np.ndarray:
+        """Return which rows stop, bool [N]; it counts for fresh episodes only."""
+        raise NotImplementedError
+
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Choose actions [N]; see `Policy.act`."""
+        fresh = as_numpy(infos["decisions"]) == 0
+        stop = fresh & self.stops(as_numpy(observations))
+        actions = as_numpy(super().act(observations, infos))
+        return like(np.where(stop, self._nop_action, actions), observations)
+
+
+class ThresholdPolicy(OncePolicy):
+    """Stops at once where the network is confident enough, else sweeps the full plan.
+
+    Args:
+        envs: An environment of the network.
+        feature: Name of a number in the observation's layout: `max_prob`, `entropy`.
+        sign: 1 if a large value is confident (max_prob), -1 if a small one (entropy).
+        threshold: Least confidence, sign * feature, at which to stop.
+        name: Label of the policy in tables.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, feature: str, sign: int, threshold: float, *, name: str
+    ) -> None:
+        super().__init__(envs, name=name)
+        base: Any = envs.unwrapped
+        self._column, self._sign = base.observation_layout[feature].start, sign
+        self.threshold = threshold
+
+    def confidence(self, observations: np.ndarray) -> np.ndarray:
+        """Return sign * feature of observations [N, D], float32 [N]."""
+        values: np.ndarray = self._sign * observations[:, self._column]
+        return values
+
+    def stops(self, observations: np.ndarray) -> np.ndarray:
+        """Return which rows are confident enough, bool [N]."""
+        return self.confidence(observations) >= self.threshold
+
+
+class RandomMixPolicy(OncePolicy):
+    """Sweeps the full plan with a fixed probability: compute without looking.
+
+    Args:
+        envs: An environment of the network.
+        probability: Of sweeping, in [0, 1].
+        seed: Seed of the draws.
+        name: Label of the policy in tables.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        probability: float,
+        seed: int = 0,
+        *,
+        name: str = "random-mix",
+    ) -> None:
+        super().__init__(envs, name=name)
+        self._probability = probability
+        self._rng = np.random.default_rng(seed)
+
+    def stops(self, observations: np.ndarray) -> np.ndarray:
+        """Return which rows stop, bool [N], by a draw for every row."""
+        return self._rng.random(len(observations)) >= self._probability
 
 
 class RandomPolicy:
-    """Draws every action with the same probability, NOP among them."""
+    """Draws every action with the same probability, NOP and masked ones among them.
+
+    Args:
+        num_actions: A.
+        seed: Seed of the draws.
+    """
 
     name = "random"
     macs_per_decision = 0
@@ -68,76 +155,86 @@ class RandomPolicy:
         return like(actions, observations)
 
 
-class StopOrAllPolicy:
-    """Decides once, at the start: stop, or follow the whole plan.
-
-    Subclasses say which rows stop.
-    """
-
-    macs_per_decision = 0
-
-    def __init__(self, name: str, plan: Sequence[int], nop_action: int) -> None:
-        self.name = name
-        self._nop_action = nop_action
-        self._plan = PlanPolicy(name, [plan], nop_action)
-
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows stop, bool [N]; only fresh episodes are asked for."""
-        raise NotImplementedError
-
-    def act(self, observations: Array, infos: Infos) -> Array:
-        """Choose actions [N]; see `Policy.act`."""
-        fresh = as_numpy(infos["decisions"]) == 0
-        stop = fresh & self.stops(as_numpy(observations))
-        actions = as_numpy(self._plan.act(observations, infos))
-        return like(np.where(stop, self._nop_action, actions), observations)
-
-
-class RandomMixPolicy(StopOrAllPolicy):
-    """Follows the plan with a fixed probability: compute without looking."""
-
-    def __init__(
-        self, plan: Sequence[int], nop_action: int, probability: float, seed: int = 0
-    ) -> None:
-        super().__init__("random-mix", plan, nop_action)
-        self._probability = probability
-        self._rng = np.random.default_rng(seed)
-
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows stop, by a draw for every row."""
-        return self._rng.random(len(observations)) >= self._probability
-
-
-class ThresholdPolicy(StopOrAllPolicy):
-    """Stops where a feature's confidence reaches a threshold.
+def make_reference_policies(
+    envs: VectorEnv, validation_envs: VectorEnv, penalty: float, seed: int = 0
+) -> list[Policy]:
+    """Return every reference policy but random-mix, which needs a result to match.
 
     Args:
-        name: Label of the policy.
-        plan: Followed where it does not.
-        nop_action: Action that stops.
-        column: The feature's column of the observation.
-        sign: 1 if a large value is confident (max-prob), -1 if a small one (entropy).
-        threshold: Least confidence, sign * feature, at which to stop.
+        envs: Environment over the split that will be evaluated (the oracle's).
+        validation_envs: Environment in DISABLED mode over the split that thresholds and
+            the best fixed plan are chosen on.
+        penalty: Penalty that they are chosen for.
+        seed: Seed of the random policy.
+
+    Returns:
+        nop, always, layer-k for every action of the full plan, random, max-prob,
+        entropy, best-fixed, oracle: in this order.
     """
+    base: Any = envs.unwrapped
+    validation_base: Any = validation_envs.unwrapped
+    nop, always = (
+        SweepPolicy(envs, plan, name=name)
+        for name, plan in (("nop", ()), ("always", base.full_plan))
+    )
+    return [
+        nop,
+        always,
+        *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in base.full_plan),
+        RandomPolicy(base.num_actions, seed),
+        *_tuned_thresholds(validation_envs, penalty, nop, always),
+        PlanPolicy(best_fixed_plan(validation_base, penalty), name="best-fixed"),
+        PlanPolicy(optimum(base, penalty).plans, name="oracle"),
+    ]
 
-    def __init__(
-        self,
-        name: str,
-        plan: Sequence[int],
-        nop_action: int,
-        *,
-        column: int,
-        sign: float,
-        threshold: float,
-    ) -> None:
-        super().__init__(name, plan, nop_action)
-        self._column = column
-        self._sign = sign
-        self.threshold = threshold
 
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows are confident enough."""
-        return self._sign * observations[:, self._column] >= self.threshold
+def make_random_mix(
+    envs: VectorEnv, extra_macs: float, always_macs: float, seed: int = 0
+) -> RandomMixPolicy:
+    """Return NOP or always, mixed to the compute of another policy.
+
+    Args:
+        envs: An environment of the network.
+        extra_macs: Mean extra multiply-adds of the other policy.
+        always_macs: Mean extra multiply-adds of *always* on the same samples.
+        seed: Seed of the draws.
+    """
+    return RandomMixPolicy(envs, extra_macs / always_macs, seed)
+
+
+def _tuned_thresholds(
+    envs: VectorEnv, penalty: float, nop: Policy, always: Policy
+) -> list[Policy]:
+    """Return max-prob and entropy, tuned for return on the environment's split."""
+    stop, go = (evaluate(envs, policy, penalty=penalty) for policy in (nop, always))
+    first = first_observations(envs, penalty)
+    policies: list[Policy] = []
+    for name, feature, sign in (
+        ("max-prob", "max_prob", 1),
+        ("entropy", "entropy", -1),
+    ):
+        policy = ThresholdPolicy(envs, feature, sign, np.inf, name=name)
+        policy.threshold = best_threshold(
+            policy.confidence(first), stop.returns, go.returns
+        )
+        policies.append(policy)
+    return policies
+
+
+def first_observations(envs: VectorEnv, penalty: float) -> np.ndarray:
+    """Return what each sample of the split shows at the start, float32 [n, D].
+
+    Args:
+        envs: Environment in any mode; it is left reset.
+        penalty: Penalty to show in the observations.
+    """
+    base: Any = envs.unwrapped
+    batches = []
+    for begin in range(0, base.num_samples, envs.num_envs):
+        rows = np.arange(begin, begin + envs.num_envs) % base.num_samples
+        observations, _ = envs.reset(options={"index": rows, "penalty": penalty})
+        batches.append(as_numpy(observations))
+    return np.concatenate(batches)[: base.num_samples]
 
 
 def best_threshold(
@@ -148,10 +245,12 @@ def best_threshold(
     Args:
         confidence: One number per sample [n].
         stop_returns: Return of stopping at once [n].
-        go_returns: Return of the whole plan [n].
+        go_returns: Return of the full plan [n].
+
+    Returns:
+        Midpoint between two confidences; infinity where no sample should stop, minus
+        infinity where all should.
     """
-    # A plan with too many decisions returns minus infinity, which cannot be summed.
-    go_returns = np.maximum(go_returns, np.finfo(np.float32).min)
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     gains = np.cumsum(stop_returns[order] - go_returns[order], dtype=np.float64)
@@ -163,86 +262,3 @@ def best_threshold(
     if best == len(ranked):
         return -np.inf
     return float(ranked[best - 1] + ranked[best]) / 2.0
-
-
-def make_baselines(
-    envs: VectorEnv, validation_envs: VectorEnv, penalty: float, seed: int = 0
-) -> list[Any]:
-    """Return every reference policy but random-mix, which needs a result to match.
-
-    Args:
-        envs: Environment over the split that will be walked (the oracle's).
-        validation_envs: Environment over the split that thresholds and the best
-            fixed plan are chosen on.
-        penalty: Penalty that they are chosen for.
-        seed: Seed of the random policy.
-    """
-    base: Any = envs.unwrapped
-    validation_base: Any = validation_envs.unwrapped
-    nop, layers = base.nop_action, range(1, base.num_layers + 1)
-    validation = plan_table(validation_base, penalty)
-    best = validation.plans[int(validation.returns.mean(axis=0).argmax())]
-    table = plan_table(base, penalty)
-    return [
-        PlanPolicy("nop", [()], nop),
-        PlanPolicy("always", [tuple(layers)], nop),
-        *(PlanPolicy(f"layer-{k}", [(k,)], nop) for k in layers),
-        RandomPolicy(base.num_layers + 1, seed),
-        *make_thresholds(validation_envs, validation, penalty),
-        PlanPolicy("best-fixed", [best], nop),
-        PlanPolicy(
-            "oracle", [table.plans[k] for k in table.best()], nop, per_sample=True
-        ),
-    ]
-
-
-def make_thresholds(
-    validation_envs: VectorEnv, table: PlanTable, penalty: float
-) -> list[ThresholdPolicy]:
-    """Return max-prob and entropy, tuned for return on the validation split.
-
-    Args:
-        validation_envs: Environment over the validation split.
-        table: Its plan table at the penalty.
-        penalty: Penalty that they are tuned for.
-    """
-    base: Any = validation_envs.unwrapped
-    first = np.concatenate(
-        [batch for _, batch in first_observations(validation_envs, penalty)]
-    )
-    policies = []
-    for name, feature, sign in (
-        ("max-prob", "max_prob", 1),
-        ("entropy", "entropy", -1),
-    ):
-        column = base.observation_layout[feature].start
-        threshold = best_threshold(
-            sign * first[:, column], table.returns[:, 0], table.returns[:, -1]
-        )
-        policies.append(
-            ThresholdPolicy(
-                name,
-                table.plans[-1],
-                base.nop_action,
-                column=column,
-                sign=sign,
-                threshold=threshold,
-            )
-        )
-    return policies
-
-
-def make_random_mix(
-    envs: VectorEnv, extra_macs: float, always_macs: float, seed: int = 0
-) -> RandomMixPolicy:
-    """Return NOP or always, mixed to the compute of another policy.
-
-    Args:
-        envs: Environment that will be walked.
-        extra_macs: Mean extra multiply-adds of the other policy.
-        always_macs: Mean extra multiply-adds of *always* on the same samples.
-        seed: Seed of the draws.
-    """
-    base: Any = envs.unwrapped
-    plan = tuple(range(1, base.num_layers + 1))
-    return RandomMixPolicy(plan, base.nop_action, extra_macs / always_macs, seed)

@@ -1,1 +1,4 @@
-"""Fixed-point layers and their gradients, usable alone in any network."""
+"""Fixed-point layers and their gradients, usable alone in any network.
+
+May import: errors, utils.
+"""

@@ -6,10 +6,14 @@ has to behave as it does alone. Three rules make it so at almost no cost (all me
 convolutions agree from two rows up, and a lone row with them if it is not given to
 another library; a kernel of one pixel agrees when it is dilated; and a matrix product
 agrees when it is written as a convolution that spans all features.
+
+Axes: n rows, C channels, H x W pixels, D features.
 """
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -28,7 +32,7 @@ def conv2d(
         weight: Kernel [C_out, C_in, k, k].
         bias: Added to each channel [C_out], if given.
         stride: Stride in both directions.
-        padding: Zero padding on every side.
+        padding: Zero padding on every side, in pixels.
 
     Returns:
         Output [n, C_out, H', W'].
@@ -45,7 +49,7 @@ def conv2d(
 def _convolve_lone_row(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
 ) -> Tensor:
-    if is_for_onednn(x):  # PyTorch would give a lone row to another one
+    if _runs_on_onednn(x):  # PyTorch would give a lone row to another library
         return torch.mkldnn_convolution(
             x, weight, bias, (padding,) * 2, (stride,) * 2, (1, 1), 1
         )
@@ -53,8 +57,8 @@ def _convolve_lone_row(
     return conv2d(torch.cat([x, x]), weight, bias, stride=stride, padding=padding)[:1]
 
 
-def is_for_onednn(x: Tensor) -> bool:
-    """Whether oneDNN computes here, and nothing (a gradient, a cast) looks on."""
+def _runs_on_onednn(x: Tensor) -> bool:
+    """Return whether oneDNN convolves x, outside of autograd and autocast."""
     is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
     is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting()
     return is_plain and not is_changed and torch.backends.mkldnn.is_available()
@@ -70,44 +74,35 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Output [n, K].
     """
-    if not torch.compiler.is_exporting() and len(x) == 1:  # named, it is cut up
+    # A lone row stands beside a copy: as a convolution of one row it would be cut up.
+    if not torch.compiler.is_exporting() and len(x) == 1:
         return linear(torch.cat([x, x]), weight)[:1]
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
 
 
-def take_rows(maps: Tensor, rows: Tensor) -> Tensor:
-    """Copy rows (int64 [m]) of maps [n, C, H, W] that have their channels last."""
-    pixels = maps.permute(0, 2, 3, 1)
-    if maps.is_cpu and maps.dtype != torch.bfloat16:
-        # PyTorch's threads would wait busily afterwards, where rows are to run then.
-        taken = torch.from_numpy(pixels.detach().numpy()[rows.numpy()])
-    else:
-        taken = pixels.index_select(0, rows)
-    return taken.permute(0, 3, 1, 2)
-
-
-def put_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
-    """Overwrite rows (int64 [m]) of a tensor without gradient by m new ones."""
-    if target.is_cpu and target.dtype != torch.bfloat16:
-        # NumPy, which has no bfloat16, copies runs of memory; PyTorch single elements.
-        target.numpy()[rows.numpy()] = new.numpy()
-    else:
-        target.index_copy_(0, rows, new)
-
-
-def add_rows(target: Tensor, rows: Tensor, new: Tensor) -> None:
-    """Add m new rows to some (distinct, int64 [m]) of a tensor without gradient."""
-    if target.is_cpu:
-        target.numpy()[rows.numpy()] += new.numpy()
-    else:
-        target.index_add_(0, rows, new)
-
-
 def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
-    """Multiply-adds of one row: ``C_out * C_in * k * k * H' * W'``."""
+    """Return the multiply-adds of one row: ``C_out * C_in * k * k * H' * W'``."""
     return kernel.numel() * out_height * out_width
 
 
 def conv2d_size(size: int, stride: int) -> int:
-    """Side of the output of a padded convolution: ``ceil(size / stride)``."""
+    """Return the side of the output of a padded convolution: ``ceil(size / stride)``."""
     return -(-size // stride)
+
+
+class Linear(nn.Linear):
+    """Linear layer whose rows do not depend on the batch; for running, not training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x W^T + b`` [n, K] of x [n, D]."""
+        product = linear(x, self.weight)
+        return product if self.bias is None else product + self.bias
+
+
+def as_batch_invariant(module: nn.Module) -> nn.Module:
+    """Return a frozen copy of a network with every ``nn.Linear`` batch-independent."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear  # the same parameters under the same names
+    return module.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ _ROUNDING = 1.0 + 1e-4
 
 
 def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
-    """Upper bound of the largest spectral norm of a stack of matrices.
+    """Return an upper bound of the largest spectral norm of a stack of matrices.
 
     ``||W|| <= ||G_t||_F^(1/2^t)`` with ``G_0 = W`` and ``G_{t+1} = G_t^H G_t``,
     rescaled at every step; the excess is at most ``rank^(1/2^(t+1))``.
@@ -43,7 +43,7 @@ def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
 
 
 def conv_symbol(kernel: Tensor, height: int, width: int) -> Tensor:
-    """Fourier symbol of a kernel on the torus that certifies an H x W map.
+    """Return the Fourier symbol of a kernel on the torus that certifies an H x W map.
 
     Args:
         kernel: Real kernel [C_out, C_in, k, k], odd k.
@@ -62,7 +62,13 @@ def conv_symbol(kernel: Tensor, height: int, width: int) -> Tensor:
 
 
 def contract(weight: Tensor, bound: Tensor, kappa: float) -> Tensor:
-    """Scale a weight so that its norm, certified by ``bound``, is at most kappa."""
+    """Scale a weight so that its norm is at most kappa.
+
+    Args:
+        weight: The weight.
+        bound: Certified upper bound of its norm (scalar).
+        kappa: Largest norm, > 0; weights below it are returned as they are.
+    """
     return weight * (kappa / bound.clamp(min=kappa)).to(weight.dtype)
 
 

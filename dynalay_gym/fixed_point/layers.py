@@ -2,10 +2,11 @@
 
 ``z* = relu(x + W z*)`` with ``||W|| <= kappa < 1``: a contraction, so the solution
 exists, is unique, and plain iteration finds it (DynaLay, Theorem 1).
+
+Axes: n samples; a state is a vector [n, D] or maps [n, C, H, W].
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import replace
+from abc import abstractmethod
 from typing import Self
 
 import torch
@@ -15,109 +16,113 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.contraction import contract, conv_symbol, gram_bound
-from dynalay_gym.fixed_point.gradients import relu_map, relu_solve
-from dynalay_gym.fixed_point.iteration import fixed_point_iteration
 from dynalay_gym.fixed_point.progress import SolveResult
-from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig, solve
+from dynalay_gym.fixed_point.relu_solve import relu_map, relu_solve
+from dynalay_gym.fixed_point.solve import (
+    GradientRule,
+    SolverConfig,
+    fixed_point_iteration,
+    solve,
+)
 
 
-class FixedPointLayer(Freezable, ABC):
-    """The solution ``z_star`` of ``z = f(z, x) = relu(x + W z)``.
+class FixedPointLayer(Freezable):
+    """The solution ``z_star`` of ``z = relu(x + W z)``.
 
     The weight is stored freely and scaled on use, so that a certified upper bound of
-    its operator norm is at most ``kappa`` at every step of training.
+    its operator norm is at most ``kappa`` at every step of training. A subclass gives
+    `norm_bound`, `recur` and `state_shape`; formulas of its own for `recur_transposed`
+    and `weight_gradient` make its gradients faster.
 
     Args:
         weight: Initial free weight.
         kappa: Bound of the operator norm, in (0, 1).
-        solver: Tolerances and gradient rule.
+        solver: Tolerances and gradient rule; `SolverConfig()` if None.
 
     Raises:
-        ConfigError: if kappa lies outside (0, 1).
+        ConfigError: kappa lies outside (0, 1).
     """
 
-    def __init__(self, weight: Tensor, kappa: float, solver: SolverConfig) -> None:
+    def __init__(
+        self, weight: Tensor, kappa: float, solver: SolverConfig | None = None
+    ) -> None:
         super().__init__()
         if not 0 < kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), not {kappa}")
         self.free_weight = nn.Parameter(weight)
         self.kappa = kappa
-        self.solver = solver
-
-    @abstractmethod
-    def norm_bound(self) -> Tensor:
-        """Certified upper bound of the free weight's operator norm (scalar)."""
-
-    @abstractmethod
-    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Apply the linear map: ``W z``, in new memory."""
-
-    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
-        """Apply the transpose: ``W^T a``, in new memory."""
-        return self._vector_jacobian(a, weight, torch.zeros_like(a))[0]
-
-    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of ``sum(a * W z)`` with respect to the weight, in its type."""
-        return self._vector_jacobian(a, weight, z)[1]
-
-    def _vector_jacobian(
-        self, a: Tensor, weight: Tensor, z: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """For a map of which only ``recur`` is known; its own formulas are faster."""
-        z, weight = z.detach().requires_grad_(), weight.detach().requires_grad_()
-        with torch.enable_grad():
-            image = self.recur(z, weight)
-        dz, dw = torch.autograd.grad(image, (z, weight), a.to(image.dtype))
-        return dz, dw
+        self.solver = solver or SolverConfig()
 
     @property
     @abstractmethod
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one sample's state."""
 
-    def weight(self) -> Tensor:
-        """The contraction ``W``; bounded once here, not once per iteration."""
-        if self._kept is not None:
-            frozen: Tensor = self._kept["weight"]
-            return frozen
-        return self._contraction()
+    @abstractmethod
+    def norm_bound(self) -> Tensor:
+        """Return a certified upper bound of the free weight's norm (scalar)."""
 
-    def _contraction(self) -> Tensor:
+    @abstractmethod
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Return ``W z`` [n, ...], in new memory."""
+
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Return ``W^T a`` [n, ...], in new memory."""
+        return self._vector_jacobian(a, weight, torch.zeros_like(a))[0]
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of ``sum(a * W z)`` for the weight, in its type."""
+        return self._vector_jacobian(a, weight, z)[1]
+
+    def _vector_jacobian(
+        self, a: Tensor, weight: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate ``sum(a * W z)`` for z and the weight by autograd."""
+        z, weight = z.detach().requires_grad_(), weight.detach().requires_grad_()
+        with torch.enable_grad():
+            image = self.recur(z, weight)
+        dz, dw = torch.autograd.grad(image, (z, weight), a.to(image.dtype))
+        return dz, dw
+
+    def weight(self) -> Tensor:
+        """Return the contraction ``W``; it is bounded once here, not per iteration."""
+        if self._frozen is not None:
+            frozen: Tensor = self._frozen
+            return frozen
         with torch.autocast(self.free_weight.device.type, enabled=False):
             return contract(self.free_weight, self.norm_bound(), self.kappa)
 
     def freeze(self) -> Self:
         """Compute ``W`` once for many solves; ``train()`` undoes it."""
-        weight = self._contraction().detach()
+        self._frozen = None
+        weight = self.weight().detach()
         if weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        self._kept = {"weight": weight}
+        self._frozen = weight
         return self
 
     def solve(
         self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
     ) -> SolveResult:
-        """Iterate to the fixed point.
+        """Iterate to the fixed point; differentiable when gradients are on.
 
         Args:
-            x: Injected input, of the state's shape [n, ...].
-            z0: Initial iterate [n, ...]; one application from zero, relu(x), if None.
+            x: Injected input [n, ...].
+            z0: Initial iterate [n, ...]; relu(x), one application from zero, if None.
             solver: Options in place of the layer's own.
 
         Returns:
             SolveResult; ``num_steps`` counts applications of ``W``.
         """
-        config = solver or self.solver
-        weight = self.weight()
-        unrolled = config.rule is GradientRule.UNROLL and torch.is_grad_enabled()
-        if not unrolled and config.max_steps > 0:
+        config, weight = solver or self.solver, self.weight()
+        unrolls = config.rule is GradientRule.UNROLL and torch.is_grad_enabled()
+        if not unrolls and config.max_steps > 0:
             return relu_solve(self, weight, z0, x, config)
 
         def f(z: Tensor, x: Tensor) -> Tensor:
             return torch.relu(x + self.recur(z, weight))
 
-        start = torch.relu(x) if z0 is None else z0
-        return solve(f, start, x, replace(config, warm_precision=None))
+        return solve(f, torch.relu(x) if z0 is None else z0, x, config)
 
     def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z [n, ...], whatever the steps of the solver."""
@@ -125,7 +130,12 @@ class FixedPointLayer(Freezable, ABC):
         return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
 
     def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
-        """Relative residual after each iteration of one sample's solve, x [1, ...]."""
+        """Return the relative residual after each iteration of one sample's solve.
+
+        Args:
+            x: Its injected input [1, ...].
+            solver: Tolerance and most steps; the iteration is the plain one.
+        """
         z, curve = torch.relu(x), list[float]()
         while len(curve) < solver.max_steps:
             result = self.check(x, z, solver)
@@ -164,43 +174,8 @@ class ConvFixedPointLayer(FixedPointLayer):
     ) -> None:
         kernel = torch.empty(channels, channels, kernel_size, kernel_size)
         nn.init.kaiming_normal_(kernel, nonlinearity="relu")
-        super().__init__(kernel, kappa, solver or SolverConfig())
+        super().__init__(kernel, kappa, solver)
         self.height, self.width = height, width
-
-    def norm_bound(self) -> Tensor:
-        """Bound by Gram iteration on the kernel's symbol on the padded torus."""
-        # One memory format, so that the bound's last bit does not depend on it.
-        weight = self.free_weight.contiguous()
-        return gram_bound(conv_symbol(weight, self.height, self.width))
-
-    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Convolve [n, C, H, W]; H and W at most those certified."""
-        return batch_invariant.conv2d(z, weight, padding=weight.shape[-1] // 2)
-
-    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
-        """Correlate [n, C, H, W]: a convolution with the kernel turned round."""
-        turned = weight.flip(2, 3).transpose(0, 1)
-        return batch_invariant.conv2d(a, turned, padding=weight.shape[-1] // 2)
-
-    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of ``sum(a * W z)`` with respect to the kernel."""
-        # The library's kernels take one type for all three.
-        precision = _working_type(weight)
-        _, gradient, _ = torch.ops.aten.convolution_backward(
-            a.to(precision),
-            z.to(precision),
-            weight.to(precision),
-            bias_sizes=None,
-            stride=[1, 1],
-            padding=[weight.shape[-1] // 2] * 2,
-            dilation=[1, 1],
-            transposed=False,
-            output_padding=[0, 0],
-            groups=1,
-            output_mask=[False, True, False],
-        )
-        kernel: Tensor = gradient.to(weight.dtype)
-        return kernel
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -213,6 +188,29 @@ class ConvFixedPointLayer(FixedPointLayer):
         return batch_invariant.conv2d_macs(
             self.free_weight.shape, self.height, self.width
         )
+
+    def norm_bound(self) -> Tensor:
+        """Return the bound by Gram iteration on the kernel's symbol on the torus."""
+        # One memory format, so that the bound's last bit does not depend on it.
+        weight = self.free_weight.contiguous()
+        return gram_bound(conv_symbol(weight, self.height, self.width))
+
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Convolve [n, C, H, W]; H and W at most those certified."""
+        return batch_invariant.conv2d(z, weight, padding=weight.shape[-1] // 2)
+
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Correlate [n, C, H, W]: convolve with the kernel turned round."""
+        turned = weight.flip(2, 3).transpose(0, 1)
+        return batch_invariant.conv2d(a, turned, padding=weight.shape[-1] // 2)
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of ``sum(a * W z)`` for the kernel, in its type."""
+        dtype = _working_type(weight)  # the library takes one type for both
+        gradient = torch.nn.grad.conv2d_weight(
+            z.to(dtype), weight.shape, a.to(dtype), padding=weight.shape[-1] // 2
+        )
+        return gradient.to(weight.dtype)
 
 
 class DenseFixedPointLayer(FixedPointLayer):
@@ -233,23 +231,7 @@ class DenseFixedPointLayer(FixedPointLayer):
     ) -> None:
         weight = torch.empty(features, features)
         nn.init.kaiming_normal_(weight, nonlinearity="relu")
-        super().__init__(weight, kappa, solver or SolverConfig())
-
-    def norm_bound(self) -> Tensor:
-        """Bound by Gram iteration on the matrix."""
-        return gram_bound(self.free_weight[None])
-
-    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Multiply rows [n, D] by ``W``."""
-        return batch_invariant.linear(z, weight)
-
-    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
-        """Multiply rows [n, D] by the transpose of ``W``."""
-        return batch_invariant.linear(a, weight.T)
-
-    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of ``sum(a * W z)`` with respect to the matrix."""
-        return (a.T @ z.to(a.dtype)).to(weight.dtype)
+        super().__init__(weight, kappa, solver)
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -261,9 +243,25 @@ class DenseFixedPointLayer(FixedPointLayer):
         """Multiply-adds of one application of ``W`` to one sample."""
         return self.free_weight.numel()
 
+    def norm_bound(self) -> Tensor:
+        """Return the bound by Gram iteration on the matrix."""
+        return gram_bound(self.free_weight[None])
+
+    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
+        """Multiply rows [n, D] by ``W``."""
+        return batch_invariant.linear(z, weight)
+
+    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
+        """Multiply rows [n, D] by the transpose of ``W``."""
+        return batch_invariant.linear(a, weight.T)
+
+    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of ``sum(a * W z)`` for the matrix, in its type."""
+        return (a.T @ z.to(a.dtype)).to(weight.dtype)
+
 
 def _working_type(weight: Tensor) -> torch.dtype:
-    """Type in which autocast, or else the weight, has a product computed."""
+    """Return the type in which autocast, or else the weight, has a product computed."""
     device = weight.device.type
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)

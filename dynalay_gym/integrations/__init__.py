@@ -1,1 +1,4 @@
-"""Adapters to reinforcement-learning libraries."""
+"""Adapters to reinforcement-learning libraries.
+
+May import: errors, utils, networks, envs, evaluation.
+"""

@@ -1,1 +1,4 @@
-"""Main networks, the agent's network, and their checkpoints."""
+"""Main networks, the agent's network, and their checkpoints.
+
+May import: errors, utils, data, fixed_point.
+"""

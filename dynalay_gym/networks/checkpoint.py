@@ -1,13 +1,12 @@
-"""Safe, atomic checkpoints: safetensors for weights, JSON for everything else.
+"""Checkpoints: safetensors for weights, JSON for everything else.
 
-A checkpoint is a folder with ``checkpoint.json`` and the weights file that it names
-with its hash. The JSON is replaced last and in one step, so the folder always holds a
-whole checkpoint: the previous one or the new one.
+A checkpoint is a folder with ``checkpoint.json`` and the weights file that the JSON
+names with its hash. The JSON is replaced last and in one step, so the folder always
+holds a whole checkpoint: the previous one or the new one.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.utils.metrics import write_json
+from dynalay_gym.utils.io import write_bytes, write_json
 
 FORMAT = 1
 META_NAME = "checkpoint.json"
@@ -29,28 +28,23 @@ META_NAME = "checkpoint.json"
 def save_tensors(
     folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; what was there stays whole until the new one is.
+    """Write a checkpoint; the previous one stays whole until the new one is.
 
     Args:
         folder: Folder of the checkpoint, made if absent.
-        tensors: Weights by name, any device.
+        tensors: Weights by name, on any device.
         meta: JSON-able facts.
+
+    Raises:
+        TypeError: A fact has no JSON form; the previous checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = save_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     name = f"weights-{digest[:12]}.safetensors"
-    temporary = folder / f".{name}.{os.getpid()}"
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(folder / name, data)
     head = {"format": FORMAT, "weights": name, "sha256": digest}
-    write_json(folder / META_NAME, head | dict(meta))
+    write_json(folder / META_NAME, head | dict(meta) | head)  # meta of a copy has one
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -69,7 +63,7 @@ def load_tensors(
         Tensors by name, and the JSON facts.
 
     Raises:
-        CheckpointError: if it is missing, truncated or corrupt.
+        CheckpointError: It is missing, truncated or corrupt.
     """
     folder = Path(folder)
     meta = _read_meta(folder)
@@ -114,10 +108,16 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def save_network(folder: Path, model: MainNetwork, meta: Mapping[str, Any]) -> None:
-    """Write a main network with its architecture and facts about it."""
-    head = {"kind": "main-model", "config": model.config.to_dict()}
-    save_tensors(folder, model.state_dict(), head | dict(meta))
+def save_network(folder: Path, network: MainNetwork, meta: Mapping[str, Any]) -> None:
+    """Write a main network with its architecture.
+
+    Args:
+        folder: Folder of the checkpoint, made if absent.
+        network: The main network.
+        meta: Further JSON-able facts.
+    """
+    head = {"kind": "main-model", "config": network.config.to_dict()}
+    save_tensors(folder, network.state_dict(), head | dict(meta))
 
 
 def load_network(
@@ -133,7 +133,7 @@ def load_network(
         The network in evaluation mode, and the checkpoint's JSON facts.
 
     Raises:
-        CheckpointError: if it is missing, corrupt, or not a main network whose weights
+        CheckpointError: It is missing, corrupt, or not a main network whose weights
             fit its architecture.
     """
     tensors, meta = load_tensors(folder, device)
@@ -143,12 +143,12 @@ def load_network(
             "not a main network; give the folder that train_main.py wrote"
         )
     try:
-        model = MainNetwork(MainNetworkConfig(**meta["config"]))
-        model.to(device).load_state_dict(tensors)
+        network = MainNetwork(MainNetworkConfig(**meta["config"]))
+        network.to(device).load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].strip()
         raise CheckpointError(
             f"the weights at {folder} do not fit the architecture beside them "
             f"({reason}); train the network again with this version"
         ) from None
-    return model.eval(), meta
+    return network.eval(), meta

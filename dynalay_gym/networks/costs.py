@@ -26,16 +26,16 @@ class CostTable:
     head: int
 
     @classmethod
-    def of(cls, model: MainNetwork) -> "CostTable":
-        """Cost table of a main network."""
+    def of(cls, network: MainNetwork) -> "CostTable":
+        """Return the cost table of a main network."""
         stem = 0
-        if model.config.stem:
+        if network.config.stem:
             side = batch_invariant.conv2d_size(
-                model.config.in_shape[1], model.config.stem_stride
+                network.config.in_shape[1], network.config.stem_stride
             )
-            stem = batch_invariant.conv2d_macs(model.stem_weight.shape, side, side)
-        layers = tuple(layer.macs() for layer in model.main_layers)
-        return cls(stem, layers, model.head.numel())
+            stem = batch_invariant.conv2d_macs(network.stem_weight.shape, side, side)
+        layers = tuple(layer.macs() for layer in network.main_layers)
+        return cls(stem, layers, network.head.numel())
 
     @property
     def plain_pass(self) -> int:
@@ -43,5 +43,5 @@ class CostTable:
         return self.stem + sum(layer.plain for layer in self.layers) + self.head
 
     def refresh(self, layer: int) -> int:
-        """MACs after layer (1..L) changed: plain layers above it, and the head."""
+        """Return the MACs after layer (1..L) changed: those above it, and the head."""
         return sum(above.plain for above in self.layers[layer:]) + self.head

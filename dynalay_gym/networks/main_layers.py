@@ -2,29 +2,30 @@
 
 ``StateLayer`` is the paper's form: the activations themselves are iterated.
 ``WideStreamLayer`` keeps a thin plain pass and iterates a wide hidden stream beside it.
+A layer takes the activations of the layer below and the pattern of iterated layers
+below, and returns a new state; it holds no state of its own.
 
 Axes: n samples; y [n, C, H, W] visible activations; h [n, Ch, Hh, Wh] hidden stream.
-A layer takes the activations of the layer below and the pattern of iterated layers
-below (bit i = layer i + 1) and gives a new state; it holds no state of its own.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.fixed_point import batch_invariant
-from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.fixed_point.progress import SolveResult
+from dynalay_gym.fixed_point.rows import select_rows
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.norm import Pattern, PatternNorm
 
 
-class Activations(Protocol):
-    """One layer's activations for n samples, as the layers read them.
+class LayerState(NamedTuple):
+    """One layer's activations for n samples.
 
     Attributes:
         y: Visible activations; what the next layer's plain application reads.
@@ -33,31 +34,18 @@ class Activations(Protocol):
         x: Input injected into the iteration; of an iterated layer only.
     """
 
-    @property
-    def y(self) -> Tensor: ...  # noqa: D102 - see the attributes
-    @property
-    def u(self) -> Tensor: ...  # noqa: D102
-    @property
-    def h(self) -> Tensor | None: ...  # noqa: D102
-    @property
-    def x(self) -> Tensor | None: ...  # noqa: D102
-
-    def at(self, rows: Tensor) -> "Activations":
-        """Some of the rows, int64 [m]."""
-
-
-class LayerState(NamedTuple):
-    """Activations as a layer leaves them; see ``Activations``."""
-
     y: Tensor
     u: Tensor
     h: Tensor | None = None
     x: Tensor | None = None
 
     def at(self, rows: Tensor) -> "LayerState":
-        """Some of the rows, int64 [m]."""
-        h, x = (None if part is None else part[rows] for part in (self.h, self.x))
-        return LayerState(self.y[rows], self.u[rows], h, x)
+        """Return some of the rows, int64 [m]."""
+        h, x = (
+            None if part is None else select_rows(part, rows)
+            for part in (self.h, self.x)
+        )
+        return LayerState(select_rows(self.y, rows), select_rows(self.u, rows), h, x)
 
 
 @dataclass(frozen=True)
@@ -76,50 +64,19 @@ class LayerMacs:
     iteration: int
 
 
-class MainLayer(Protocol):
-    """What a main network needs of a layer."""
+class MainLayer(nn.Module, ABC):
+    """A selectable layer: ``u = Norm(U y_below)``, plainly applied ``y = relu(u)``.
 
-    def plain(self, below: Activations, pattern: Pattern) -> LayerState:
-        """Apply the layer once, from zero."""
-
-    def iterate(
-        self,
-        below: Activations,
-        state: Activations,
-        pattern: Pattern,
-        solver: SolverConfig,
-    ) -> tuple[LayerState, SolveResult]:
-        """Bring a plainly applied layer to its fixed point."""
-
-    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
-        """Apply the map once at the fixed point; the state stays as it is."""
-
-    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one iterated sample, for pictures."""
-
-    def pool(self, state: LayerState) -> Tensor:
-        """Global average of the activations [n, F]; 0 for a stream not iterated."""
-
-    def macs(self) -> LayerMacs:
-        """Closed-form cost."""
-
-
-def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Parameter:
-    """He-initialised convolution kernel [C_out, C_in, k, k]."""
-    weight = torch.empty(out_channels, in_channels, kernel, kernel)
-    nn.init.kaiming_normal_(weight, nonlinearity="relu")
-    return nn.Parameter(weight)
-
-
-class _PlainPart(Freezable):
-    """What both forms share: ``u = Norm(U y_below)``, plainly applied ``relu(u)``.
+    A subclass adds its recurrence and its iteration.
 
     Args:
-        below: Channels and side (C, size) of the layer below.
+        below: Channels and side in pixels (C, size) of the layer below.
         channels: Channels C of this layer.
         stride: Stride of U.
         num_patterns: Patterns of iterated layers below, 2^(l-1).
     """
+
+    recurrence: ConvFixedPointLayer
 
     def __init__(
         self, below: tuple[int, int], channels: int, stride: int, num_patterns: int
@@ -129,12 +86,55 @@ class _PlainPart(Freezable):
         self.weight_in = conv_weight(channels, below[0])
         self.norm = PatternNorm(channels, num_patterns)
 
-    def plain(self, below: Activations, pattern: Pattern) -> LayerState:
-        """Apply once from zero: ``relu(u)``; a hidden stream is not touched."""
-        u = self.norm.convolve(
-            below.y, self.weight_in, pattern, stride=self.stride, padding=1
+    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+        """Apply the layer once, from zero; a hidden stream is not touched.
+
+        Args:
+            below: State of the layer below.
+            pattern: Which layers below are iterated.
+        """
+        u = batch_invariant.conv2d(
+            below.y, self.weight_in, stride=self.stride, padding=1
         )
+        u = self.norm(u, pattern)
         return LayerState(torch.relu(u), u)
+
+    @abstractmethod
+    def iterate(
+        self,
+        below: LayerState,
+        state: LayerState,
+        pattern: Pattern,
+        solver: SolverConfig,
+    ) -> tuple[LayerState, SolveResult]:
+        """Bring a plainly applied layer to its fixed point.
+
+        Args:
+            below: State of the layer below.
+            state: This layer's, as `plain` returned it.
+            pattern: Which layers below are iterated.
+            solver: Options of the solve.
+
+        Returns:
+            The new state, and the solve.
+        """
+
+    @abstractmethod
+    def pool(self, state: LayerState) -> Tensor:
+        """Return the global average of the activations, float [n, F]."""
+
+    @abstractmethod
+    def macs(self) -> LayerMacs:
+        """Return the cost in closed form."""
+
+    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
+        """Apply the recurrent map once at the fixed point of an iterated layer."""
+        z = state.y if state.h is None else state.h
+        return self.recurrence.check(_injected(state), z, solver)
+
+    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
+        """Return the residuals along the solve of one iterated sample."""
+        return self.recurrence.residual_curve(_injected(state), solver)
 
     @property
     def plain_macs(self) -> int:
@@ -142,18 +142,21 @@ class _PlainPart(Freezable):
         return batch_invariant.conv2d_macs(self.weight_in.shape, self.size, self.size)
 
 
-class StateLayer(_PlainPart):
+class StateLayer(MainLayer):
     """The paper's form: ``z = relu(u + W z)`` with ``u = Norm(U y_below)``.
 
     The plain application is one step from zero, ``relu(u)``; with W = 0 the layer is an
     ordinary convolution, so both share their weights.
 
     Args:
-        below: Channels and side (C, size) of the layer below.
+        below: Channels and side in pixels (C, size) of the layer below.
         channels: Channels C of this layer.
         stride: Stride of U.
         num_patterns: Patterns of iterated layers below, 2^(l-1).
-        kappa: Bound of ||W||.
+        kappa: Bound of ||W||, in (0, 1).
+
+    References:
+        Mathur & Plis (2023), DynaLay, section 3.
     """
 
     def __init__(
@@ -172,36 +175,25 @@ class StateLayer(_PlainPart):
 
     def iterate(
         self,
-        below: Activations,
-        state: Activations,
+        below: LayerState,
+        state: LayerState,
         pattern: Pattern,
         solver: SolverConfig,
     ) -> tuple[LayerState, SolveResult]:
-        """Iterate z from the plain value to the fixed point."""
-        u = state.u
-        result = self.recurrence.solve(u, solver=solver)
-        return LayerState(result.value, u, x=u), result
-
-    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
-        """Apply the map once at z."""
-        assert state.x is not None, "only an iterated layer is checked"
-        return self.recurrence.check(state.x, state.y, solver)
-
-    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one iterated sample, for pictures."""
-        assert state.x is not None, "only an iterated layer has a curve"
-        return self.recurrence.residual_curve(state.x, solver)
+        """Iterate z from the plain value to the fixed point; see `MainLayer`."""
+        result = self.recurrence.solve(state.u, solver=solver)
+        return LayerState(result.value, state.u, x=state.u), result
 
     def pool(self, state: LayerState) -> Tensor:
-        """Global average of the activations [n, C]."""
+        """Return the global average of the activations, float [n, C]."""
         return state.y.mean((2, 3))
 
     def macs(self) -> LayerMacs:
-        """Cost of U once, of W per iteration."""
+        """Return the cost of U once and of W per iteration."""
         return LayerMacs(self.plain_macs, (0, 0), self.recurrence.macs_per_iteration)
 
 
-class WideStreamLayer(_PlainPart):
+class WideStreamLayer(MainLayer):
     """Thin plain pass with a wide hidden stream that only iterating touches.
 
     ``u = Norm(U y_below)``; plain: ``y = relu(u)``, h = 0. Iterating:
@@ -210,14 +202,14 @@ class WideStreamLayer(_PlainPart):
     so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free.
 
     Args:
-        below: Channels and side (C, size) of the layer below.
+        below: Channels and side in pixels (C, size) of the layer below.
         below_hidden: Channels and side of the hidden stream below.
         channels: Channels C of y.
         stride: Stride of U.
         hidden: Channels Ch of h.
         pool: Ratio of the sides of y and h.
         num_patterns: Patterns of iterated layers below, 2^(l-1).
-        kappa: Bound of ||A||.
+        kappa: Bound of ||A||, in (0, 1).
     """
 
     def __init__(
@@ -233,102 +225,92 @@ class WideStreamLayer(_PlainPart):
         kappa: float,
     ) -> None:
         super().__init__(below, channels, stride, num_patterns)
-        self.ratio, self.hidden_size = (
-            pool,
-            batch_invariant.conv2d_size(self.size, pool),
-        )
-        self.hidden_stride = batch_invariant.conv2d_size(
-            below_hidden[1], self.hidden_size
-        )
+        side = batch_invariant.conv2d_size(self.size, pool)
+        self.ratio, self.hidden_size = pool, side
+        self.hidden_stride = batch_invariant.conv2d_size(below_hidden[1], side)
         self.is_first = num_patterns == 1
         self.visible_to_hidden = conv_weight(hidden, channels)
         self.hidden_to_hidden = conv_weight(hidden, below_hidden[0])
         self.norm_hidden = PatternNorm(hidden, num_patterns)
-        self.recurrence = ConvFixedPointLayer(
-            hidden, self.hidden_size, self.hidden_size, kappa=kappa
-        )
+        self.recurrence = ConvFixedPointLayer(hidden, side, side, kappa=kappa)
         self.readout = conv_weight(channels, hidden, kernel=1)
         self.norm_readout = PatternNorm(channels, num_patterns)
 
     def iterate(
         self,
-        below: Activations,
-        state: Activations,
+        below: LayerState,
+        state: LayerState,
         pattern: Pattern,
         solver: SolverConfig,
     ) -> tuple[LayerState, SolveResult]:
-        """Iterate the hidden stream to its fixed point and read it out."""
+        """Iterate the hidden stream and read it out; see `MainLayer`."""
         x = self._inject(below, state, pattern)
         result = self.recurrence.solve(x, solver=solver)
-        read = self.norm_readout.convolve(result.value, self.readout, pattern)
+        read = batch_invariant.conv2d(result.value, self.readout)
+        read = self.norm_readout(read, pattern)
         if self.ratio > 1:
             read = F.interpolate(read, size=(self.size, self.size))
-        u = state.u
-        y = read.add_(u).relu_() if self.is_running else torch.relu(u + read)
-        return LayerState(y, u, result.value, x), result
+        return LayerState(torch.relu(state.u + read), state.u, result.value, x), result
 
-    def _inject(
-        self, below: Activations, state: Activations, pattern: Pattern
-    ) -> Tensor:
+    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
+        """Return the input x of the iteration."""
         visible = state.y
         if self.ratio > 1:
             visible = F.avg_pool2d(visible, self.ratio, ceil_mode=True)
         x = batch_invariant.conv2d(visible, self.visible_to_hidden, padding=1)
-        rows = self._rows_with_hidden(pattern)
-        if rows is None:
-            own = self._from_below(below)
-            x = x.add_(own) if self.is_running else x + own
-        elif rows.numel() > 0:
-            new = self._from_below(below.at(rows))
-            if x.requires_grad or new.requires_grad:
-                x = x.index_add(0, rows, new.to(x.dtype))
-            else:
-                batch_invariant.add_rows(x, rows, new)
-        return self.norm_hidden.normalise_own(x, pattern)
+        has_hidden = self._has_hidden_below(pattern)
+        if isinstance(has_hidden, Tensor):
+            rows = has_hidden.nonzero()[:, 0]
+            if len(rows) > 0:
+                own = self._from_below(below.at(rows))
+                x = x.index_add(0, rows, own.to(x.dtype))
+        elif has_hidden:
+            x = x + self._from_below(below)
+        return self.norm_hidden(x, pattern)
 
-    def _from_below(self, below: Activations) -> Tensor:
-        h = below.h
-        assert h is not None, "the pattern says that the layer below was iterated"
+    def _has_hidden_below(self, pattern: Pattern) -> bool | Tensor:
+        """Return whether the hidden stream below is not zero: of all rows, or [n]."""
+        if self.is_first:
+            return True
+        top_bit = self.norm.weight.shape[0] // 2
+        return (pattern & top_bit) != 0
+
+    def _from_below(self, below: LayerState) -> Tensor:
+        assert below.h is not None, "the pattern says that the layer below was iterated"
         return batch_invariant.conv2d(
-            h, self.hidden_to_hidden, stride=self.hidden_stride, padding=1
+            below.h, self.hidden_to_hidden, stride=self.hidden_stride, padding=1
         )
 
-    def _rows_with_hidden(self, pattern: Pattern) -> Tensor | None:
-        """Rows whose hidden stream below is not zero; None means all of them."""
-        if self.is_first:
-            return None
-        top_bit = self.norm.weight.shape[0] // 2
-        if isinstance(pattern, int):
-            none = torch.empty(0, dtype=torch.int64, device=self.readout.device)
-            return None if pattern & top_bit else none
-        return (pattern & top_bit).nonzero().flatten()
-
-    def check(self, state: Activations, solver: SolverConfig) -> SolveResult:
-        """Apply the recurrent map once at h."""
-        assert state.x is not None, "only an iterated layer is checked"
-        assert state.h is not None, "the fixed point of an iterated layer"
-        return self.recurrence.check(state.x, state.h, solver)
-
-    def residual_curve(self, state: Activations, solver: SolverConfig) -> list[float]:
-        """Residuals along the solve of one iterated sample, for pictures."""
-        assert state.x is not None, "only an iterated layer has a curve"
-        return self.recurrence.residual_curve(state.x, solver)
-
     def pool(self, state: LayerState) -> Tensor:
-        """Global average of both streams [n, C + Ch]; 0 for a hidden one not run."""
+        """Return the global averages of both streams, float [n, C + Ch].
+
+        Those of a hidden stream that was not iterated are 0.
+        """
         pooled = state.y.mean((2, 3))
         if state.h is None:
             return F.pad(pooled, (0, self.readout.shape[1]))
         return torch.cat([pooled, state.h.mean((2, 3))], 1)
 
     def macs(self) -> LayerMacs:
-        """Cost of U; of B, D and C per solve; of A per iteration."""
-        side = self.hidden_size
-        base = batch_invariant.conv2d_macs(self.visible_to_hidden.shape, side, side)
-        base += batch_invariant.conv2d_macs(self.readout.shape, side, side)
-        from_below = batch_invariant.conv2d_macs(
-            self.hidden_to_hidden.shape, side, side
+        """Return the cost of U; of B, D and C per solve; of A per iteration."""
+        weights = self.visible_to_hidden, self.readout, self.hidden_to_hidden
+        inject, read, from_below = (
+            batch_invariant.conv2d_macs(weight.shape, *[self.hidden_size] * 2)
+            for weight in weights
         )
-        without = base + from_below if self.is_first else base
-        setup = (without, base + from_below)
+        below_iterated = inject + read + from_below
+        below_plain = below_iterated if self.is_first else inject + read
+        setup = below_plain, below_iterated
         return LayerMacs(self.plain_macs, setup, self.recurrence.macs_per_iteration)
+
+
+def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Parameter:
+    """Return a He-initialised convolution kernel [C_out, C_in, k, k]."""
+    weight = torch.empty(out_channels, in_channels, kernel, kernel)
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    return nn.Parameter(weight)
+
+
+def _injected(state: LayerState) -> Tensor:
+    assert state.x is not None, "of an iterated layer only"
+    return state.x

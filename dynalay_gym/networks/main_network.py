@@ -1,10 +1,10 @@
 """The main network: stem, selectable layers, head.
 
-Axes: n samples, L layers, K classes. A path is a set of iterated layers, written as a
-bit pattern (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
+Axes: n samples, L layers, K classes. A state is a set of iterated layers, numbered by
+its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Self, cast
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.caching import Freezable
-from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
+from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_layers import (
     LayerState,
     MainLayer,
@@ -35,7 +35,7 @@ class MainNetworkConfig:
 
     Attributes:
         in_shape: Channels, height and width of an image (square).
-        num_classes: Classes K.
+        num_classes: Classes K, at least 2.
         form: Layer form, ``state`` (the paper's) or ``wide``.
         stem: Channels of the stem's convolution; 0 for none.
         stem_stride: Its stride.
@@ -46,8 +46,11 @@ class MainNetworkConfig:
         unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
             stream (wide form).
         kappa: Bound of every recurrent operator norm, in (0, 1).
-        rtol: Relative tolerance of a solve.
-        max_steps: Most iterations of a solve.
+        rtol: Relative tolerance of a solve, > 0.
+        max_steps: Most iterations of a solve, >= 0.
+
+    Raises:
+        ConfigError: Fields are out of range or do not fit each other.
     """
 
     in_shape: tuple[int, int, int]
@@ -65,7 +68,7 @@ class MainNetworkConfig:
     max_steps: int = 20
 
     def __post_init__(self) -> None:
-        """Check what the fields must agree on."""
+        """Check ranges, and what the fields must agree on."""
         for field in fields(self):  # JSON has lists where we have tuples
             value = getattr(self, field.name)
             if isinstance(value, list):
@@ -92,11 +95,11 @@ class MainNetworkConfig:
             raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-class MainNetwork(Freezable):
+class MainNetwork(nn.Module):
     """Stem, L selectable layers, head; ``forward`` gives the plain pass's logits.
 
     Args:
@@ -120,17 +123,14 @@ class MainNetwork(Freezable):
         nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
         self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
 
-    def _build_layers(self, channels: int, size: int) -> Iterable[nn.Module]:
-        config = self.config
-        below = (channels, size)
-        below_hidden = (
-            config.in_shape[0] * config.unshuffle**2,
-            config.in_shape[1] // config.unshuffle,
-        )
-        layer: StateLayer | WideStreamLayer
+    def _build_layers(self, channels: int, size: int) -> Iterator[MainLayer]:
+        config, below = self.config, (channels, size)
+        image_channels, side, _ = config.in_shape
+        below_hidden = image_channels * config.unshuffle**2, side // config.unshuffle
         for i, (width, stride) in enumerate(
             zip(config.channels, config.strides, strict=True)
         ):
+            layer: StateLayer | WideStreamLayer
             if config.form == "state":
                 layer = StateLayer(
                     below, width, stride, num_patterns=2**i, kappa=config.kappa
@@ -146,9 +146,9 @@ class MainNetwork(Freezable):
                     num_patterns=2**i,
                     kappa=config.kappa,
                 )
-                below_hidden = (config.hidden[i], layer.hidden_size)
+                below_hidden = config.hidden[i], layer.hidden_size
             yield layer
-            below = (width, layer.size)
+            below = width, layer.size
 
     def stem(self, images: Tensor) -> LayerState:
         """Prepare images [n, C, H, W] as the state below layer 1."""
@@ -158,67 +158,79 @@ class MainNetwork(Freezable):
         return LayerState(y, y, F.pixel_unshuffle(images, self.config.unshuffle))
 
     def stem_activations(self, images: Tensor) -> Tensor:
-        """Visible activations of the stem; the images if there is none."""
+        """Return the visible activations of the stem; the images if there is none."""
         if not self.config.stem:
             return images
-        kernel, stride = self.stem_weight, self.config.stem_stride
-        u = self.stem_norm.convolve(images, kernel, 0, stride=stride, padding=1)
-        return torch.relu(u)
+        u = batch_invariant.conv2d(
+            images, self.stem_weight, stride=self.config.stem_stride, padding=1
+        )
+        return torch.relu(self.stem_norm(u, 0))
 
-    def classify(self, top: LayerState, path: Pattern) -> Tensor:
-        """Head: logits [n, K] from the last layer's state under a path (of L bits)."""
-        return self.answer(self.main_layers[-1].pool(top), path)
+    def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
+        """Return logits [n, K] of the last layer's state; see `answer`."""
+        return self.answer(self.main_layers[-1].pool(top), state_id)
 
-    def answer(self, features: Tensor, path: Pattern) -> Tensor:
-        """Head: logits [n, K] from the last layer's pooled activations [n, F_L]."""
-        pooled = self.head_norm(features, path)
-        return batch_invariant.linear(pooled, self.head) + self.head_bias
+    def answer(self, features: Tensor, state_id: Pattern) -> Tensor:
+        """Apply the head.
+
+        Args:
+            features: Pooled activations of the last layer, float [n, F_L].
+            state_id: State of the whole batch, or of each row (int64 [n]).
+
+        Returns:
+            Logits [n, K].
+        """
+        normed = self.head_norm(features, state_id)
+        return batch_invariant.linear(normed, self.head) + self.head_bias
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n, K] of the plain pass over images [n, C, H, W]."""
+        """Return logits [n, K] of the plain pass over images [n, C, H, W]."""
         return self.forward_path(images, 0)
 
     def forward_path(
-        self, images: Tensor, path: int, solver: SolverConfig | None = None
+        self, images: Tensor, state_id: int, solver: SolverConfig | None = None
     ) -> Tensor:
-        """Logits [n, K] with the layers of one path iterated; see forward_paths."""
-        return self.forward_paths(images, [path], solver)[0]
+        """Return logits [n, K] of one state; see `forward_paths`."""
+        return self.forward_paths(images, [state_id], solver)[0]
 
     def forward_paths(
         self,
         images: Tensor,
-        paths: Iterable[int],
+        state_ids: Iterable[int],
         solver: SolverConfig | None = None,
     ) -> list[Tensor]:
-        """Logits of several paths over one batch; what they share is computed once.
+        """Return the logits of several states over one batch.
+
+        What their paths share is computed once.
 
         Args:
             images: Input [n, C, H, W].
-            paths: Bit patterns of the iterated layers, 0 to 2^L - 1.
+            state_ids: States, each in 0..2^L - 1.
             solver: Options of the solves; the architecture's if None.
 
         Returns:
-            Logits [n, K] of each path, differentiable.
+            Logits [n, K] of each state, differentiable.
         """
         solver, stem = solver or self.solver, self.stem(images)
 
         @cache
         def plain(level: int, pattern: int) -> LayerState:
-            return self.main_layers[level - 1].plain(reach(level - 1, pattern), pattern)
+            below = reach(level - 1, pattern)
+            return self.main_layers[level - 1].plain(below, pattern)
 
         @cache
-        def reach(level: int, path: int) -> LayerState:
-            """State of layer ``level`` under its lowest ``level`` bits."""
+        def reach(level: int, state_id: int) -> LayerState:
+            """Return the state of layer `level`; `state_id` has as many bits."""
             if level == 0:
                 return stem
-            pattern = path & (2 ** (level - 1) - 1)
+            pattern = state_id & (2 ** (level - 1) - 1)
             state = plain(level, pattern)
-            if path == pattern:
+            if state_id == pattern:
                 return state
             below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
             return layer.iterate(below, state, pattern, solver)[0]
 
-        return [self.classify(reach(self.num_layers, path), path) for path in paths]
+        return [self.classify(reach(self.num_layers, i), i) for i in state_ids]
 
     @property
     def main_layers(self) -> Sequence[MainLayer]:
@@ -228,22 +240,17 @@ class MainNetwork(Freezable):
     @property
     def solver(self) -> SolverConfig:
         """Solver options of the architecture, with the implicit gradient."""
-        return SolverConfig(
-            rtol=self.config.rtol,
-            max_steps=self.config.max_steps,
-            rule=GradientRule.IMPLICIT,
-        )
+        return SolverConfig(rtol=self.config.rtol, max_steps=self.config.max_steps)
 
     def freeze(self) -> Self:
-        """Evaluation mode without gradients; what is constant is computed once.
+        """Prepare for running: evaluation mode, no gradients, constants computed once.
 
         The kernels move to the channels-last format, the fastest one for running.
-        Freeze again after giving it other weights: what was computed from the old ones
-        is kept.
+        Freeze again after other weights were loaded; ``train()`` undoes it except for
+        the format and ``requires_grad``.
         """
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, Freezable) and module is not self:
+            if isinstance(module, Freezable):
                 module.freeze()
-        super().freeze()
         return self.to(memory_format=torch.channels_last)

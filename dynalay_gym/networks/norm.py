@@ -3,18 +3,19 @@
 The same weights see differently distributed inputs when a layer below was iterated.
 Sharing running statistics between those cases ruins the mixed states (measured), so
 each pattern has its own.
+
+Axes: n samples, C channels, P patterns.
 """
 
-from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.caching import Freezable
 
+# Which layers below are iterated (bit i = layer i + 1): of a whole batch, or int64 [n].
 Pattern = int | Tensor
 
 
@@ -24,8 +25,8 @@ class PatternNorm(Freezable):
     Args:
         channels: Channels C.
         num_patterns: Number of patterns P; layer l of a main network has 2^(l-1).
-        momentum: Weight of a new batch in the running statistics.
-        eps: Added to the variance.
+        momentum: Weight of a new batch in the running statistics, in [0, 1].
+        eps: Added to the variance, > 0.
     """
 
     running_mean: Tensor
@@ -47,23 +48,21 @@ class PatternNorm(Freezable):
         self.register_buffer("running_var", torch.ones(num_patterns, channels))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift [P, C] that evaluation applies."""
-        if self._kept is None:
-            return self._affine()
-        frozen: tuple[Tensor, Tensor] = self._kept["affine"]
-        return frozen
-
-    def freeze(self) -> Self:
-        """Compute scale and shift once for many passes; ``train()`` undoes it."""
-        self._kept = {"affine": tuple(part.detach() for part in self._affine())}
-        return self
-
-    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, each [P, C], that evaluation applies."""
+        if self._frozen is not None:
+            frozen: tuple[Tensor, Tensor] = self._frozen
+            return frozen
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
+    def freeze(self) -> Self:
+        """Compute scale and shift once for many passes; ``train()`` undoes it."""
+        self._frozen = None
+        self._frozen = tuple(part.detach() for part in self.affine())
+        return self
+
     def forward(self, x: Tensor, pattern: Pattern) -> Tensor:
-        """Normalise x.
+        """Normalise x [n, C, ...]: by the batch in training, else by what was learnt.
 
         Args:
             x: Input [n, C, ...].
@@ -85,63 +84,6 @@ class PatternNorm(Freezable):
                 momentum=self.momentum,
                 eps=self.eps,
             )
-        scale, shift = self._rows(pattern, x.dim())
+        shape = -1, x.shape[1], *[1] * (x.dim() - 2)
+        scale, shift = (part[pattern].view(shape) for part in self.affine())
         return (x * scale).add_(shift)
-
-    def _rows(self, pattern: Pattern, dim: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift of each row, to be broadcast against [n, C, ...]."""
-        scale, shift = self.affine()
-        if isinstance(pattern, int):
-            scale, shift = scale[pattern, None], shift[pattern, None]
-        else:
-            scale, shift = (
-                scale.index_select(0, pattern),
-                shift.index_select(0, pattern),
-            )
-        if dim == 2:
-            return scale, shift
-        shape = *scale.shape, *(1,) * (dim - 2)
-        return scale.view(shape), shift.view(shape)
-
-    def convolve(
-        self,
-        x: Tensor,
-        kernel: Tensor,
-        pattern: Pattern,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-    ) -> Tensor:
-        """Convolve and normalise: in one operation where all rows have one pattern.
-
-        Args:
-            x: Input [n, C_in, H, W].
-            kernel: The kernel [C, C_in, k, k] whose output this normalises; always
-                the same one.
-            pattern: One pattern for the batch (int), or one per row (int64 [n];
-                evaluation only).
-            stride: See ``batch_invariant.conv2d``.
-            padding: See ``batch_invariant.conv2d``.
-
-        Returns:
-            Output [n, C, H', W'].
-        """
-        if isinstance(pattern, int) and not self.training:
-            fold = partial(self._fold, kernel, pattern)
-            folded = self.kept(pattern, fold) if self.is_running else fold()
-            return batch_invariant.conv2d(x, *folded, stride=stride, padding=padding)
-        product = batch_invariant.conv2d(x, kernel, stride=stride, padding=padding)
-        return self.normalise_own(product, pattern)
-
-    def normalise_own(self, x: Tensor, pattern: Pattern) -> Tensor:
-        """``forward`` of an input that nobody else has: its memory may be reused."""
-        if not self.is_running:
-            return self.forward(x, pattern)
-        scale, shift = self._rows(pattern, x.dim())
-        return x.mul_(scale).add_(shift)
-
-    def _fold(self, kernel: Tensor, pattern: int) -> tuple[Tensor, Tensor]:
-        """Kernel and bias [C] that take the normalisation over."""
-        scale, shift = (part[pattern] for part in self.affine())
-        folded = kernel * scale.view(-1, 1, 1, 1)
-        return folded.contiguous(memory_format=torch.channels_last), shift

@@ -51,10 +51,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 def make_config(
     preset: str, in_shape: tuple[int, int, int], num_classes: int
 ) -> MainNetworkConfig:
-    """Architecture of a preset for a data set.
+    """Return the architecture of a preset for a data set.
+
+    Args:
+        preset: A key of `PRESETS`.
+        in_shape: Channels, height and width of an image.
+        num_classes: Classes K, at least 2.
 
     Raises:
-        ConfigError: for an unknown preset.
+        ConfigError: The preset is unknown, or does not fit the images.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of {sorted(PRESETS)}")

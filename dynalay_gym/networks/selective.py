@@ -1,10 +1,10 @@
 """Training a main network through the layers that were chosen for each sample.
 
-A sample's state is the bit pattern of the layers that sit on their fixed point (bit
-l - 1 = layer l), and these are the layers that were chosen for it. Equation 4 of
-DynaLay lets a layer learn from the samples that chose it; what nobody chose is neither
-computed forward (its iteration) nor backward (its parameters, and everything below a
-sample's lowest chosen layer).
+A sample's state says which layers sit on their fixed point (bit l - 1 = layer l), and
+these are the layers that were chosen for it. Equation 4 of DynaLay lets a layer learn
+from the samples that chose it. What nobody chose is computed neither forward (its
+iteration) nor backward (its parameters, and everything below a sample's lowest chosen
+layer).
 
 Axes: n samples, L layers, K classes, P patterns of a normalisation.
 """
@@ -34,17 +34,18 @@ class SelectiveNetwork:
     sum of its samples'.
 
     Args:
-        model: The network, on its device; moving it afterwards would part the two.
+        network: The main network, on its device; moving it afterwards would part it
+            from its twin.
     """
 
-    def __init__(self, model: MainNetwork) -> None:
-        self.model = model
-        self._twin = _still_twin(model)
+    def __init__(self, network: MainNetwork) -> None:
+        self.network = network
+        self._twin = _untrained_twin(network)
 
     def logits(
         self,
         images: Tensor,
-        states: Tensor,
+        state_ids: Tensor,
         solver: SolverConfig,
         *,
         chosen_only: bool = True,
@@ -53,7 +54,7 @@ class SelectiveNetwork:
 
         Args:
             images: Samples [n, C, H, W].
-            states: Their states, int64 [n].
+            state_ids: Their states, int64 [n] in 0..2^L - 1.
             solver: Options of the solves and of their gradient.
             chosen_only: Only chosen layers (and the head) learn, as in equation 4;
                 otherwise a sample teaches every layer on its way.
@@ -62,17 +63,18 @@ class SelectiveNetwork:
             Logits [n, K], differentiable.
 
         References:
-            Mathur and Plis (2023), DynaLay, equations 4 and 5.
+            Mathur & Plis (2023), DynaLay, equations 4 and 5.
         """
         # Running statistics, which stay as they are; train() forgets what was frozen.
-        self.model.train().eval()
-        others = self._twin if chosen_only else self.model
+        self.network.train().eval()
+        others = self._twin if chosen_only else self.network
         below = others.stem(images)
-        pairs = zip(self.model.main_layers, others.main_layers, strict=True)
+        pairs = zip(self.network.main_layers, others.main_layers, strict=True)
         for level, (layer, other) in enumerate(pairs):
-            pattern, bit = states & ((1 << level) - 1), states >> level & 1
-            below = _run_layer(layer, other, below, pattern, bit.bool(), solver)
-        return self.model.classify(below, states)
+            pattern = state_ids & ((1 << level) - 1)
+            is_chosen = (state_ids >> level & 1).bool()
+            below = _run_layer(layer, other, below, pattern, is_chosen, solver)
+        return self.network.classify(below, state_ids)
 
 
 def _run_layer(
@@ -80,27 +82,25 @@ def _run_layer(
     other: MainLayer,
     below: LayerState,
     pattern: Tensor,
-    chosen: Tensor,
+    is_chosen: Tensor,
     solver: SolverConfig,
 ) -> LayerState:
-    """One layer over all samples: ``layer`` where it is chosen, ``other`` elsewhere."""
-    groups = [rows.nonzero().flatten() for rows in (chosen, ~chosen)]
+    """Run one layer: ``layer`` on the samples that chose it, ``other`` on the rest."""
+    chosen, rest = (rows.nonzero()[:, 0] for rows in (is_chosen, ~is_chosen))
     parts: list[LayerState] = []
-    for rows, module in zip(groups, (layer, other), strict=True):
-        if rows.numel() == 0:
-            continue
-        here = below.at(rows)
-        state = module.plain(here, pattern[rows])
-        if rows is groups[0]:
-            state = module.iterate(here, state, pattern[rows], solver)[0]
-        parts.append(state)
-    order = torch.cat(groups).argsort()
+    if len(chosen) > 0:
+        source = below.at(chosen)
+        state = layer.plain(source, pattern[chosen])
+        parts.append(layer.iterate(source, state, pattern[chosen], solver)[0])
+    if len(rest) > 0:
+        parts.append(other.plain(below.at(rest), pattern[rest]))
+    order = torch.cat([chosen, rest]).argsort()
     y = torch.cat([part.y for part in parts])[order]
     return LayerState(y, y, _hidden(parts, len(y), order))
 
 
 def _hidden(parts: list[LayerState], num: int, order: Tensor) -> Tensor | None:
-    """Hidden stream of all samples: those that chose the layer come first."""
+    """Return the hidden stream of all samples; those that chose the layer come first."""
     h = parts[0].h
     if h is None:  # nobody chose it, or there is no such stream
         return None
@@ -108,19 +108,19 @@ def _hidden(parts: list[LayerState], num: int, order: Tensor) -> Tensor | None:
     return torch.cat([h, nothing])[order]
 
 
-def _still_twin(model: MainNetwork) -> MainNetwork:
-    """Network that shares all numbers and learns nothing."""
-    # train() forgets what a frozen model had computed from the numbers of then.
-    twin = copy.deepcopy(model).train().eval().requires_grad_(False)
-    mine, theirs = (chain(each.parameters(), each.buffers()) for each in (twin, model))
-    for copied, own in zip(mine, theirs, strict=True):
+def _untrained_twin(network: MainNetwork) -> MainNetwork:
+    """Return a network that shares all numbers and learns nothing."""
+    # train() forgets what a frozen network had computed from its earlier weights.
+    twin = copy.deepcopy(network).train().eval().requires_grad_(False)
+    pairs = (chain(each.parameters(), each.buffers()) for each in (twin, network))
+    for copied, own in zip(*pairs, strict=True):
         copied.data = own.data
     return twin
 
 
-def pattern_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters [P, C] of which each pattern has a row of its own."""
-    norms = [each for each in model.modules() if isinstance(each, PatternNorm)]
+def pattern_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters [P, C] of which each pattern has a row of its own."""
+    norms = [each for each in module.modules() if isinstance(each, PatternNorm)]
     return [part for norm in norms for part in (norm.weight, norm.bias)]
 
 

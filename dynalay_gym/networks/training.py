@@ -1,12 +1,13 @@
 """Training of a main network whose every state is usable.
 
-Every step trains several paths over the same batch: the plain pass, everything
+Every step trains several states over the same batch: the plain pass, everything
 iterated, and states in between, because a state that is never trained is a bad one.
 
 Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
-from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.checkpoint import load_tensors, save_network, save_tensors
+from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.accel.session import fastest_session
-from dynalay_gym.sessions.calibration import accuracies, calibrate, state_table
+from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
 
 PATHS = ("all", "mixed")
 PRECISIONS = ("fp32", "bf16")
-# Weight of the random path between plain and full (chosen in trials on CIFAR-10).
+# Weight of the random state between plain and full (chosen in trials on CIFAR-10).
 _MIXED_WEIGHT = 0.7
-
-
-class DivergedError(DynaLayError):
-    """The loss stopped being finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +34,20 @@ class TrainingConfig:
     """How a main network is trained.
 
     Attributes:
-        epochs: Passes over the main split.
-        batch_size: Samples of a batch.
-        learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
+        epochs: Passes over the main split, >= 1.
+        batch_size: Samples of a batch, >= 2.
+        learning_rate: Peak of the one-cycle schedule, in (0, 10).
+        weight_decay: Of AdamW, >= 0.
         paths: ``all`` 2^L states in every step, or ``mixed``: plain, full and one
             random state between them.
-        adjoint_rtol: Relative tolerance of the implicit gradient.
-        adjoint_max_steps: Most adjoint iterations.
+        adjoint_rtol: Relative tolerance of the implicit gradient, > 0.
+        adjoint_max_steps: Most adjoint iterations, >= 0.
         augment: Random shifts and mirror images.
         precision: ``fp32``, or ``bf16`` autocast.
-        seed: Of initial weights, order of samples, augmentation and paths.
+        seed: Of order of samples, augmentation and states.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     epochs: int
@@ -77,49 +76,55 @@ class TrainingConfig:
 
 
 class MainTrainer:
-    """Optimiser steps on cross-entropy over paths; resumable to the bit on one device.
+    """Optimiser steps on cross-entropy over states; resumable to the bit on one device.
 
     Args:
-        model: Main network, on its device.
+        network: Main network, on its device. Evaluate a copy of it: a session does.
         data: The main split, on the same device.
         config: Options.
+
+    Raises:
+        ConfigError: A batch is larger than the split.
     """
 
-    def __init__(self, model: MainNetwork, data: Split, config: TrainingConfig) -> None:
+    def __init__(
+        self, network: MainNetwork, data: Split, config: TrainingConfig
+    ) -> None:
         if config.batch_size > len(data):
             raise ConfigError(f"batch_size is larger than the {len(data)} samples")
-        self.model, self.data, self.config = model, data, config
-        self.steps_per_epoch = len(data) // config.batch_size
+        self.network, self.data, self.config = network, data, config
+        self.epoch, self.steps_per_epoch = 0, len(data) // config.batch_size
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        self.epoch = 0
-        own = model.solver
+        total = config.epochs * self.steps_per_epoch
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda steps: one_cycle(min((steps + 1) / total, 1.0))
+        )
         self.solver = SolverConfig(
-            rtol=own.rtol,
-            max_steps=own.max_steps,
+            rtol=network.config.rtol,
+            max_steps=network.config.max_steps,
             adjoint_rtol=config.adjoint_rtol,
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
-        """One pass over the split.
+        """Pass over the split once.
 
         Args:
             on_step: Called after every step with its number (from 1) and the loss.
 
         Raises:
-            DivergedError: the loss is not finite; the step is not taken.
+            DivergedError: The loss is not finite; the step is not taken.
         """
-        self.model.train()
+        self.network.train()
         order = torch.randperm(len(self.data), generator=self.generator)
         first = self.epoch * self.steps_per_epoch
         batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
         for step, rows in enumerate(batches, start=first + 1):
-            self._set_learning_rate(step)
             loss = self._loss(rows.to(self.data.inputs.device))
             if not bool(loss.isfinite()):
                 raise DivergedError(
@@ -129,6 +134,7 @@ class MainTrainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            self.scheduler.step()
             on_step(step, loss.item())
         self.epoch += 1
 
@@ -136,78 +142,65 @@ class MainTrainer:
         images, labels = self.data.inputs[rows], self.data.labels[rows]
         if self.config.augment:
             images = augment(images, self.generator)
-        weights = self._path_weights()
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.model.forward_paths(images, weights, self.solver)
-        losses = [
-            weight * F.cross_entropy(answer.float(), labels)
-            for weight, answer in zip(weights.values(), logits, strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights.values())
-
-    def _path_weights(self) -> dict[int, float]:
-        """Paths of this step and their weights in the loss."""
-        num_states = 2**self.model.num_layers
-        if self.config.paths == "all" or num_states == 2:
-            return dict.fromkeys(range(num_states), 1.0)
-        between = torch.randint(1, num_states - 1, (), generator=self.generator)
-        return {0: 1.0, num_states - 1: 1.0, int(between): _MIXED_WEIGHT}
-
-    def _set_learning_rate(self, step: int) -> None:
-        total = self.config.epochs * self.steps_per_epoch
-        rate = self.config.learning_rate * one_cycle(step / total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        num_states = 2**self.network.num_layers
+        weights = dict.fromkeys(range(num_states), 1.0)
+        if self.config.paths == "mixed":
+            weights = mixed_states(num_states, self.generator)
+        is_bf16 = self.config.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=is_bf16):
+            return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def save(self, folder: Path) -> None:
-        """Write everything that going on needs: weights, optimiser, random state."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        names = [name for name, _ in self.model.named_parameters()]
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{names[i]}/{k}": v for k, v in state.items()}
+        """Write all that `load` needs: weights, optimiser, schedule, random state."""
+        weights = self.network.state_dict()
+        tensors = {f"network/{name}": value for name, value in weights.items()}
+        tensors |= flatten(self.optimizer, "optimizer")
         tensors["generator"] = self.generator.get_state()
-        meta = {"kind": "training", "epoch": self.epoch}
-        meta |= {"training": asdict(self.config), "config": self.model.config.to_dict()}
-        save_tensors(folder, tensors, meta)
+        progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
+        save_tensors(folder, tensors, self._identity() | progress)
 
     def load(self, folder: Path) -> None:
-        """Continue from what ``save`` wrote.
+        """Continue from what `save` wrote.
 
         Raises:
-            CheckpointError: missing, corrupt, or of another training.
+            CheckpointError: It is missing, corrupt, or of another training.
         """
         tensors, meta = load_tensors(folder)
-        mine = {"training": asdict(self.config), "config": self.model.config.to_dict()}
-        theirs = {key: meta.get(key) for key in mine}
-        if _as_json(mine) != _as_json(theirs):
+        identity = self._identity()
+        if {key: meta.get(key) for key in identity} != identity:
             raise CheckpointError(
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        device = self.data.inputs.device
-        prefix = "model/"
-        self.model.load_state_dict(
-            {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for i, (name, _) in enumerate(self.model.named_parameters()):
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            parts = {key: tensors[f"optimizer/{name}/{key}"] for key in keys}
-            state[i] = {
-                key: part if key == "step" else part.to(device)
-                for key, part in parts.items()
-            }
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.network.load_state_dict(strip_prefix("network/", tensors))
+        restore(self.optimizer, tensors, "optimizer")
+        self.scheduler.load_state_dict(meta["scheduler"])
+        for group, rate in zip(
+            self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
+        ):
+            group["lr"] = rate
         self.generator.set_state(tensors["generator"])
         self.epoch = int(meta["epoch"])
 
+    def _identity(self) -> dict[str, Any]:
+        """Return what two halves of one training have in common, as JSON has it."""
+        architecture = self.network.config.to_dict()
+        options = {"training": asdict(self.config), "config": architecture}
+        identity: dict[str, Any] = json.loads(json.dumps(options))
+        return {"kind": "main-training"} | identity
+
 
 def one_cycle(progress: float, peak_at: float = 0.3) -> float:
-    """Share of the peak learning rate at a point of training, both in [0, 1].
+    """Return the share of the peak learning rate at a point of training.
 
-    Rises linearly from 1/25 to 1 and falls along a cosine to 0.
+    It rises linearly from 1/25 to 1 and falls along a cosine to 0.
+
+    Args:
+        progress: Share of the training that is done, in [0, 1].
+        peak_at: Where the peak is, in (0, 1).
+
+    References:
+        Smith & Topin (2017), Super-Convergence.
     """
     if progress < peak_at:
         return 0.04 + 0.96 * progress / peak_at
@@ -215,52 +208,42 @@ def one_cycle(progress: float, peak_at: float = 0.3) -> float:
     return float(0.5 * (1 + angle.cos()))
 
 
-def state_accuracies(model: MainNetwork, split: Split) -> dict[str, float]:
-    """Accuracy in every state; keys are bits, layer 1 first (``"100"``)."""
-    was_training = model.training
-    values = accuracies(state_table(fastest_session(model), split))
-    model.requires_grad_(True).train(was_training)
-    return {state_name(i, model.num_layers): v for i, v in enumerate(values)}
-
-
-def state_name(path: int, num_layers: int) -> str:
-    """Bits of a state, layer 1 first: 0b001 of three layers is ``"100"``."""
-    return "".join(str(path >> i & 1) for i in range(num_layers))
-
-
-def export(
-    folder: Path, model: MainNetwork, splits: dict[str, Split], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Write a main network with all that an environment wants to know of it.
+def mixed_states(num_states: int, generator: torch.Generator) -> dict[int, float]:
+    """Return the plain, the full and one random state, with their weights in the loss.
 
     Args:
-        folder: Where the checkpoint goes.
-        model: Main network; it is frozen.
-        splits: ``agent`` (calibration), ``validation`` and ``test`` (metrics).
-        facts: Further facts for the JSON.
-
-    Returns:
-        What was written beside the weights.
+        num_states: States S, at least 2; with 2 there is none between.
+        generator: Source of the draw.
     """
-    session = fastest_session(model)
-    table = state_table(session, splits["agent"])
-    calibration = calibrate(session, splits["agent"], table)
-    meta = {
-        "calibrations": [calibration.to_dict()],
-        "break_even_penalty": calibration.break_even(alpha=0.5),
-        "plain_macs": session.costs.plain_pass,
-        "solver_steps": [float(x) for x in table.solver_steps.double().mean(0)],
-        "state_accuracy": {
-            name: state_accuracies(model, split) for name, split in splits.items()
-        },
-    }
-    model.freeze()
-    save_network(folder, model, meta | facts)
-    return meta
+    full = num_states - 1
+    weights = {0: 1.0, full: 1.0}
+    if full > 1:
+        between = torch.randint(
+            1, full, (), generator=generator, device=generator.device
+        )
+        weights[int(between)] = _MIXED_WEIGHT
+    return weights
 
 
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def loss_of_states(
+    network: MainNetwork,
+    images: Tensor,
+    labels: Tensor,
+    weights: Mapping[int, float],
+    solver: SolverConfig,
+) -> Tensor:
+    """Return the weighted mean over states of a batch's cross-entropy, a scalar.
+
+    Args:
+        network: The main network.
+        images: Samples [n, C, H, W].
+        labels: Their classes, int64 [n].
+        weights: Weight of each state.
+        solver: Options of the solves and of their gradient.
+    """
+    logits = network.forward_paths(images, weights, solver)
+    losses = [
+        weight * F.cross_entropy(answer.float(), labels)
+        for weight, answer in zip(weights.values(), logits, strict=True)
+    ]
+    return torch.stack(losses).sum() / sum(weights.values())

@@ -6,36 +6,28 @@ batch as a free axis. They give the same values as the package, not the same bit
 Axes: n images [n, C, H, W], K classes, D features, A actions.
 """
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.envs.observation import ActivationObserver, EpisodeState
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import relative_residual
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.predictor.net_policies import NetPolicy
+from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-from dynalay_gym.sessions.protocol import SessionState
-from dynalay_gym.utils.metrics import write_json
+from dynalay_gym.sessions.features import network_features, squash
+from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.utils.io import write_json
 
 FORMATS = {"torch": "pt2", "onnx": "onnx"}
 EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant
 
 
 class Part(NamedTuple):
-    """One network to export.
-
-    Attributes:
-        name: Name of the file.
-        module: What runs.
-        inputs: Example of each input, by name; the first axis is the batch.
-        outputs: Names of the outputs.
-    """
+    """One network to export: file name, module, example inputs, names of outputs."""
 
     name: str
     module: nn.Module
@@ -47,26 +39,27 @@ class PlainPass(nn.Module):
     """Stem, every layer once, head: logits [n, K] and the first observation [n, D].
 
     Args:
-        model: The main network, frozen.
-        observer: Makes the observation.
+        network: The main network, frozen.
     """
 
-    def __init__(self, model: MainNetwork, observer: ActivationObserver) -> None:
+    def __init__(self, network: MainNetwork) -> None:
         super().__init__()
-        self.model, self.observer = model, observer
+        self.network = network
 
     def forward(self, images: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """Run over images [n, C, H, W] with penalties [n]."""
-        below, features = self.model.stem(images), []
-        for layer in self.model.main_layers:
+        below, pooled = self.network.stem(images), []
+        for layer in self.network.main_layers:
             below = layer.plain(below, 0)
-            features.append(layer.pool(below))
-        logits = self.model.classify(below, 0)
-        plain = torch.zeros_like(penalty)[:, None].expand(-1, len(features))
-        nothing = torch.zeros_like(penalty, dtype=torch.int64)
-        state = SessionState([], torch.cat(features, 1), logits, nothing, 1 - plain)
-        episode = EpisodeState(nothing, penalty, nothing - 1, nothing, nothing)
-        return logits, self.observer(state, episode)
+            pooled.append(layer.pool(below))
+        logits = self.network.classify(below, 0)
+        penalty, num_layers = penalty[:, None], self.network.num_layers
+        zeros = torch.zeros_like(penalty).expand(-1, num_layers)
+        seen = network_features(torch.cat(pooled, 1), logits, zeros + 1, zeros)
+        # The episode's columns: last_action (A = L + 1) and consecutive are 0, and all
+        # decisions remain.
+        start = squash(penalty), zeros, zeros[:, :1], zeros[:, :1], zeros[:, :1] + 1
+        return logits, torch.cat([seen, *start], 1)
 
 
 class Iteration(nn.Module):
@@ -93,7 +86,7 @@ def export_parts(
     """Write plain pass, one iteration per layer and, if it is a network, the policy.
 
     Args:
-        predictor: What is exported; a predictor on the CPU.
+        predictor: What is exported; of a main network, on the CPU.
         folder: Made if it is absent.
         format: ``torch`` or ``onnx``.
 
@@ -101,65 +94,56 @@ def export_parts(
         The files; ``parts.json`` beside them names inputs, outputs and their shapes.
 
     Raises:
-        ConfigError: for an unknown format, or ONNX without its packages.
+        ConfigError: Unknown format, ONNX without its packages, or a predictor on
+            another device or of another network.
     """
     if format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}; choose one of {sorted(FORMATS)}")
     if predictor.session.device.type != "cpu":
         raise ConfigError("only a predictor on the CPU can be exported: device='cpu'")
-    write = _onnx_writer() if format == "onnx" else _write_torch
-    folder, files, facts = Path(folder), [], {}
+    if format == "onnx":
+        _check_onnx()
+    parts, folder, facts = parts_of(predictor), Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    for part in parts_of(predictor):
-        path = folder / f"{part.name}.{FORMATS[format]}"
-        write(part, path)
-        files.append(path)
-        shapes = {name: ["n", *x.shape[1:]] for name, x in part.inputs.items()}
-        facts[path.name] = {"inputs": shapes, "outputs": list(part.outputs)}
+    for part in parts:
+        name = f"{part.name}.{FORMATS[format]}"
+        _write(part, folder / name, format)
+        shapes = {key: ["n", *x.shape[1:]] for key, x in part.inputs.items()}
+        facts[name] = {"inputs": shapes, "outputs": list(part.outputs)}
     write_json(folder / "parts.json", facts)
-    return files
+    return [folder / name for name in facts]
 
 
-def parts_of(predictor: DynaLayPredictor) -> Iterator[Part]:
-    """The parts with example inputs, on the CPU."""
-    session, layout = predictor.session, predictor.observation_layout
-    observer = ActivationObserver(session.feature_sizes, predictor.max_decisions)
-    images = torch.rand(EXAMPLE_ROWS, *session.model.config.in_shape)
-    inputs = {"images": images, "penalty": torch.rand(EXAMPLE_ROWS)}
-    plain = PlainPass(session.model, observer)
-    yield Part("plain", plain, inputs, ("logits", "observation"))
-    modules = session.model.modules()
-    maps = (module for module in modules if isinstance(module, FixedPointLayer))
-    for number, layer in enumerate(maps, start=1):
-        shape = layer.state_shape
-        inputs = {name: torch.rand(EXAMPLE_ROWS, *shape) for name in ("z", "x")}
-        outputs = ("z_new", "residual")
-        yield Part(f"iteration-{number}", Iteration(layer), inputs, outputs)
-    if isinstance(predictor.policy, NetPolicy):
-        size = max(part.stop for part in layout.values())
-        inputs = {"observation": torch.rand(EXAMPLE_ROWS, size)}
-        yield Part("policy", predictor.policy.net, inputs, ("scores",))
+def parts_of(predictor: DynaLayPredictor) -> list[Part]:
+    """Return the parts with example inputs, on the CPU.
 
-
-def _free_batch(part: Part) -> tuple[dict[int, torch.export.Dim], ...]:
-    batch = torch.export.Dim("n", min=1)
-    return tuple({0: batch} for _ in part.inputs)
-
-
-def _write_torch(part: Part, path: Path) -> None:
-    torch.export.save(_program(part), path)
-
-
-def _program(part: Part) -> torch.export.ExportedProgram:
-    with torch.no_grad():
-        return torch.export.export(
-            part.module.eval(),
-            tuple(part.inputs.values()),
-            dynamic_shapes=(_free_batch(part)),
+    Raises:
+        ConfigError: The predictor's network is no main network.
+    """
+    session = predictor.session
+    if not isinstance(session, TorchSession):
+        raise ConfigError(
+            f"only main networks can be exported in parts, not {type(session).__name__}"
         )
+    network, policy = session.network, predictor.policy
+    inputs = {"images": _example(*network.config.in_shape), "penalty": _example()}
+    parts = [Part("plain", PlainPass(network), inputs, ("logits", "observation"))]
+    layers = [part for part in network.modules() if isinstance(part, FixedPointLayer)]
+    for number, layer in enumerate(layers, start=1):
+        inputs = {name: _example(*layer.state_shape) for name in ("z", "x")}
+        outputs = ("z_new", "residual")
+        parts.append(Part(f"iteration-{number}", Iteration(layer), inputs, outputs))
+    if isinstance(policy, NetworkPolicy):
+        inputs = {"observation": _example(policy.sizes[0])}
+        parts.append(Part("policy", policy.original, inputs, ("scores",)))
+    return parts
 
 
-def _onnx_writer() -> Callable[[Part, Path], None]:
+def _example(*shape: int) -> Tensor:
+    return torch.rand(EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _check_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -167,12 +151,19 @@ def _onnx_writer() -> Callable[[Part, Path], None]:
         raise ConfigError(
             'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
         ) from None
-    return _write_onnx
 
 
-def _write_onnx(part: Part, path: Path) -> None:
+def _write(part: Part, path: Path, format: str) -> None:
+    batch = torch.export.Dim("n", min=1)
+    free = tuple({0: batch} for _ in part.inputs)
+    inputs = tuple(part.inputs.values())
+    with torch.no_grad():
+        program = torch.export.export(part.module.eval(), inputs, dynamic_shapes=free)
+    if format == "torch":
+        torch.export.save(program, path)
+        return
     torch.onnx.export(
-        _program(part),
+        program,
         (),
         path,
         input_names=list(part.inputs),

@@ -1,33 +1,32 @@
-"""One batch of images walked by a policy, and the checks of what a caller hands in.
+"""One batch of inputs decided on by a policy, and the checks of what a caller gives.
 
-Axes: n images [n, C, H, W], K classes, A = L + 1 actions, T = most decisions.
+Axes: n inputs, m of them undecided, K classes, A actions, T = most decisions.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import reprlib
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.walk import LayerWalk
-from dynalay_gym.errors import ConfigError, DataError
+from dynalay_gym.envs.checks import check_actions
+from dynalay_gym.envs.observation import EpisodeState, Integers
+from dynalay_gym.errors import ConfigError, DataError, InvalidActionError
 from dynalay_gym.fixed_point.progress import SolverStatus
-from dynalay_gym.predictor.policies import ObservationPolicy
-from dynalay_gym.sessions.activations import ALL, Rows
+from dynalay_gym.networks.policy import NOP, Policy, as_numpy
+from dynalay_gym.sessions.protocol import NetworkSession, StepCost
 
 
-@dataclass(frozen=True)
-class Inference:
-    """Answers and what each took; numpy arrays or tensors, as the images were.
+class Inference(NamedTuple):
+    """Answers and what each took; NumPy arrays or tensors, as the inputs were.
 
     Attributes:
         probabilities: Softmax of the logits at the stop, float32 [n, K].
         labels: The most probable class, int64 [n].
-        macs: Multiply-adds of the main network, plain pass included, int64 [n].
+        macs: Multiply-adds of the network, plain pass included, int64 [n].
         policy_macs: Multiply-adds of the policy, int64 [n].
         decisions: Decisions taken, int64 [n].
         solver_steps: Iterations of all solves, int64 [n].
@@ -44,168 +43,192 @@ class Inference:
     converged: Any
     actions: Any
 
-    def map(self, convert: Callable[[Any], Any]) -> "Inference":
-        """The same with every entry converted."""
-        return Inference(*(convert(getattr(self, f.name)) for f in fields(self)))
 
-    @staticmethod
-    def join(parts: "Sequence[Inference]") -> "Inference":
-        """One of all rows; the entries are tensors."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = ([getattr(part, f.name) for part in parts] for f in fields(Inference))
-        return Inference(*(torch.cat(column) for column in columns))
-
-
-@torch.no_grad()
-def infer_batch(
-    walk: LayerWalk,
-    policy: ObservationPolicy,
-    images: Tensor,
-    penalty: Tensor,
-    first: int = 0,
-) -> Inference:
-    """Walk one batch to its answers; a row that has stopped runs nothing any more.
+class Batch:
+    """Inputs of one batch on their way to an answer.
 
     Args:
-        walk: A walk of n rows; whatever it did before is forgotten.
-        policy: Chooses the layers.
-        images: Images [n, C, H, W].
-        penalty: Their penalties [n].
-        first: Number of the first image.
-
-    Returns:
-        Inference of tensors.
-
-    Raises:
-        InvalidActionError: for a policy's action that there is not.
+        session: The network.
+        inputs: Samples [n, ...] on its device.
+        penalty: Their penalties, float32 [n].
+        first: Number of the first input.
+        max_decisions: T.
     """
-    numbers = torch.arange(first, first + len(images), device=walk.device)
-    walk.start(ALL, images, numbers, penalty)
-    total = walk.costs.clone()
-    for rows in _decisions(walk, policy):
-        if isinstance(rows, slice):  # all of them: nothing to gather
-            _add(total, walk.costs)
+
+    def __init__(
+        self,
+        session: NetworkSession,
+        inputs: Tensor,
+        penalty: NDArray[np.float32],
+        first: int,
+        max_decisions: int,
+    ) -> None:
+        self.session, self.num_actions = session, len(session.action_names)
+        self.rows = np.arange(len(inputs))
+        self.state = session.begin(inputs)
+        self.episode = EpisodeState(len(inputs), self.num_actions, max_decisions)
+        self.episode.begin(self.rows, first + self.rows, penalty, session.plain_macs)
+        # Multiply-adds, iterations and the worst solver status, so far.
+        self.cost = np.zeros((3, len(inputs)), dtype=np.int64)
+        self.cost[0] = session.plain_macs
+
+    @torch.no_grad()
+    def run(self, policy: Policy, has_finite_states: bool) -> Inference:
+        """Decide to the end; a row that has stopped runs nothing more.
+
+        Args:
+            policy: Chooses the actions. If it has ``plans``, it knows them all from the
+                first observation on: ``plans(observations, infos)``, int64 [n, P].
+            has_finite_states: Whether the session can carry such plans out in one sweep
+                (`FiniteStates`), without what a look in between would need.
+
+        Returns:
+            Inference of tensors.
+
+        Raises:
+            InvalidActionError: The policy chose an action that does not exist.
+        """
+        if has_finite_states and hasattr(policy, "plans"):
+            self._follow(policy, self.session)
         else:
-            some = total[:, rows]
-            _add(some, walk.costs[:, rows])
-            total[:, rows] = some
-    macs, steps, status = total.unbind()
-    assert walk.state is not None, "started above"
-    return Inference(
-        probabilities=walk.state.logits.softmax(1),
-        labels=walk.prediction(),
-        macs=macs,
-        policy_macs=walk.episode.decisions * policy.macs_per_decision,
-        decisions=walk.episode.decisions.clone(),
-        solver_steps=steps,
-        converged=status == SolverStatus.CONVERGED,
-        actions=walk.history.clone(),
-    )
+            self._decide(policy)
+        logits = self.session.logits(self.state, self._tensor(self.rows))
+        decisions, (macs, steps, status) = self.episode.decisions, self.cost
+        counts = macs, decisions * policy.macs_per_decision, decisions, steps
+        rest = *counts, status == SolverStatus.CONVERGED, self.episode.history
+        answers = logits.softmax(1), logits.argmax(1)
+        return Inference(*answers, *map(torch.from_numpy, rest))
+
+    def _decide(self, policy: Policy) -> None:
+        """Ask the policy step by step."""
+        rows = self.rows
+        while len(rows) > 0:
+            where = self._tensor(rows)
+            chosen = policy.act(*self._look(rows, where))
+            actions = check_actions(chosen, len(rows), self.num_actions)
+            cost = self.session.apply(self.state, where, self._tensor(actions))
+            taken = self._add(rows, cost)
+            rows = rows[~self.episode.advance(rows, actions, *taken)]
+
+    def _follow(self, policy: Any, session: Any) -> None:
+        """Carry the plans of a policy out in one sweep over the network."""
+        where = self._tensor(self.rows)
+        actions = self._read_plans(policy.plans(*self._look(self.rows, where)))
+        is_stop = actions == NOP
+        is_over = is_stop.cumsum(1) > is_stop  # it has stopped before
+        self.episode.history[:] = np.where(is_over, -1, actions)
+        self.episode.decisions[:] = (~is_over).sum(1)
+        reached = np.zeros_like(self.rows)
+        for column in np.where(is_over, NOP, actions).T:
+            reached = session.next_state[reached, column]
+        self._add(self.rows, session.reach(self.state, where, self._tensor(reached)))
+
+    def _read_plans(self, plans: Any) -> Integers:
+        """Return plans as int64 [n, T], cut off or filled up with NOP."""
+        given, n = as_numpy(plans), len(self.rows)
+        if given.ndim != 2 or len(given) != n:
+            raise InvalidActionError(
+                f"plans must have shape ({n}, P), not {given.shape}"
+            )
+        actions = np.full_like(self.episode.history, NOP)
+        if given.size > 0:
+            check_actions(given.ravel(), given.size, self.num_actions)
+            known = given[:, : actions.shape[1]]
+            actions[:, : known.shape[1]] = known
+        return actions
+
+    def _look(self, rows: Integers, where: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return observations [m, D] of some rows and a policy's infos; all copies."""
+        episode, session = self.episode, self.session
+        seen = session.features(self.state, where)
+        infos = {
+            "index": self._tensor(episode.index[rows]),
+            "penalty": self._tensor(episode.penalty[rows]),
+            "decisions": self._tensor(episode.decisions[rows]),
+            "action_mask": session.useful_actions(self.state, where).to(torch.int8),
+        }
+        return torch.cat([seen, self._tensor(episode.features(rows))], 1), infos
+
+    def _add(self, rows: Integers, cost: StepCost) -> NDArray[np.int64]:
+        """Add up what some rows took, and return it: int64 [3, m]."""
+        parts = cost.macs, cost.solver_steps, cost.status
+        taken = np.stack([part.cpu().numpy() for part in parts])
+        self.cost[:2, rows] += taken[:2]
+        self.cost[2, rows] = np.maximum(self.cost[2, rows], taken[2])
+        return taken
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.session.device)
 
 
-def _add(total: Tensor, last: Tensor) -> None:
-    """Add a decision's MACs and iterations; of statuses the worst counts."""
-    total[:2] += last[:2]
-    torch.maximum(total[2], last[2], out=total[2])
+def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
+    """Check inputs and bring them to the session's device.
 
-
-def _decisions(walk: LayerWalk, policy: ObservationPolicy) -> Iterator[Rows]:
-    """Let a policy walk to the end; yields the rows of each decision after it."""
-    plans = getattr(policy, "plans", None)  # as OpenLoopPolicy has it
-    if plans is not None:
-        walk.follow(plans(walk.observe_rows(ALL), _infos(walk, ALL)))
-        yield ALL
-        return
-    rows: Rows = ALL
-    going = torch.arange(walk.num_rows, device=walk.device)
-    while len(going) > 0:
-        seen, infos = walk.observe_rows(rows), _infos(walk, rows)
-        actions = check_actions(policy.act(seen, infos), len(going), walk.num_actions)
-        stops = walk.advance(rows, actions)
-        yield rows
-        rows = going = going[~stops]
-
-
-def _infos(walk: LayerWalk, rows: Rows) -> dict[str, Tensor]:
-    """What a policy is told beside the observation; copies."""
-    episode = walk.episode
-    told = {
-        "index": episode.index,
-        "penalty": episode.penalty,
-        "decisions": episode.decisions,
-    }
-    mask = walk.action_mask().to(torch.int8)
-    if isinstance(rows, slice):
-        infos = {name: values.clone() for name, values in told.items()}
-        return infos | {"action_mask": mask}
-    infos = {name: values.index_select(0, rows) for name, values in told.items()}
-    return infos | {"action_mask": mask.index_select(0, rows)}
-
-
-def read_images(
-    images: Any, shape: tuple[int, ...], device: torch.device | str
-) -> Tensor:
-    """Check images and bring them to the device.
+    A session may say what it takes by two attributes: `in_shape`, the shape of one
+    input, and `in_dtype`. What it does not say is taken as it comes.
 
     Args:
-        images: Floats [n, *shape] or flat, an array or a tensor.
-        shape: Channels, height and width.
-        device: Where they go.
+        inputs: Array or tensor [n, ...] of numbers, or flat [n, D].
+        session: The network.
 
     Returns:
-        float32 [n, *shape].
+        The inputs [n, ...] in the session's dtype.
 
     Raises:
-        ConfigError: for another type or shape.
-        DataError: for NaN or infinite pixels.
+        ConfigError: Wrong shape or type.
+        DataError: NaN or infinite numbers.
     """
-    sides = ", ".join(map(str, shape))
+    shape = getattr(session, "in_shape", None)
+    dtype: torch.dtype | None = getattr(session, "in_dtype", None)
+    given = inputs if isinstance(inputs, Tensor) else _as_tensor(inputs)
+    if dtype is not None and dtype.is_floating_point != given.is_floating_point():
+        kind = "floats, normalised" if dtype.is_floating_point else "integers, encoded"
+        raise ConfigError(f"inputs must be {kind} as in training, not {given.dtype}")
+    own = tuple(given.shape[1:])
+    if given.dim() == 0 or (shape and own not in (shape, (math.prod(shape),))):
+        sides = "..." if shape is None else ", ".join(map(str, shape))
+        raise ConfigError(
+            f"inputs must have shape [n, {sides}] or be flat, not {list(given.shape)}"
+        )
+    found = given.detach().to(session.device, dtype)
+    # The extremes are NaN or infinite if any number is; no mask of all is made.
+    if found.is_floating_point() and found.numel() > 0:
+        if not all(map(math.isfinite, torch.aminmax(found))):
+            raise DataError("the inputs hold NaN or infinite numbers; mend them")
+    return found if shape is None else found.reshape(len(found), *shape)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """Return an array as a tensor; copied where PyTorch could not share its memory."""
     try:
-        given = images if isinstance(images, Tensor) else _own_tensor(images)
+        array = np.asarray(values)
+        native = array.dtype.newbyteorder("=")
+        return torch.from_numpy(np.require(array, native, ["C", "W"]))
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(
-            f"images must be an array of floats [n, {sides}], not "
-            f"{type(images).__name__}"
+            f"inputs must be an array of numbers, not {reprlib.repr(values)}"
         ) from None
-    if not given.is_floating_point():
-        raise ConfigError(
-            f"images must be floats, normalised as in training, not {given.dtype}"
-        )
-    if tuple(given.shape[1:]) not in (shape, (math.prod(shape),)):
-        raise ConfigError(
-            f"images must have shape [n, {sides}] or be flat, not {list(given.shape)}"
-        )
-    inputs = given.detach().to(device, torch.float32)
-    # The extremes are NaN or infinite if any pixel is; no mask of all pixels is made.
-    # (NumPy's are found without threads that would then wait busily beside our own.)
-    pixels = inputs.numpy() if inputs.is_cpu else inputs
-    extremes = (pixels.min(), pixels.max()) if inputs.numel() > 0 else ()
-    if not all(math.isfinite(each) for each in extremes):
-        raise DataError("the images hold NaN or infinite pixels; mend them")
-    return inputs.reshape(-1, *shape)
 
 
-def _own_tensor(values: Any) -> Tensor:
-    """Array as a tensor; copied where torch could not share or write its memory."""
-    return torch.from_numpy(np.require(np.asarray(values), requirements=["C", "W"]))
+def read_penalty(penalty: Any, num: int) -> NDArray[np.float32]:
+    """Check a penalty, a number or one per input; float32 [num].
 
-
-def read_penalty(penalty: Any, num: int) -> Tensor:
-    """Check a penalty, a number or one per image; float32 [num] on the CPU."""
+    Raises:
+        ConfigError: Wrong shape or type, negative, NaN or infinite.
+    """
     try:
-        values = np.asarray(host(penalty), dtype=np.float32)
-        spread = np.empty(num, dtype=np.float32)
-        spread[:] = values
+        with np.errstate(over="ignore"):
+            values = np.asarray(as_numpy(penalty), dtype=np.float32)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"penalty must be a number, or one per image [{num}], not {penalty!r}"
+            f"penalty must be a number, or one per input, not {reprlib.repr(penalty)}"
         ) from None
-    if not bool(np.all(np.isfinite(values) & (values >= 0))):
-        raise ConfigError(f"penalty must be finite and at least 0: {penalty!r}")
-    return torch.from_numpy(spread)
-
-
-def host(values: Any) -> Any:
-    """Tensors as numpy arrays; anything else as it is."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    if values.shape not in ((), (1,), (num,)):
+        raise ConfigError(
+            f"penalty must be a number, or one per input [{num}], not of shape "
+            f"{list(values.shape)}"
+        )
+    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    if wrong.size > 0:
+        raise ConfigError(f"penalty must be finite and at least 0, not {wrong[0]}")
+    return np.broadcast_to(values, num).astype(np.float32)

@@ -1,146 +1,102 @@
-"""Policies that a predictor can carry and save: what they are, and the rules.
+"""The policies that a predictor can save: networks, plans and one rule.
 
-A policy sees observations and documented info keys, as in an environment with
-``output="torch"``, so the same object also walks one.
+Each is also a `Policy` for environments.
 
-Axes: m rows that still run, D observation features, A = L + 1 actions.
+Axes: m rows, D observation features, A actions.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from dynalay_gym.envs.walk import NOP
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.fixed_point.exact_linear import ExactLinear
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.policy import (
+    NOP,
+    Array,
+    GreedyNetPolicy,
+    Infos,
+    PlanPolicy,
+    Policy,
+    as_numpy,
+    like,
+)
+
+Options = dict[str, Any]  # JSON-able
+Tensors = Mapping[str, Tensor]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
-class ObservationPolicy(Protocol):
-    """All that a predictor asks of a policy."""
+class NetworkPolicy(GreedyNetPolicy):
+    """Greedy choice of a trained network; masked actions are never taken.
 
-    @property
-    def macs_per_decision(self) -> int:
-        """Multiply-adds of one choice for one input; 0 if it only reads a number."""
-
-    def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Choose int64 actions [m] for float32 observations [m, D].
-
-        Args:
-            observations: Those of the rows that still run.
-            infos: ``index`` [m], ``penalty`` [m], ``decisions`` [m] (taken so far) and
-                ``action_mask`` [m, A].
-        """
-
-
-@runtime_checkable
-class OpenLoopPolicy(ObservationPolicy, Protocol):
-    """A policy that knows all its actions from the first observation on.
-
-    A predictor runs such a plan in one sweep: what a decision in between would need to
-    see is not computed.
-    """
-
-    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """All actions of each row, NOP last, int64 [m, P]; see ``act``."""
-
-
-class SavedPolicy(ABC):
-    """A policy that is JSON-able options and, for a network, tensors."""
-
-    kind: ClassVar[str]
-    macs_per_decision: int = 0
-
-    @property
-    def name(self) -> str:
-        """Label of its row in tables."""
-        return self.kind
-
-    @abstractmethod
-    def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Choose actions; see ``ObservationPolicy.act``."""
-
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """JSON-able facts that, with the tensors, make the policy again."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights by name."""
-        return {}
-
-    @classmethod
-    @abstractmethod
-    def restore(
-        cls, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> "SavedPolicy":
-        """Make the policy from what was saved; any misfit raises."""
-
-    @abstractmethod
-    def check_fit(self, observation_size: int, num_actions: int) -> None:
-        """Raise ConfigError unless it fits observations and actions."""
-
-
-class PlanPolicy(SavedPolicy):
-    """Takes the same actions for every input, then stops; reads nothing.
+    The network is copied, so training on does not change the policy, and a row's choice
+    does not depend on the rows beside it.
 
     Args:
-        plan: The layers in order; empty is NOP at once.
+        net: An `AgentNet` (kind ``agent-net``), or a perceptron (kind ``mlp``): an
+            ``nn.Sequential`` of ``nn.Linear`` with tanh or ReLU between them, whose
+            outputs score the actions. It takes observations in [0, 1].
+
+    Attributes:
+        original: The copy as it was trained: float32 [m, D] to scores [m, A].
+        options: What `original` is made of.
+        sizes: (D, A).
+
+    Raises:
+        ConfigError: The network is anything else.
     """
 
-    kind = "plan"
+    def __init__(self, net: nn.Module) -> None:
+        self.options: Options
+        if isinstance(net, AgentNet):
+            kind, exact = "agent-net", _exact_agent_net(net)
+            self.sizes = net.observation_size, net.num_actions
+            self.options = {
+                "observation_size": net.observation_size,
+                "num_actions": net.num_actions,
+                "hidden": list(net.hidden),
+            }
+        else:
+            linears, activation = _perceptron_parts(net)
+            kind, exact = "mlp", _exact(map(_numbers, linears), activation)
+            widths = [linears[0].in_features, *(part.out_features for part in linears)]
+            self.sizes = widths[0], widths[-1]
+            self.options = {"widths": widths, "activation": activation}
+        super().__init__(nn.Sequential(*exact), name=kind)
+        self.original = copy.deepcopy(net).eval().requires_grad_(False)
 
-    def __init__(self, plan: Sequence[int]) -> None:
-        self.plan = tuple(int(action) for action in plan)
-        self._actions = torch.tensor([*self.plan, NOP])
-
-    def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Choose the plan's next action."""
-        position = infos["decisions"].clamp(max=len(self.plan))
-        return self._actions.to(position.device)[position]
-
-    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Return the plan for every row."""
-        actions = self._actions.to(observations.device)
-        return actions.expand(len(observations), -1)
-
-    def options(self) -> dict[str, Any]:
-        """The plan."""
-        return {"plan": list(self.plan)}
-
-    @classmethod
-    def restore(
-        cls, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> "PlanPolicy":
-        """Make the policy from what was saved."""
-        return cls(**options)
-
-    def check_fit(self, observation_size: int, num_actions: int) -> None:
-        """Raise ConfigError if the plan names a layer that is not there."""
-        if not all(0 <= action < num_actions for action in self.plan):
-            raise ConfigError(
-                f"plan {self.plan} names a layer outside 1..{num_actions - 1}"
-            )
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Choose the best allowed action; see `Policy.act`."""
+        if isinstance(observations, Tensor):
+            if observations.device != self._weight.device:
+                self.net.to(observations.device)
+        return super().act(observations, infos)
 
 
-class MaxProbPolicy(SavedPolicy):
-    """One decision at the start: stop if the network is sure enough, else the plan.
+class MaxProbPolicy(PlanPolicy):
+    """One decision at the start: stop if the network is sure enough, else a plan.
 
     How sure is enough depends on the penalty: a polygon through given points, level
     beyond them, never rising, so a higher penalty never iterates more.
 
     Args:
         column: Where the observation has ``max_prob`` (``observation_layout``).
-        plan: The layers in order if it does not stop.
+        plan: The actions in order if it does not stop.
         thresholds: Stop where max_prob is at least this; one per penalty.
         penalties: Ascending penalties that they belong to.
 
     Raises:
-        ConfigError: if the points make no falling polygon.
+        ConfigError: The points make no falling polygon.
     """
-
-    kind = "max-prob"
 
     def __init__(
         self,
@@ -149,6 +105,7 @@ class MaxProbPolicy(SavedPolicy):
         thresholds: Sequence[float],
         penalties: Sequence[float] = (0.0,),
     ) -> None:
+        super().__init__(plan, name="max-prob")
         self.column = int(column)
         self.thresholds = [float(x) for x in thresholds]
         self.penalties = [float(x) for x in penalties]
@@ -159,44 +116,163 @@ class MaxProbPolicy(SavedPolicy):
                 "a max-prob policy needs one threshold per penalty, penalties rising "
                 f"and thresholds not, got {self.penalties} and {self.thresholds}"
             )
-        self._plan = PlanPolicy(plan)
 
-    def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Stop the sure ones, let the others follow the plan."""
-        stop = self._is_sure(observations, infos) & (infos["decisions"] == 0)
-        return torch.where(stop, NOP, self._plan.act(observations, infos))
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Stop the sure ones, let the others follow the plan; see `Policy.act`."""
+        stop = self._is_sure(observations, infos) & (as_numpy(infos["decisions"]) == 0)
+        plan = as_numpy(super().act(observations, infos))
+        return like(np.where(stop, NOP, plan), observations)
 
-    def plans(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """NOP for the sure ones, the plan for the others."""
-        stop = self._is_sure(observations, infos)
-        return self._plan.plans(observations, infos).masked_fill(stop[:, None], NOP)
+    def plans(self, observations: Array, infos: Infos) -> Array:
+        """Return NOP for the sure ones, the plan for the others, int64 [m, P]."""
+        stop = self._is_sure(observations, infos)[:, None]
+        plans = as_numpy(super().plans(observations, infos))
+        return like(np.where(stop, NOP, plans), observations)
 
-    def _is_sure(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        penalty = infos["penalty"]
-        known = np.interp(penalty.cpu(), self.penalties, self.thresholds)
-        threshold = torch.as_tensor(known, device=penalty.device)
-        return observations[:, self.column].double() >= threshold
+    def _is_sure(self, observations: Any, infos: Infos) -> NDArray[np.bool_]:
+        penalty = as_numpy(infos["penalty"])
+        threshold = np.interp(penalty, self.penalties, self.thresholds)
+        sure: NDArray[np.bool_] = as_numpy(observations[:, self.column]) >= threshold
+        return sure
 
-    def options(self) -> dict[str, Any]:
-        """Column, plan and polygon."""
-        return {
-            "column": self.column,
-            "plan": list(self._plan.plan),
-            "thresholds": self.thresholds,
-            "penalties": self.penalties,
-        }
 
-    @classmethod
-    def restore(
-        cls, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> "MaxProbPolicy":
-        """Make the policy from what was saved."""
-        return cls(**options)
+def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
+    """Return what `restore_policy` needs: kind, JSON-able options, weights.
 
-    def check_fit(self, observation_size: int, num_actions: int) -> None:
-        """Raise ConfigError if column or plan lie outside."""
-        if not 0 <= self.column < observation_size:
-            raise ConfigError(
-                f"column {self.column} lies outside the {observation_size} features"
-            )
-        self._plan.check_fit(observation_size, num_actions)
+    Raises:
+        ConfigError: The policy is of none of the kinds that can be saved.
+    """
+    if isinstance(policy, NetworkPolicy):
+        return policy.name, policy.options, policy.original.state_dict()
+    if isinstance(policy, PlanPolicy):
+        plans = policy.actions[:, :-1].tolist()
+        options: Options = {"plan": plans if policy.per_sample else plans[0]}
+        if not isinstance(policy, MaxProbPolicy):
+            return "plan", options, {}
+        names = ("column", "thresholds", "penalties")
+        return "max-prob", options | {name: getattr(policy, name) for name in names}, {}
+    raise ConfigError(
+        f"{type(policy).__name__} cannot be saved; only these policies can: "
+        f"{', '.join(_RESTORE)}"
+    )
+
+
+def restore_policy(kind: str, options: Options, tensors: Tensors) -> Policy:
+    """Make a policy from what `policy_to_saved` returned; any misfit raises."""
+    return _RESTORE[kind](options, tensors)
+
+
+def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
+    """Check that a policy, if it is of a known kind, fits a network.
+
+    Args:
+        policy: Any policy.
+        observation_size: D.
+        num_actions: A.
+
+    Raises:
+        ConfigError: It was made for other sizes.
+    """
+    sizes = observation_size, num_actions
+    if isinstance(policy, NetworkPolicy) and policy.sizes != sizes:
+        raise ConfigError(
+            "the policy takes {} features and {} actions, the network has {} and {}; "
+            "give the policy that was trained on it".format(*policy.sizes, *sizes)
+        )
+    if isinstance(policy, MaxProbPolicy) and not 0 <= policy.column < observation_size:
+        raise ConfigError(f"column {policy.column} lies outside 0..{sizes[0] - 1}")
+    if isinstance(policy, PlanPolicy):
+        if policy.actions.min() < 0 or policy.actions.max() >= num_actions:
+            raise ConfigError(f"the plan has actions outside 0..{num_actions - 1}")
+
+
+def _restore_agent_net(options: Options, tensors: Tensors) -> NetworkPolicy:
+    net = AgentNet(**options)
+    net.load_state_dict(tensors)
+    return NetworkPolicy(net)
+
+
+def _restore_mlp(options: Options, tensors: Tensors) -> NetworkPolicy:
+    parts: list[nn.Module] = []
+    for width_in, width_out in pairwise(options["widths"]):
+        has_bias = f"{len(parts)}.bias" in tensors
+        linear = nn.Linear(width_in, width_out, bias=has_bias)
+        parts += [linear, _ACTIVATIONS[options["activation"]]()]
+    net = nn.Sequential(*parts[:-1])
+    net.load_state_dict(tensors)
+    return NetworkPolicy(net)
+
+
+_RESTORE: dict[str, Callable[[Options, Tensors], Policy]] = {
+    "agent-net": _restore_agent_net,
+    "mlp": _restore_mlp,
+    "plan": lambda options, _: PlanPolicy(**options),
+    "max-prob": lambda options, _: MaxProbPolicy(**options),
+}
+
+
+class _TreeScores(nn.Module):
+    """Turns an AgentNet's outputs into its log-probabilities, but for a constant.
+
+    The outputs are scores of some actions, of a token for the other actions, and of
+    these among each other.
+    """
+
+    def __init__(self, num_first: int) -> None:
+        super().__init__()
+        self.num_first = num_first
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        first, token, others = outputs.tensor_split(
+            (self.num_first, self.num_first + 1), 1
+        )
+        return torch.cat([first, token + others.log_softmax(1)], 1)
+
+
+def _exact_agent_net(net: AgentNet) -> list[nn.Module]:
+    """Return what an AgentNet's scores are made by, without its value."""
+    torso = [_numbers(part) for part in net.torso if isinstance(part, nn.Linear)]
+    weight, bias = torso[0]  # observations are centred, to 2 x - 1, first
+    torso[0] = 2 * weight, bias - weight.sum(1)
+    weight, bias = _numbers(net.policy_head.head)
+    tail = [_numbers(part)[0] for part in cast(Any, net.policy_head.tail[0])]
+    tail_weight = tail[1] @ tail[0]  # the two follow each other
+    ends = (
+        torch.cat([weight, tail_weight]),
+        nn.functional.pad(bias, (0, len(tail_weight))),
+    )
+    return [*_exact([*torso, ends], "tanh"), _TreeScores(net.policy_head.cutoffs[0])]
+
+
+def _exact(layers: Iterable[tuple[Tensor, Tensor]], activation: str) -> list[nn.Module]:
+    """Return exact layers with an activation between them, for inputs in [0, 1]."""
+    parts: list[nn.Module] = []
+    bound = 1.0
+    for weight, bias in layers:
+        layer = ExactLinear(weight, bias, bound)
+        parts += [layer, _ACTIVATIONS[activation]()]
+        bound = 1.0 if activation == "tanh" else layer.reach
+    return parts[:-1]
+
+
+def _numbers(part: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer, float64."""
+    weight = part.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias
+    return weight, bias.detach().double()
+
+
+def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:
+    """Return the linear layers of a perceptron and the name of its activation."""
+    parts = list(net) if isinstance(net, nn.Sequential) else []
+    linears = [part for part in parts[::2] if isinstance(part, nn.Linear)]
+    kinds = {type(part) for part in parts[1::2]}
+    for name, kind in _ACTIVATIONS.items():
+        if 2 * len(linears) - 1 == len(parts) and kinds <= {kind}:
+            return linears, name
+    found = [type(part).__name__ for part in parts or [net]]
+    raise ConfigError(
+        "a network policy takes an AgentNet, or an nn.Sequential of nn.Linear with "
+        f"tanh or ReLU between them, not {found}; write a class with act and "
+        "macs_per_decision for another network"
+    )

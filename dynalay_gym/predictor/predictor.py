@@ -1,8 +1,10 @@
-"""A main network and a policy as one object that answers, and really skips.
+"""A network and a policy as one object that answers, and really skips.
 
-Axes: n images [n, C, H, W], K classes, A = L + 1 actions, T = max_decisions.
+Axes: n inputs, K classes, A actions.
 """
 
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +12,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.envs.walk import LayerWalk
-from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.envs.observation import observation_layout
+from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.predictor.inference import (
-    Inference,
-    host,
-    infer_batch,
-    read_images,
-    read_penalty,
-)
-from dynalay_gym.predictor.net_policies import AgentNetPolicy, MLPPolicy
-from dynalay_gym.predictor.policies import (
-    MaxProbPolicy,
-    ObservationPolicy,
-    PlanPolicy,
-    SavedPolicy,
-)
-from dynalay_gym.sessions.accel.session import fastest_session
-from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.networks.policy import Policy, as_numpy
+from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
+from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
+from dynalay_gym.utils.optimizer_state import strip_prefix
 
 KIND = "predictor"
-NETWORK, POLICY = "network.", "policy."  # prefixes of the tensors' names
-POLICIES: dict[str, type[SavedPolicy]] = {
-    policy.kind: policy
-    for policy in (AgentNetPolicy, MLPPolicy, PlanPolicy, MaxProbPolicy)
-}
+PARTS = ("network", "policy")  # their tensors are named network.… and policy.…
+
+# Makes a session from the options and tensors that its `to_saved` returned.
+Restore = Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]
 
 
 class DynaLayPredictor:
     """Classifier that spends compute input by input; already trained.
 
     It has the methods of a scikit-learn classifier that need no training, so that
-    ``sklearn.metrics`` and scorers work. An image's answer and cost do not depend, to
-    the bit, on the images beside it.
+    ``sklearn.metrics`` and scorers work. An input's answer and cost do not depend, to
+    the bit, on the inputs beside it.
 
     Args:
-        network: The main network; it is frozen (evaluation mode, no gradients).
-        policy: Chooses the layers; one of ``POLICIES``, or any object with ``act`` and
-            ``macs_per_decision`` (which cannot be saved).
+        network: A main network, of which a frozen copy is made, or any session.
+        policy: Chooses the actions: a policy of `dynalay_gym.predictor.policies`, or
+            any object with ``act`` and ``macs_per_decision`` (which cannot be saved).
         penalty: Penalty of compute that is shown to the policy if a call names none.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
-        max_decisions: Most decisions per image; L + 1 if None. It is part of the
+        max_decisions: Most decisions per input; A if None. It is part of the
             observation: give what the policy was trained with.
-        batch_size: Images that are worked on side by side; bounds the memory.
+        batch_size: Inputs that are worked on side by side; bounds the memory.
+
+    Attributes:
+        session: The network.
+        classes_: 0..K-1.
+        observation_layout: Where each part of an observation lies.
 
     Raises:
-        ConfigError: for a bad argument, or a policy that does not fit the network.
+        ConfigError: A bad argument, or a policy that does not fit the network.
     """
 
     _estimator_type = "classifier"
 
     def __init__(
         self,
-        network: MainNetwork,
-        policy: ObservationPolicy,
+        network: MainNetwork | NetworkSession,
+        policy: Policy,
         *,
         penalty: float,
         rtol: float | None = None,
@@ -76,105 +72,115 @@ class DynaLayPredictor:
     ) -> None:
         if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
             raise ConfigError("batch_size and max_decisions must be at least 1")
-        self.session = fastest_session(network, rtol, max_steps)
+        self.session: NetworkSession
+        if isinstance(network, MainNetwork):
+            self.session = fastest_session(network, rtol, max_steps)
+        elif rtol is None and max_steps is None:
+            self.session = network
+        else:
+            raise ConfigError(
+                "a session has its own solver settings; leave rtol and max_steps out"
+            )
+        self._has_finite_states = isinstance(self.session, FiniteStates)
+        num_actions = len(self.session.action_names)
         self.policy, self.batch_size = policy, batch_size
-        self.max_decisions = max_decisions or self.session.num_layers + 1
+        self.max_decisions = max_decisions or num_actions
         self.penalty = float(read_penalty(penalty, 1)[0])
-        self._spare: dict[tuple[int, int], LayerWalk] = {}
         self.classes_ = np.arange(self.session.num_classes)
-        observer = self._walk(0).observer
-        self.observation_layout = dict(observer.layout)
-        if isinstance(policy, SavedPolicy):
-            policy.check_fit(observer.size, observer.num_actions)
+        layout = observation_layout(self.session.feature_layout, num_actions)
+        self.observation_layout = layout
+        check_fit(policy, layout["remaining"].stop, num_actions)
 
     @classmethod
-    def from_env(
-        cls, env: Any, policy: ObservationPolicy, **options: Any
-    ) -> "DynaLayPredictor":
-        """Take network, solver settings and penalty from an environment.
+    def from_env(cls, env: Any, policy: Policy, **options: Any) -> "DynaLayPredictor":
+        """Take network, penalty and number of decisions from an environment.
+
+        The network is shared: weights that the environment loads are the predictor's.
 
         Args:
             env: A DynaLay environment, single or batched; of a range of penalties the
                 lowest is the default one.
-            policy: Chooses the layers.
+            policy: Chooses the actions.
             **options: Arguments of the class that replace the environment's.
         """
         problem = env.unwrapped.problem
-        if not isinstance(problem.session, TorchSession):
-            raise ConfigError("from_env needs an environment that runs its network")
-        solver = problem.session.solver
-        own: dict[str, Any] = {
+        own = {
             "penalty": problem.penalty_range[0],
-            "rtol": solver.rtol,
-            "max_steps": solver.max_steps,
             "max_decisions": problem.max_decisions,
         }
-        return cls(problem.session.model, policy, **own | options)
+        return cls(problem.session, policy, **own | options)
 
-    def predict(self, images: Any, *, penalty: Any = None) -> Any:
-        """Classes [n] of the images; see ``infer``."""
-        return self.infer(images, penalty=penalty).labels
+    def predict(self, inputs: Any, *, penalty: Any = None) -> Any:
+        """Return the classes of inputs, int64 [n]; see `infer`."""
+        return self.infer(inputs, penalty=penalty).labels
 
-    def predict_proba(self, images: Any, *, penalty: Any = None) -> Any:
-        """Probabilities [n, K] of the classes; see ``infer``."""
-        return self.infer(images, penalty=penalty).probabilities
+    def predict_proba(self, inputs: Any, *, penalty: Any = None) -> Any:
+        """Return the probabilities of the classes, float32 [n, K]; see `infer`."""
+        return self.infer(inputs, penalty=penalty).probabilities
 
-    def score(self, images: Any, labels: Any, *, penalty: Any = None) -> float:
-        """Share of right answers (accuracy).
+    def score(self, inputs: Any, labels: Any, *, penalty: Any = None) -> float:
+        """Return the share of right answers (accuracy).
 
         Args:
-            images: See ``infer``.
-            labels: True classes [n].
-            penalty: See ``infer``.
-        """
-        found = np.asarray(host(self.predict(images, penalty=penalty)))
-        true = np.asarray(host(labels))
-        if true.shape != found.shape:
-            raise ConfigError(
-                f"labels must have shape {found.shape}, one per image, not {true.shape}"
-            )
-        return float(np.mean(found == true))
+            inputs: See `infer`.
+            labels: True classes [n], or as a column [n, 1].
+            penalty: See `infer`.
 
-    def fit(self, images: Any, labels: Any) -> "DynaLayPredictor":
+        Raises:
+            ConfigError: The labels are not one per input.
+        """
+        found = as_numpy(self.predict(inputs, penalty=penalty))
+        true = as_numpy(labels)
+        if true.shape not in (found.shape, (len(found), 1)):
+            raise ConfigError(
+                f"labels must have shape {found.shape}, one per input, not {true.shape}"
+            )
+        return float(np.mean(found == true.reshape(-1)))
+
+    def fit(self, inputs: Any, labels: Any) -> "DynaLayPredictor":
         """Refuse: a predictor is made of parts that are trained already."""
         raise ConfigError(
             "a predictor needs no fit: train_main.py trains its network and "
             "train_agent.py its policy"
         )
 
-    def infer(self, images: Any, *, penalty: Any = None) -> Inference:
+    def infer(self, inputs: Any, *, penalty: Any = None) -> Inference:
         """Answer, and say what each answer took.
 
         Args:
-            images: Floats [n, C, H, W], or flat [n, C * H * W], normalised as those
-                that the network was trained on; a numpy array or a tensor.
-            penalty: Weight of compute, a number or one per image [n]; the stored one
-                if None. It steers only a policy that looks at it.
+            inputs: Samples [n, ...] as the network takes them, array or tensor; flat
+                [n, D] will do where the network knows their shape. A main network takes
+                floats [n, C, H, W], normalised as those that it was trained on.
+            penalty: Weight of compute, at least 0, a number or one per input [n]; the
+                stored one if None. It steers only a policy that looks at it.
 
         Returns:
-            Inference in the kind of the images (and on the device of a tensor).
+            Inference in the kind of the inputs (and on the device of a tensor).
 
         Raises:
-            ConfigError: for images of another shape or type, or a bad penalty.
-            DataError: for NaN or infinite pixels.
+            ConfigError: Inputs of a wrong shape or type, or a bad penalty.
+            DataError: Numbers that are NaN, infinite, or so large that an answer is.
+            InvalidActionError: The policy chose an action that does not exist.
         """
-        session = self.session
-        shape = session.model.config.in_shape
-        inputs = read_images(images, shape, session.device)
-        if penalty is None:
-            penalties = torch.full((len(inputs),), self.penalty, device=session.device)
-        else:
-            penalties = read_penalty(penalty, len(inputs)).to(session.device)
-        parts = []
-        for first in range(0, max(len(inputs), 1), self.batch_size):
+        given = read_inputs(inputs, self.session)
+        shown = read_penalty(self.penalty if penalty is None else penalty, len(given))
+        found = []
+        for first in range(0, max(len(given), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            parts.append(self._infer(inputs[rows], penalties[rows], first))
-        whole = Inference.join(parts)
-        if not isinstance(images, Tensor):
-            return whole.map(host)
-        if images.device == session.device:
-            return whole
-        return whole.map(lambda values: values.to(images.device))
+            some = given[rows], shown[rows], first, self.max_decisions
+            batch = Batch(self.session, *some)
+            found.append(batch.run(self.policy, self._has_finite_states))
+        whole = found[0]
+        if len(found) > 1:
+            whole = Inference(*map(torch.cat, zip(*found, strict=True)))
+        if math.isnan(whole.probabilities.sum()):
+            raise DataError(
+                "an answer is not finite: the numbers of its input are too large "
+                "(prepare them as in training), or the network is broken"
+            )
+        if isinstance(inputs, Tensor):
+            return Inference(*(column.to(inputs.device) for column in whole))
+        return Inference(*map(as_numpy, whole))
 
     def save(self, folder: str | Path) -> None:
         """Write network and policy as one folder: the whole new one or, failing, none.
@@ -183,25 +189,22 @@ class DynaLayPredictor:
             folder: Made if it is absent.
 
         Raises:
-            ConfigError: if the policy is not one of ``POLICIES``.
+            ConfigError: The network has no ``to_saved`` (see
+                `dynalay_gym.sessions.protocol.Savable`), or the policy is not of
+                `dynalay_gym.predictor.policies`.
         """
-        if not isinstance(self.policy, SavedPolicy):
+        if not isinstance(self.session, Savable):
             raise ConfigError(
-                f"{type(self.policy).__name__} cannot be saved; only these "
-                f"policies can: {', '.join(sorted(POLICIES))}"
+                f"{type(self.session).__name__} cannot be saved: it has no to_saved() "
+                "(dynalay_gym.sessions.protocol.Savable)"
             )
-        network, policy = self.session.model, self.policy
-        tensors = {NETWORK + k: v for k, v in network.state_dict().items()}
-        tensors |= {POLICY + k: v for k, v in policy.tensors().items()}
-        meta = {
-            "kind": KIND,
-            "config": network.config.to_dict(),
-            "policy": {"kind": policy.kind, "options": policy.options()},
-            "penalty": self.penalty,
-            "rtol": self.session.solver.rtol,
-            "max_steps": self.session.solver.max_steps,
-            "max_decisions": self.max_decisions,
-        }
+        saved = self.session.to_saved(), policy_to_saved(self.policy)
+        meta: dict[str, Any] = {"kind": KIND, "penalty": self.penalty}
+        meta["max_decisions"] = self.max_decisions
+        tensors: dict[str, Tensor] = {}
+        for part, (kind, options, own) in zip(PARTS, saved, strict=True):
+            meta[part] = {"kind": kind, "options": options}
+            tensors |= {f"{part}.{name}": tensor for name, tensor in own.items()}
         save_tensors(Path(folder), tensors, meta)
 
     @classmethod
@@ -211,16 +214,21 @@ class DynaLayPredictor:
         *,
         device: str | torch.device = "cpu",
         batch_size: int = 256,
+        sessions: Mapping[str, Restore] | None = None,
     ) -> "DynaLayPredictor":
-        """Read what ``save`` wrote; needs neither ``agents`` nor its libraries.
+        """Read what `save` wrote; needs neither ``agents`` nor its libraries.
 
         Args:
             folder: The folder.
             device: Where the predictor computes.
-            batch_size: Images that are worked on side by side.
+            batch_size: Inputs that are worked on side by side.
+            sessions: For networks of one's own: by the kind that their ``to_saved``
+                gave, what makes a session from its options and its tensors, which lie
+                on the device.
 
         Raises:
-            CheckpointError: if it is missing, corrupt, or its parts do not fit.
+            CheckpointError: It is missing or corrupt, its parts do not fit, or its
+                kind of network is unknown.
         """
         tensors, meta = load_tensors(folder, device)
         if meta.get("kind") != KIND:
@@ -233,38 +241,26 @@ class DynaLayPredictor:
                 f"the predictor at {folder} has NaN or infinite weights (a training "
                 "diverged); save it again from sound ones"
             )
+        known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
-            network = MainNetwork(MainNetworkConfig(**meta["config"])).to(device)
-            network.load_state_dict(_part(tensors, NETWORK))
-            saved = meta["policy"]
-            kind = POLICIES[saved["kind"]]
-            policy = kind.restore(saved["options"], _part(tensors, POLICY))
-            names = ("penalty", "rtol", "max_steps", "max_decisions")
-            options = {name: meta[name] for name in names}
-            return cls(network, policy, batch_size=batch_size, **options)
+            (kind, *network), policy = (
+                (meta[x]["kind"], meta[x]["options"], strip_prefix(f"{x}.", tensors))
+                for x in PARTS
+            )
+            if kind not in known:
+                raise CheckpointError(
+                    f"the predictor at {folder} has a network of kind {kind!r}; tell "
+                    "what makes it: load(folder, sessions={kind: function})"
+                )
+            options = {name: meta[name] for name in ("penalty", "max_decisions")}
+            parts = known[kind](*network), restore_policy(*policy)
+            return cls(*parts, batch_size=batch_size, **options)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].strip()
             raise CheckpointError(
                 f"the parts of the predictor at {folder} do not fit each other "
                 f"({reason}); save it again with this version"
             ) from None
-
-    def _infer(self, batch: Tensor, penalties: Tensor, first: int) -> Inference:
-        """Walk one batch in the memory of the last one, if it was as large."""
-        n = len(batch)
-        key = n, self.max_decisions
-        walk = self._spare.pop(key, None) or self._walk(n)  # nobody else has it now
-        found = infer_batch(walk, self.policy, batch, penalties, first)
-        if not torch.is_inference_mode_enabled():  # whose tensors work nowhere else
-            self._spare = {key: walk}
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the memory that is kept for the next batch."""
-        return vars(self) | {"_spare": {}}
-
-    def _walk(self, num_rows: int) -> LayerWalk:
-        return LayerWalk(self.session, num_rows, self.max_decisions)
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
@@ -278,10 +274,11 @@ class DynaLayPredictor:
         )
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors of one part, under their own names."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _restore_main_network(
+    options: dict[str, Any], tensors: dict[str, Tensor]
+) -> NetworkSession:
+    """Make a main network's session from what `TorchSession.to_saved` returned."""
+    network = MainNetwork(MainNetworkConfig(**options["config"]))
+    network.load_state_dict(tensors)
+    network.to(tensors["head"].device)
+    return fastest_session(network, options["rtol"], options["max_steps"])

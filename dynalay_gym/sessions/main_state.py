@@ -39,7 +39,7 @@ class LayerBuffer:
         return LayerState(torch.relu(visible), visible, hidden, injected)
 
     def write(self, rows: Tensor, num_rows: int, **maps: Tensor | None) -> None:
-        """Overwrite rows, int64 [m], of the named parts; None leaves a part as it is."""
+        """Overwrite rows, int64 [m], of the named parts; None leaves a part alone."""
         for name, new in maps.items():
             if new is None:
                 continue
@@ -57,7 +57,7 @@ class MainState:
         layers: Activations of the stem, then of layers 1..L.
         pooled: Pooled activations of all layers side by side, float [n, D].
         logits: Current answers, float [n, K].
-        state_id: Which layers sit on their fixed point, int64 [n]; bit l - 1 is layer l.
+        state_id: Which layers sit on their fixed point, int64 [n]; bit l - 1: layer l.
         residual: Relative residual of each layer's last solve, float [n, L]; 1 for a
             layer that was only applied plainly.
     """

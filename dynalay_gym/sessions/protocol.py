@@ -156,3 +156,17 @@ class Inspectable(Protocol):
 
     def residual_curves(self, state: Any, row: int) -> dict[str, list[float]]:
         """Return the relative residual after each iteration, by the name of a solve."""
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """A session that a predictor can write into its folder."""
+
+    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return what makes the session anew.
+
+        Returns:
+            Its kind, a name of one's own; JSON-able options; and weights by name. A
+            function from these options and weights to a session is what
+            ``DynaLayPredictor.load(folder, sessions={kind: function})`` calls.
+        """

@@ -45,7 +45,7 @@ def layer_states(num_layers: int, num_levels: int = 1) -> Automaton:
 
 def useful_actions(next_state: Automaton) -> NDArray[np.bool_]:
     """Return which actions lead to another state, bool [S, A]; 0 always is allowed."""
-    useful = next_state != np.arange(len(next_state))[:, None]
+    useful: NDArray[np.bool_] = next_state != np.arange(len(next_state))[:, None]
     useful[:, 0] = True
     return useful
 

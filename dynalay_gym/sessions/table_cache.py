@@ -6,8 +6,6 @@ data set asks for another file. A file that is not whole is built again.
 
 import hashlib
 import json
-import os
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +25,14 @@ from dynalay_gym.sessions.transition_table import (
     num_bytes,
     table_layout,
 )
-from dynalay_gym.utils.cache_folder import cache_dir
 from dynalay_gym.utils.digest import tensors_digest
+from dynalay_gym.utils.io import cache_dir, write_file
 
 FORMAT = 4
 
 
 def get_table(
-    session: FiniteSession, inputs: Tensor, labels: Tensor
+    session: FiniteSession, inputs: Tensor, labels: Tensor, padding: int
 ) -> TransitionTable:
     """Map the table of a network over samples; build and keep it if there is none.
 
@@ -42,6 +40,7 @@ def get_table(
         session: The network.
         inputs: Samples [n, ...] on its device.
         labels: Their classes, int64 [n].
+        padding: Columns of zeros behind the features.
 
     Returns:
         The table, in main memory.
@@ -49,12 +48,15 @@ def get_table(
     Raises:
         ConfigError: It would not fit into memory.
     """
-    layout, key = table_layout(session, len(labels)), table_key(session, inputs, labels)
+    layout, key = (
+        table_layout(session, len(labels), padding),
+        table_key(session, inputs, labels),
+    )
     path = cache_dir() / f"transitions-{key}.safetensors"
     table = _load(path, key, layout)
     if table is None:
         _check_memory(layout)
-        table = build_table(session, inputs, labels)
+        table = build_table(session, inputs, labels, padding)
         try:
             _save(path, key, table)
         except (OSError, SafetensorError) as error:
@@ -105,15 +107,9 @@ def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:
 def _save(path: Path, key: str, table: TransitionTable) -> None:
     """Write a table: the whole file appears, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     tensors = table.tensors()
-    try:
-        save_file(tensors, draft, {"about": json.dumps(_about(key, tensors))})
-        with draft.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    about = {"about": json.dumps(_about(key, tensors))}
+    write_file(path, lambda draft: save_file(tensors, draft, about))
 
 
 def _about(key: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:

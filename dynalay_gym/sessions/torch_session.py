@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,7 @@ class TorchSession:
     ) -> None:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
+        self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.solver = SolverConfig(
             rtol=config.rtol if rtol is None else rtol,
             max_steps=config.max_steps if max_steps is None else max_steps,
@@ -65,13 +67,15 @@ class TorchSession:
         self.num_classes = config.num_classes
         self.plain_macs = self.costs.plain_pass
         self.device = network.head.device
-        self.full_plan = tuple(range(1, self.num_layers + 1))
-        self.action_names = ("stop", *(f"layer {layer}" for layer in self.full_plan))
+        self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
+        names = (f"layer {layer}" for layer in self.full_plan)
+        self.action_names: tuple[str, ...] = ("stop", *names)
         hidden = config.hidden or (0,) * self.num_layers
         widths = [sum(pair) for pair in zip(config.channels, hidden, strict=True)]
-        self.feature_layout = {f"activations/{i}": w for i, w in enumerate(widths)}
-        self.feature_layout |= SOFTMAX_LAYOUT
-        self.feature_layout |= dict.fromkeys(("residual", "iterated"), self.num_layers)
+        layout = {f"activations/{i}": width for i, width in enumerate(widths)}
+        layout |= SOFTMAX_LAYOUT
+        layout |= dict.fromkeys(("residual", "iterated"), self.num_layers)
+        self.feature_layout: Mapping[str, int] = layout
         self._columns = torch.arange(sum(widths), device=self.device).split(widths)
         self.next_state = layer_states(self.num_layers)
         levels = torch.from_numpy(layer_levels(self.num_layers))
@@ -171,6 +175,15 @@ class TorchSession:
         text = json.dumps([weights, about], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return kind, options and weights; see `Savable.to_saved`."""
+        options = {
+            "config": self.network.config.to_dict(),
+            "rtol": self.solver.rtol,
+            "max_steps": self.solver.max_steps,
+        }
+        return "main-network", options, self.network.state_dict()
+
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         own = self.network.state_dict()
@@ -238,7 +251,8 @@ class TorchSession:
             state.state_id[rows[moved]] = target[moved]
             self._answer(state, rows[moved])
             cost[0, moved] += self.costs.head
-        return StepCost(*cost, already)
+        macs, steps, status = cost
+        return StepCost(macs, steps, status, already)
 
     # Each of these works on layer `layer` of some rows, int64 [g], that are brought to
     # states `target`, and returns multiply-adds (iterations apart) and a solve, if any.

@@ -6,6 +6,7 @@ Axes: n samples, S states, A actions, F features. A *table row* is a state of a 
 
 import math
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from dynalay_gym.sessions.protocol import FiniteSession, FiniteStates, NetworkSe
 
 # Columns of a choice: what it takes, the table row that it leads to, the prediction
 # there and whether it is right, whether its work was done already, and the bits of the
-# change of log_score. They lie side by side in half a cache line, because fetching it
-# from memory is what a step over the table waits for.
+# change of log_score. They lie side by side in one cache line, because fetching it from
+# memory is what a step over the table waits for.
 CHOICE = (
     "macs",
     "solver_steps",
@@ -38,11 +39,12 @@ class TransitionTable:
     """States and choices of all samples, in main memory.
 
     Attributes:
-        features: What an observer sees of the network, float32 [n * S, F].
+        features: What an observer sees of the network, float32 [n * S, F + P]; the last
+            P columns are 0, room for what an observation has beside them.
         log_score: Log-probability of the true class, float32 [n * S].
         prediction: Current answer, int64 [n * S].
         correct: Whether it is right, bool [n * S].
-        choices: What a choice does, integers [n * S * A, len(CHOICE)].
+        choices: What a choice does, int64 [n * S * A, len(CHOICE)].
     """
 
     features: Tensor
@@ -77,28 +79,21 @@ def finite(session: NetworkSession, purpose: str) -> FiniteSession:
             f"{type(session).__name__} has no next_state, state_ids and reach "
             "(dynalay_gym.sessions.protocol.FiniteStates)"
         )
-    return session  # type: ignore[return-value]  # a NetworkSession with FiniteStates
+    return cast(FiniteSession, session)
 
 
-def table_layout(session: FiniteSession, num_samples: int) -> Layout:
+def table_layout(session: FiniteSession, num_samples: int, padding: int) -> Layout:
     """Return shape and dtype of every tensor of a table, before there is one."""
     num_states, num_actions = session.next_state.shape
     rows = num_samples * num_states
-    width = sum(session.feature_layout.values())
+    width = sum(session.feature_layout.values()) + padding
     return {
         "features": ((rows, width), torch.float32),
         "log_score": ((rows,), torch.float32),
         "prediction": ((rows,), torch.int64),
         "correct": ((rows,), torch.bool),
-        "choices": ((rows * num_actions, len(CHOICE)), _choice_dtype(session, rows)),
+        "choices": ((rows * num_actions, len(CHOICE)), torch.int64),
     }
-
-
-def _choice_dtype(session: FiniteSession, num_rows: int) -> torch.dtype:
-    """Return int32 where it surely holds a choice's columns, which is nearly always."""
-    # An action of 1000 plain passes would be a solve without end.
-    fits = max(1000 * session.plain_macs, num_rows) < 2**31
-    return torch.int32 if fits else torch.int64
 
 
 def num_bytes(layout: Layout) -> int:
@@ -107,7 +102,7 @@ def num_bytes(layout: Layout) -> int:
 
 
 def build_table(
-    session: FiniteSession, inputs: Tensor, labels: Tensor
+    session: FiniteSession, inputs: Tensor, labels: Tensor, padding: int = 0
 ) -> TransitionTable:
     """Visit every state of every sample and try every action there.
 
@@ -115,11 +110,12 @@ def build_table(
         session: The network.
         inputs: Samples [n, ...] on its device.
         labels: Their classes, int64 [n].
+        padding: Columns P of zeros behind the features.
 
     Returns:
         The table, on the CPU.
     """
-    layout = table_layout(session, len(labels))
+    layout = table_layout(session, len(labels), padding)
     table = TransitionTable(
         **{
             name: torch.zeros(*shape, dtype=kind)
@@ -152,18 +148,17 @@ def _enter(
         logits = session.logits(state, rows)
         answers = logits.argmax(1)
         here = first + number
-        table.features[here] = session.features(state, rows).cpu()
+        features = session.features(state, rows).cpu()
+        table.features[here, : features.shape[1]] = features
         table.log_score[here] = true_log_prob(logits, labels).cpu()
         table.prediction[here] = answers.cpu()
         table.correct[here] = (answers == labels).cpu()
         for action, cost in costs.items():
-            taken = cost.macs, cost.solver_steps, cost.status, cost.already_iterated
-            *parts, already = (part.cpu() for part in taken)
+            parts = [cost.macs, cost.solver_steps, cost.status]
             choice = here * num_actions + action
-            table.choices[choice, :3] = torch.stack(parts, 1).to(table.choices.dtype)
-            table.choices[choice, CHOICE.index("already_iterated")] = already.to(
-                table.choices.dtype
-            )
+            table.choices[choice, :3] = torch.stack(parts, 1).cpu()
+            already = cost.already_iterated.long().cpu()
+            table.choices[choice, CHOICE.index("already_iterated")] = already
     for number in range(num_states):  # now that every state is known
         for action in range(num_actions):
             reached = first + int(session.next_state[number, action])
@@ -174,7 +169,7 @@ def _enter_arrival(
     table: TransitionTable, here: Tensor, action: int, there: Tensor
 ) -> None:
     """Enter where a choice leads to, and what is known there."""
-    choice, kind = here * table.num_actions + action, table.choices.dtype
+    choice = here * table.num_actions + action
     gain = table.log_score[there] - table.log_score[here]
     for name, values in (
         ("table_row", there),
@@ -182,7 +177,7 @@ def _enter_arrival(
         ("correct", table.correct[there]),
         ("gain", gain.view(torch.int32)),
     ):
-        table.choices[choice, CHOICE.index(name)] = values.to(kind)
+        table.choices[choice, CHOICE.index(name)] = values.long()
 
 
 def true_log_prob(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,1 +1,4 @@
-"""Files, run folders and metrics."""
+"""Files, run folders and metrics.
+
+May import: errors.
+"""

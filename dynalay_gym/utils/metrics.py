@@ -1,16 +1,13 @@
-"""What a run leaves behind: its folder, its metrics, its facts.
+"""What a run records: metrics for TensorBoard and JSON lines, and facts about the run.
 
-The one file that knows TensorBoard and JSON lines. Importing it loads neither torch
-nor TensorBoard.
+The one file that knows TensorBoard. Importing it loads neither torch nor TensorBoard.
 """
 
 import json
-import math
 import os
 import platform
 import subprocess
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.io import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +36,8 @@ class MetricWriter:
     """Writes metrics for TensorBoard, and scalars to `metrics.jsonl` as well.
 
     A line of `metrics.jsonl` is one call: `{"step": 64, "time": 1.7e9, "tag": value,
-    ...}`, where a value that is not finite is null.
+    ...}`, where a value that is not finite is null. A writer is a context manager that
+    closes its files.
 
     Args:
         folder: Folder of the run, made if it is absent.
@@ -62,13 +60,13 @@ class MetricWriter:
         for tag, value in values.items():
             line[tag] = float(value)
             self._board.add_scalar(tag, line[tag], step)
-        self._lines.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        self._lines.write(json.dumps(plain(line), allow_nan=False) + "\n")
         self._lines.flush()
 
     def hparams(
         self, options: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
     ) -> None:
-        """Record the options of the run and what came out of them; call it at the end.
+        """Record the options of the run and its results; call it at the end.
 
         TensorBoard reads the event files of a folder one after the other and this
         starts a new one, so scalars written later would not show in a live view.
@@ -101,7 +99,6 @@ class MetricWriter:
         self._lines.close()
 
     def __enter__(self) -> Self:
-        """Return itself, so that `with` closes it."""
         return self
 
     def __exit__(
@@ -110,62 +107,7 @@ class MetricWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the files, also after an error."""
         self.close()
-
-
-def make_run_dir(root: str | os.PathLike[str], *parts: str) -> Path:
-    """Make the next free folder `root/<parts>/<k>`, k = 0, 1, ...
-
-    Runs that start at the same moment get different folders: the file system lets
-    only one of them create a name.
-
-    Raises:
-        ConfigError: The folder cannot be created.
-    """
-    parent = Path(root).expanduser().joinpath(*parts)
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        taken = [
-            int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()
-        ]
-        number = max(taken, default=-1) + 1
-        while True:
-            folder = parent / str(number)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return folder
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make a run folder in {parent} ({error.strerror}); choose another "
-            "place with --log-dir"
-        ) from error
-
-
-def write_json(path: str | os.PathLike[str], obj: object) -> None:
-    """Write an object as JSON: the old file or the whole new one, never a part.
-
-    Arrays, tensors and NumPy scalars become lists and numbers, paths strings, numbers
-    that are not finite null.
-
-    Raises:
-        TypeError: Something in the object has no JSON form; nothing is written.
-    """
-    text = json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n"
-    path = Path(path)
-    # Beside the target, because a rename is atomic within one file system only.
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with draft.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def run_metadata() -> dict[str, Any]:
@@ -219,18 +161,3 @@ def _cpu_name() -> str:
         lines = []
     names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
     return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def _plain(value: Any) -> Any:
-    """Turn a nested value into what strict JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # arrays, tensors, NumPy scalars
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -21,14 +21,19 @@ def flatten(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
 def restore(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str
 ) -> None:
-    """Give an optimiser over the same parameters the moments that ``flatten`` made."""
+    """Give an optimiser the moments that `flatten` returned.
+
+    Args:
+        optimizer: Over the same parameters in the same order; its options stay.
+        tensors: Named tensors; those under other prefixes are not read.
+        prefix: The prefix given to `flatten`.
+    """
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{prefix}/"):
-            number, name = key.removeprefix(f"{prefix}/").split("/")
-            # The optimiser moves all but its step count to the parameters' device,
-            # and wants that one on the CPU.
-            state.setdefault(int(number), {})[name] = value.cpu().clone()
+    for key, value in strip_prefix(f"{prefix}/", tensors).items():
+        number, name = key.split("/")
+        # The optimiser moves all but its step count to the parameters' device,
+        # and wants that one on the CPU.
+        state.setdefault(int(number), {})[name] = value.cpu().clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -1,4 +1,4 @@
-"""Learners reach the best return of a solvable problem; adapter, store and seeds."""
+"""Learners reach the best return of a solvable problem; saving and seeds."""
 
 import json
 from dataclasses import replace
@@ -8,18 +8,13 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv, best_return
-from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.config import (
-    A2CConfig,
-    DQNConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-)
-from agents.saving import load_agent, load_config, make_agent, save_agent
-from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
-from dynalay_gym.evaluation.evaluate import walk
-from dynalay_gym.integrations.sb3 import SB3VecEnv
+from agents.policy_gradient.config import PolicyGradientConfig
+from agents.registry import make_agent
+from agents.saving import load_agent, load_config, save_agent
+from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.utils.metrics import MetricWriter
 
 SMALL = {
@@ -36,13 +31,12 @@ PENALTY = 0.2
 
 
 def make_need_agent(config, seed=0, **options):
-    output = "torch" if isinstance(config, PolicyGradientConfig) else "numpy"
-    return make_agent(NeedEnv(output=output, **options), config, seed=seed)
+    return make_agent(NeedEnv(output=config.output, **options), config, seed=seed)
 
 
-def walk_need(agent, penalty=PENALTY):
+def evaluate_need(agent, penalty=PENALTY):
     envs = NeedEnv(8, autoreset_mode=AutoresetMode.DISABLED)
-    return walk(envs, agent.policy, penalty=penalty)
+    return evaluate(envs, agent.policy, penalty=penalty)
 
 
 def weights(agent):
@@ -52,10 +46,10 @@ def weights(agent):
 @pytest.mark.parametrize("algo", SMALL)
 def test_learns_the_best_policy(algo):
     agent = make_need_agent(SMALL[algo])
-    assert agent.algo == algo
+    assert agent.config.algo == agent.policy.name == algo
     seen = []
     agent.learn(SMALL[algo].total_timesteps, on_progress=seen.append)
-    result = walk_need(agent)
+    result = evaluate_need(agent)
     best = best_return(NeedEnv(), PENALTY)
     assert result.mean_return > best - 0.02
     assert result.accuracy > 0.95
@@ -73,7 +67,7 @@ def test_greedy_baseline_learns_and_needs_its_envs():
         baseline_envs=NeedEnv(32, autoreset_mode=AutoresetMode.DISABLED),
     )
     agent.learn(config.total_timesteps)
-    assert walk_need(agent).mean_return > best_return(NeedEnv(), PENALTY) - 0.02
+    assert evaluate_need(agent).mean_return > best_return(NeedEnv(), PENALTY) - 0.02
 
 
 def test_policy_gradient_takes_numpy_environments_too():
@@ -109,11 +103,10 @@ def test_saved_agents_act_the_same_and_go_on_learning(algo, tmp_path):
     agent.learn(1_024)
     save_agent(tmp_path, agent, NeedEnv(), {"seed": 0})
     assert load_config(tmp_path) == agent.config
-    output = "torch" if algo == "policy-gradient" else "numpy"
-    loaded = load_agent(tmp_path, NeedEnv(output=output), seed=5)
-    assert loaded.algo == algo
+    loaded = load_agent(tmp_path, NeedEnv(output=agent.config.output), seed=5)
+    assert loaded.config.algo == algo
     assert torch.equal(weights(loaded), weights(agent))
-    assert (walk_need(loaded).actions == walk_need(agent).actions).all()
+    assert (evaluate_need(loaded).actions == evaluate_need(agent).actions).all()
     loaded.learn(1_024)
     assert not torch.equal(weights(loaded), weights(agent))
 
@@ -124,7 +117,7 @@ def test_divergence_is_an_error_with_a_remedy(algo):
     with torch.no_grad():
         for weight in getattr(agent.module, "value_head", agent.module).parameters():
             weight.fill_(torch.nan)
-    with pytest.raises(DynaLayError, match=rf"--{algo}\.learning-rate"):
+    with pytest.raises(DivergedError, match=rf"--{algo}\.learning-rate"):
         agent.learn(2_000)
 
 
@@ -148,7 +141,7 @@ def test_decisions_have_a_price(algo):
         assert features == 32 * NeedEnv().single_observation_space.shape[0]
 
 
-class TestStore:
+class TestSaving:
     def saved(self, folder):
         agent = make_need_agent(SMALL["policy-gradient"])
         save_agent(folder, agent, NeedEnv(), {})
@@ -194,53 +187,11 @@ class TestStore:
             load_config(tmp_path)
 
 
-class TestVecEnv:
-    def test_terminal_observations_and_seeds(self):
-        envs, plain = SB3VecEnv(NeedEnv(8)), NeedEnv(8)
-        envs.seed(7)
-        observations = envs.reset()
-        expected, _ = plain.reset(seed=[7 + i for i in range(8)])
-        assert (observations == expected).all()
-        rng = np.random.default_rng(0)
-        ended = 0
-        for _ in range(20):
-            actions = rng.integers(3, size=8)
-            observations, rewards, dones, infos = envs.step(actions)
-            expected, rewards_2, ends, _, infos_2 = plain.step(actions)
-            assert (observations == expected).all()
-            assert (rewards == rewards_2).all()
-            assert (dones == ends).all()
-            for i, info in enumerate(infos):
-                assert ("terminal_observation" in info) == dones[i]
-                if dones[i]:
-                    ended += 1
-                    last = infos_2["final_obs"][i]
-                    assert (info["terminal_observation"] == last).all()
-                    assert not info["TimeLimit.truncated"]
-        assert ended > 20
-
-    def test_monitor_adds_up_episode_returns(self):
-        envs = VecMonitor(SB3VecEnv(NeedEnv(4)))
-        envs.reset()
-        _, rewards, _, infos = envs.step(np.zeros(4, dtype=np.int64))
-        for i in range(4):
-            assert infos[i]["episode"]["r"] == pytest.approx(rewards[i], abs=1e-6)
-
-    def test_masks_and_attributes_reach_the_batch(self):
-        envs = SB3VecEnv(NeedEnv(4))
-        envs.reset()
-        envs.step(np.ones(4, dtype=np.int64))
-        masks = envs.env_method("action_masks", indices=[0, 2])
-        assert len(masks) == 2
-        assert masks[0].tolist() == [True, False, True]
-        assert envs.get_attr("num_layers") == [2] * 4
-        assert not any(envs.env_is_wrapped(VecMonitor))
-
-    @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
-    def test_other_autoreset_modes_are_refused(self, mode):
-        for config in SMALL.values():
-            with pytest.raises(ConfigError, match="SameStep"):
-                make_agent(NeedEnv(autoreset_mode=mode), config)
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_other_autoreset_modes_are_refused(mode):
+    for config in SMALL.values():
+        with pytest.raises(ConfigError, match="SameStep"):
+            make_agent(NeedEnv(autoreset_mode=mode), config)
 
 
 @pytest.mark.parametrize("algo", SMALL)

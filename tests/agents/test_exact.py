@@ -19,20 +19,26 @@ from helpers.networks import (
 )
 from torch import Tensor
 
-from agents.base import DivergedError, Resumable
-from agents.config import ExactConfig
-from agents.exact import ExactAgent
-from agents.exact_values import action_values, advantage_loss, soft_policy, visits
-from agents.saving import load_agent, load_config, make_agent, save_agent
-from dynalay_gym.envs.decision_tree import DecisionTree, enumerate_nodes
-from dynalay_gym.envs.oracle import decision_tree, plan_table
+from agents.base import Resumable
+from agents.exact.agent import ExactAgent
+from agents.exact.config import ExactConfig
+from agents.exact.values import action_values, advantage_loss, soft_policy, visits
+from agents.registry import make_agent
+from agents.saving import load_agent, load_config, save_agent
+from dynalay_gym.envs.oracle import (
+    DecisionTree,
+    best_fixed_plan,
+    decision_tree,
+    enumerate_nodes,
+    optimum,
+)
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.evaluation.evaluate import walk
-from dynalay_gym.evaluation.reference_policies import make_baselines
-from dynalay_gym.predictor.net_policies import network_policy
-from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.reference_policies import make_reference_policies
+from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.sessions.states import layer_states
 from dynalay_gym.utils.metrics import MetricWriter
 
 NUM_SAMPLES = 24
@@ -81,7 +87,7 @@ def weights(agent: ExactAgent) -> Tensor:
 
 
 def test_nodes_of_two_layers_are_those_found_by_hand() -> None:
-    nodes = enumerate_nodes(num_layers=2, max_decisions=3)
+    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
     # start; 1; 2; 1 then 2; 2 then 1 (which forgets 2)
     assert nodes.state.tolist() == [0b00, 0b01, 0b10, 0b11, 0b01]
     assert nodes.last_action.tolist() == [-1, 1, 2, 2, 1]
@@ -182,7 +188,7 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
 
 
 def test_visits_and_lengths() -> None:
-    nodes = enumerate_nodes(num_layers=2, max_decisions=3)
+    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
     policy = soft_policy(torch.zeros(1, 5, 3), nodes.allowed, 1.0)
     reached = visits(policy, nodes.children, nodes.levels)[0]
     # From the start 1/3 each; then one of two allowed actions.
@@ -213,15 +219,15 @@ def test_policy_iteration_without_a_network_is_the_oracle(
     reward: str, limit: int, penalty: float
 ) -> None:
     envs = make_table(reward=reward, max_decisions=limit)
-    tree, table = decision_tree(envs), plan_table(envs, penalty)
+    tree, best = decision_tree(envs), optimum(envs, penalty).returns
     rewards, nodes = tree.rewards(*everything(tree, penalty)), tree.nodes
     values = torch.zeros_like(rewards)
     for _ in range(limit):
         policy = soft_policy(values, nodes.allowed, 1e-7)
         values = action_values(rewards, nodes.children, nodes.levels, policy)
     policy = soft_policy(values, nodes.allowed, 1e-7)
-    best = torch.from_numpy(table.returns.max(1))
-    torch.testing.assert_close(start_values(policy, values), best, atol=2e-6, rtol=0)
+    found = start_values(policy, values)
+    torch.testing.assert_close(found, torch.from_numpy(best), atol=2e-6, rtol=0)
 
 
 # --- the agent ------------------------------------------------------------------------
@@ -233,13 +239,14 @@ def test_learns_what_the_observation_allows() -> None:
     agent = make_agent(
         make_table(), replace(SMALL, total_timesteps=200_000, learning_rate=1e-2)
     )
-    best = plan_table(envs, penalty).returns
-    before = walk(envs, agent.policy, penalty=penalty).mean_return
+    before = evaluate(envs, agent.policy, penalty=penalty).mean_return
     agent.learn(agent.config.total_timesteps)
-    learned = walk(envs, agent.policy, penalty=penalty).mean_return
-    fixed, optimum = best.mean(0).max(), best.max(1).mean()
-    assert learned > fixed + 0.7 * (optimum - fixed) > before
-    assert learned <= optimum + 1e-6
+    learned = evaluate(envs, agent.policy, penalty=penalty).mean_return
+    plan = PlanPolicy(best_fixed_plan(envs, penalty))
+    fixed = evaluate(envs, plan, penalty=penalty).mean_return
+    best = optimum(envs, penalty).returns.mean()
+    assert learned > fixed + 0.7 * (best - fixed) > before
+    assert learned <= best + 1e-6
 
 
 def test_what_it_reports_is_what_a_walk_earns() -> None:
@@ -250,8 +257,8 @@ def test_what_it_reports_is_what_a_walk_earns() -> None:
     with torch.no_grad():
         for weight in agent.net.policy_head.parameters():
             weight.add_(torch.randn(weight.shape, generator=_generator()))
-    walked = walk(envs, agent.policy, penalty=0.25)
-    seen = agent._update(torch.arange(NUM_SAMPLES), _optimizer(agent), 0.0)
+    walked = evaluate(envs, agent.policy, penalty=0.25)
+    seen = agent.update(torch.arange(NUM_SAMPLES), temperature=1e-6)
     reported = seen["rollout/ep_rew_mean"].item()
     assert reported == pytest.approx(walked.mean_return, abs=1e-5)
     length = walked.actions.sum() / NUM_SAMPLES
@@ -262,17 +269,15 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
-def _optimizer(agent: ExactAgent) -> torch.optim.Optimizer:
-    return torch.optim.SGD(agent.net.parameters(), lr=0.0)
-
-
 def test_a_higher_penalty_never_buys_more() -> None:
     """One agent of a whole range, asked at rising penalties."""
     config = replace(SMALL, total_timesteps=150_000)
     agent = make_agent(make_table(penalty="0:0.6"), config)
     agent.learn(config.total_timesteps)
     envs = make_table(8, autoreset_mode="Disabled", penalty="0:0.6")
-    macs = [walk(envs, agent.policy, penalty=p).macs.mean() for p in (0.0, 0.2, 0.6)]
+    macs = [
+        evaluate(envs, agent.policy, penalty=p).macs.mean() for p in (0.0, 0.2, 0.6)
+    ]
     assert macs[0] > macs[1] > macs[2]
 
 
@@ -316,7 +321,7 @@ def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:
     save_agent(tmp_path, agent, envs, {})
     assert load_config(tmp_path) == SMALL
     loaded = load_agent(tmp_path, make_table(), seed=5)
-    assert loaded.algo == "exact"
+    assert loaded.config.algo == "exact"
     assert torch.equal(weights(loaded), weights(agent))
     loaded.learn(3_000)
     assert not torch.equal(weights(loaded), weights(agent))
@@ -328,12 +333,15 @@ def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:
 
 
 def test_the_predictor_takes_it_like_any_agent_net() -> None:
+    from dynalay_gym.predictor.policies import NetworkPolicy
+    from dynalay_gym.predictor.predictor import DynaLayPredictor
+
     envs = make_table(8, autoreset_mode="Disabled")
     agent = make_agent(make_table(), SMALL)
     agent.learn(SMALL.total_timesteps)
-    walked = walk(envs, agent.policy, penalty=0.25)
+    walked = evaluate(envs, agent.policy, penalty=0.25)
     predictor = DynaLayPredictor.from_env(
-        make_vec(1), network_policy(agent.scorer), penalty=0.25
+        make_vec(1), NetworkPolicy(agent.policy.net), penalty=0.25
     )
     found = predictor.infer(make_vec(1).problem.inputs)
     plain = envs.plain_macs
@@ -380,8 +388,11 @@ def test_digits_above_every_fixed_rule_and_below_the_optimum() -> None:
     test, validation = make("test"), make("validation")
     penalty = test.penalty_range[0]
     returns = {
-        policy.name: walk(test, policy, penalty=penalty).mean_return
-        for policy in (agent.policy, *make_baselines(test, validation, penalty))
+        policy.name: evaluate(test, policy, penalty=penalty).mean_return
+        for policy in (
+            agent.policy,
+            *make_reference_policies(test, validation, penalty),
+        )
     }
     learned, oracle = returns.pop("exact"), returns.pop("oracle")
     assert max(returns.values()) + 0.01 < learned < oracle

@@ -8,13 +8,18 @@ from helpers.problems import NeedEnv
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from agents.base import DivergedError, NetPolicy, mix_epsilon, sample
-from agents.config import PolicyGradientConfig
-from agents.losses import entropy, policy_gradient_loss, value_loss
-from agents.policy_gradient import PolicyGradientAgent
-from agents.returns import discounted_returns, generalized_advantages
-from agents.rollout import RolloutState, collect_rollout
-from dynalay_gym.errors import ConfigError
+from agents.policy_gradient.agent import PolicyGradientAgent
+from agents.policy_gradient.config import PolicyGradientConfig
+from agents.policy_gradient.losses import entropy, policy_gradient_loss, value_loss
+from agents.policy_gradient.returns import discounted_returns, generalized_advantages
+from agents.policy_gradient.rollout import (
+    RolloutState,
+    SamplingPolicy,
+    collect_rollout,
+    mix_epsilon,
+    sample,
+)
+from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.networks.agent_net import AgentNet
 
 REWARDS = torch.tensor([[1.0, -1.0], [2.0, 0.5], [4.0, 0.0]])  # [T=3, B=2]
@@ -47,7 +52,7 @@ def test_generalized_advantages_against_the_definition():
     assert advantages.tolist() == expected
 
 
-def test_advantages_with_a_full_trace_are_returns_minus_values():
+def test_advantages_with_lambda_1_are_returns_minus_values():
     values = torch.randn(REWARDS.shape, generator=torch.Generator().manual_seed(1))
     advantages = generalized_advantages(REWARDS, values, ENDS, BOOTSTRAP)
     returns = discounted_returns(REWARDS, ENDS, BOOTSTRAP)
@@ -132,18 +137,6 @@ def test_masked_actions_have_no_probability_and_no_gradient():
         assert torch.equal(acted, mixed)
 
 
-def test_greedy_takes_the_most_probable_allowed_action():
-    net = AgentNet(5, 4)
-    inputs = torch.rand(8, 5)
-    mask = torch.ones(8, 4, dtype=torch.int8)
-    policy = NetPolicy(net)
-    best = policy.act(inputs, {"action_mask": mask})
-    assert torch.equal(best, net(inputs).argmax(-1))
-    mask[torch.arange(8), best] = 0
-    second = policy.act(inputs.numpy(), {"action_mask": mask.numpy()})
-    assert (second == net(inputs).topk(2).indices[:, 1].numpy()).all()
-
-
 def test_samples_follow_the_probabilities():
     log_probs = torch.tensor([0.7, 0.2, 0.1]).log().expand(20_000, 3)
     actions = sample(log_probs, torch.Generator().manual_seed(0))
@@ -158,7 +151,7 @@ def one_sample(num_envs: int) -> NeedEnv:
     return envs
 
 
-def exact_return(policy: NetPolicy, plan: tuple[int, ...] = ()) -> torch.Tensor:
+def exact_return(policy: SamplingPolicy, plan: tuple[int, ...] = ()) -> torch.Tensor:
     """Expected return over all ways to go on from a list of actions."""
     envs = one_sample(1)
     observations, infos = envs.reset()
@@ -179,12 +172,12 @@ def test_the_estimator_is_the_gradient_of_the_expected_return():
     config = PolicyGradientConfig(hidden=(4,))
     agent = PolicyGradientAgent(envs, config, seed=3)
     generator = torch.Generator().manual_seed(0)
-    policy = NetPolicy(agent.net, greedy=False, generator=generator)
+    policy = SamplingPolicy(agent.net, generator)
     policy.epsilon = 0.1
     weights = [*agent.net.torso.parameters(), *agent.net.policy_head.parameters()]
     exact = torch.autograd.grad(exact_return(policy), weights)
     # Every row's first episode, which ends within three steps.
-    rollout = collect_rollout(envs, policy, 3, RolloutState.begin(envs, 0))
+    rollout = collect_rollout(envs, policy, 3, RolloutState.of(*envs.reset(seed=0)))
     ends = rollout.terminations
     first = ends.int().cumsum(0) - ends.int() == 0
     returns = discounted_returns(rollout.rewards, ends, torch.zeros(envs.num_envs))
@@ -202,7 +195,7 @@ def test_gradients_are_scaled_where_they_are_too_long(limit, scale):
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     for weight, gradient in zip(weights, (3.0, -4.0), strict=True):
         weight.grad = torch.tensor([gradient])
-    assert agent._clip_gradients(weights) == 5.0
+    assert agent.clip_gradients(weights) == 5.0
     found = torch.cat([weight.grad for weight in weights])
     torch.testing.assert_close(found, scale * torch.tensor([3.0, -4.0]))
 
@@ -212,15 +205,13 @@ def test_gradients_that_are_not_finite_name_the_flag():
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([1.0, torch.nan])
     with pytest.raises(DivergedError, match=r"--policy-gradient\.learning-rate"):
-        agent._clip_gradients([weight])
+        agent.clip_gradients([weight])
 
 
-def test_rollouts_book_what_belongs_to_the_same_episode():
+def test_rollouts_add_up_what_belongs_to_the_same_episode():
     envs = NeedEnv(8, output="torch")
-    policy = NetPolicy(
-        AgentNet(envs.single_observation_space.shape[0], 3), greedy=False
-    )
-    state = RolloutState.begin(envs, 0)
+    policy = SamplingPolicy(AgentNet(envs.single_observation_space.shape[0], 3))
+    state = RolloutState.of(*envs.reset(seed=0))
     rollout = collect_rollout(envs, policy, 20, state)
     for b in range(8):
         earned, length = 0.0, 0

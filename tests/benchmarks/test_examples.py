@@ -67,4 +67,6 @@ def test_co_training_runs_under_an_own_loop(monkeypatch, capsys):
     )
     steps = [int(found) for found in re.findall(r"(\d+) steps", text)]
     assert steps == [10, 20]
-    assert all(float(loss) < 1 for loss in re.findall(r"entropy ([\d.]+)", text))
+    losses = [float(found) for found in re.findall(r"entropy ([\d.]+)", text)]
+    assert len(losses) == 2
+    assert max(losses) < 1

@@ -11,17 +11,17 @@ import torch
 from helpers.networks import random_model, random_split, tiny_config, tiny_kwargs
 from torch import Tensor, nn
 
-from agents.config import ExactConfig, PolicyGradientConfig
-from agents.exact import ExactAgent
-from agents.policy_gradient import PolicyGradientAgent
+from agents.exact.agent import ExactAgent
+from agents.exact.config import ExactConfig
+from agents.policy_gradient.agent import PolicyGradientAgent
+from agents.policy_gradient.config import PolicyGradientConfig
+from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
-from dynalay_gym.cotraining.replay import Replay
-from dynalay_gym.cotraining.trainer import CoTrainer, DivergedError
-from dynalay_gym.cotraining.walk import walk
-from dynalay_gym.envs.decision_tree import DecisionTree
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.envs.oracle import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DivergedError
 
 CONFIG = CoTrainingConfig(
     update_ratio=1.0, batch_size=8, replay_share=0.25, replay_size=16
@@ -58,9 +58,8 @@ def make_envs(**options: Any) -> DynaLayVectorEnv:
 def make_trainer(
     envs: DynaLayVectorEnv, config: CoTrainingConfig = CONFIG, seed: int = 0
 ) -> CoTrainer:
-    model = copy.deepcopy(envs.problem.session.model)  # type: ignore[attr-defined]
-    data = random_split(tiny_config(), 40, seed=2)
-    return CoTrainer(model, data, envs.problem, config, seed=seed)
+    split = random_split(tiny_config(), 40, seed=2)
+    return CoTrainer(envs.problem, split, config, seed=seed)
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -79,17 +78,27 @@ def joint(
     return co_envs, agent
 
 
-def test_walks_end_where_the_policy_leaves_them() -> None:
+def collect(
+    trainer: CoTrainer, policy: Any, index: Tensor, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States, returns and multiply-adds of a policy on samples of the main split."""
+    generator = torch.Generator().manual_seed(0)
+    states, *rest = collect_states(trainer.problem, policy, index, epsilon, generator)
+    returns, macs = map(torch.from_numpy, rest)
+    return states, returns, macs
+
+
+def test_samples_end_where_the_policy_leaves_them() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
-    found = walk(trainer.problem, Plan(1, 3), torch.arange(6), 0.0, torch.Generator())
-    assert found.states.tolist() == [0b101] * 6
+    states, _, found = collect(trainer, Plan(1, 3), torch.arange(6))
+    assert states.tolist() == [0b101] * 6
     # The same decisions through the environment's own door cost the same.
     other = DynaLayVectorEnv(
         6,
         **tiny_kwargs(
-            checkpoint=envs.problem.session.model,  # type: ignore[attr-defined]
-            split=trainer.data,
+            checkpoint=envs.problem.session.network,
+            split=random_split(tiny_config(), 40, seed=2),
             autoreset_mode="Disabled",
         ),
     )
@@ -98,63 +107,67 @@ def test_walks_end_where_the_policy_leaves_them() -> None:
     for action in (1, 3, 0):
         infos = other.step([action] * 6)[4]
         macs += infos["macs"]
-    assert found.macs.tolist() == macs.tolist()
+    assert found.tolist() == macs.tolist()
 
 
-def test_a_walk_pays_by_the_cost_unit_of_the_agents_problem() -> None:
+def test_samples_are_paid_by_the_cost_unit_of_the_agents_problem() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     index = torch.arange(6)
-    found = walk(trainer.problem, Plan(2), index, 0.0, torch.Generator())
-    extra = (found.macs - envs.plain_macs).double() / envs.always_extra_macs
-    session = trainer.problem.session
-    state = session.begin(trainer.data.inputs[index])
+    _, returns, macs = collect(trainer, Plan(2), index)
+    extra = (macs - envs.plain_macs).double() / envs.always_extra_macs
+    problem, session = trainer.problem, trainer.problem.session
+    state = session.begin(problem.inputs[index])
     session.apply(state, index, torch.full_like(index, 2))
-    right = state.logits.argmax(1) == trainer.data.labels[index]
+    right = session.logits(state, index).argmax(1) == problem.labels[index]
     expected = envs.alpha * right.double() - 0.25 * extra
-    torch.testing.assert_close(found.returns.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(returns.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_exploration_takes_useful_actions_only() -> None:
     trainer = make_trainer(make_envs())
     index = torch.arange(40)
-    never = walk(trainer.problem, Plan(), index, 0.0, torch.Generator())
-    assert never.states.tolist() == [0] * 40
-    always = walk(trainer.problem, Plan(), index, 1.0, torch.Generator())
-    assert len(set(always.states.tolist())) > 4
+    states, *_ = collect(trainer, Plan(), index)
+    assert states.tolist() == [0] * 40
+    states, *_ = collect(trainer, Plan(), index, epsilon=1.0)
+    assert len(set(states.tolist())) > 4
 
 
 def test_updates_are_due_by_the_ratio() -> None:
     config = replace(CONFIG, update_ratio=0.5)  # a batch of 8 per 16 decisions
     trainer = make_trainer(make_envs(), config)
-    reports = [trainer.turn(Plan(1), decisions) for decisions in (8, 8, 8, 40)]
-    assert [None if one is None else one.steps for one in reports] == [None, 1, None, 3]
-    assert trainer.steps == 4
+    taken: list[int] = []
+    for decisions in (8, 16, 24, 64):
+        before = trainer.steps
+        metrics = trainer.turn(Plan(1), decisions)
+        taken.append(trainer.steps - before)
+        assert (metrics is None) == (taken[-1] == 0)
+    assert taken == [0, 1, 0, 3]
 
 
 def test_layers_that_nobody_chose_do_not_move() -> None:
     config = replace(CONFIG, keep_share=0.0, epsilon_start=0.0, weight_decay=0.1)
     trainer = make_trainer(make_envs(), config)
     trainer.turn(Plan(1, 2, 3), 8)  # gives every layer momentum
-    before = copy.deepcopy(trainer.model.state_dict())
-    old = replace(config, replay_share=0.0)
-    trainer.config = old  # the first walk must not come back by replay
-    trainer.turn(Plan(2), 8)
+    before = copy.deepcopy(trainer.network.state_dict())
+    # What was visited before must not come back by replay.
+    trainer.config = replace(config, replay_share=0.0)
+    trainer.turn(Plan(2), 16)
     moved = {
         name.split(".")[1] if name.startswith("layers") else name
-        for name, value in trainer.model.state_dict().items()
+        for name, value in trainer.network.state_dict().items()
         if not torch.equal(value, before[name])
     }
     assert moved == {"1", "head", "head_bias", "head_norm.weight", "head_norm.bias"}
-    rows = (trainer.model.head_norm.weight != before["head_norm.weight"]).any(1)
+    rows = (trainer.network.head_norm.weight != before["head_norm.weight"]).any(1)
     assert rows.nonzero().flatten().tolist() == [0b010]
 
 
 def test_kept_states_move_the_statistics_and_every_layer() -> None:
     trainer = make_trainer(make_envs(), replace(CONFIG, epsilon_start=0.0))
-    before = copy.deepcopy(trainer.model.state_dict())
+    before = copy.deepcopy(trainer.network.state_dict())
     trainer.turn(Plan(), 8)
-    after = trainer.model.state_dict()
+    after = trainer.network.state_dict()
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert {"layers.0.weight_in", "layers.2.recurrence.free_weight"} <= moved
     assert {"layers.0.norm.running_mean", "head_norm.running_var"} <= moved
@@ -168,13 +181,13 @@ def test_neither_side_gets_a_gradient_from_the_other() -> None:
     co_envs.policy = agent.policy
     trainer.turn(agent.policy, 8)
     assert all(one.grad is None for one in agent.net.parameters())
-    for one in trainer.model.parameters():
+    for one in trainer.network.parameters():
         one.grad = None
     co_envs.trainer = None  # leave the agent alone with its update
     agent.learn(32)
     assert any(one.grad is not None for one in agent.net.parameters())
-    assert all(one.grad is None for one in trainer.model.parameters())
-    seen = envs.problem.session.model  # type: ignore[attr-defined]
+    assert all(one.grad is None for one in trainer.network.parameters())
+    seen = envs.problem.session.network
     assert not any(one.requires_grad for one in seen.parameters())
     assert all(one.grad is None for one in seen.parameters())
 
@@ -184,20 +197,21 @@ def test_the_loss_depends_on_no_weight_of_the_agent_and_the_reverse() -> None:
     envs = make_envs()
     trainer = make_trainer(envs)
     agent = PolicyGradientAgent(envs, AGENT)
-    found = walk(trainer.problem, agent.policy, torch.arange(8), 0.0, torch.Generator())
-    loss = trainer._losses.chosen(found.index, found.states)
+    index = torch.arange(8)
+    states, *_ = collect(trainer, agent.policy, index)
+    loss = trainer._chosen_loss(index, states)
     theirs = list(agent.net.parameters())
     grads = torch.autograd.grad(loss, theirs, allow_unused=True, retain_graph=True)
     assert all(grad is None for grad in grads)
     assert any(
         grad is not None
         for grad in torch.autograd.grad(
-            loss, list(trainer.model.parameters()), allow_unused=True
+            loss, list(trainer.network.parameters()), allow_unused=True
         )
     )
     observations, _ = envs.reset(seed=0)
     score = agent.net(observations).sum()
-    main = list(trainer.model.parameters())
+    main = list(trainer.network.parameters())
     assert not observations.requires_grad
     assert all(g is None for g in torch.autograd.grad(score, main, allow_unused=True))
 
@@ -206,9 +220,9 @@ def test_equal_seeds_are_bit_equal_and_others_are_not() -> None:
     (one, agent), (two, twin), (other, _) = joint(), joint(), joint(seed=1)
     assert one.trainer and two.trainer and other.trainer
     assert one.trainer.steps == two.trainer.steps > 10
-    assert torch.equal(flat(one.trainer.model), flat(two.trainer.model))
+    assert torch.equal(flat(one.trainer.network), flat(two.trainer.network))
     assert torch.equal(flat(agent.net), flat(twin.net))
-    assert not torch.equal(flat(one.trainer.model), flat(other.trainer.model))
+    assert not torch.equal(flat(one.trainer.network), flat(other.trainer.network))
 
 
 def test_a_frozen_run_is_the_plain_environments_run() -> None:
@@ -234,13 +248,13 @@ def test_the_agent_sees_the_new_weights_at_once() -> None:
     co_envs.policy = Plan(1)
     co_envs.reset(seed=0)
     turns: list[int] = []
-    co_envs.on_turn = lambda report, decisions: turns.append(decisions)
+    co_envs.on_turn = lambda metrics, decisions: turns.append(decisions)
     assert co_envs.trainer is not None
     for _ in range(4):
         seen, *_, infos = co_envs.step(torch.full((8,), 1))
         assert torch.equal(seen, envs._observations())
-        learned = flat(co_envs.trainer.model)
-        acting = flat(envs.problem.session.model)  # type: ignore[attr-defined]
+        learned = flat(co_envs.trainer.network)
+        acting = flat(envs.problem.session.network)
         assert torch.equal(acting, learned)
         assert "final_obs" in infos
     assert turns == [16, 32]
@@ -254,8 +268,8 @@ def test_followers_get_the_weights_too() -> None:
     co_envs.reset(seed=0)
     co_envs.step(torch.full((8,), 0))
     assert torch.equal(
-        flat(follower.problem.session.model),  # type: ignore[attr-defined]
-        flat(trainer.model),
+        flat(follower.problem.session.network),
+        flat(trainer.network),
     )
 
 
@@ -268,19 +282,19 @@ def test_phases_compute_the_next_table(cache: None) -> None:
     assert envs.problem.table is first
     assert co_envs.advance(4)
     assert first is not None and envs.problem.table is not None
-    assert not torch.equal(first.observations, envs.problem.table.observations)
+    assert not torch.equal(first.features, envs.problem.table.features)
 
 
 def test_a_long_phase_has_turns_as_long_as_a_rollouts() -> None:
     envs = make_envs()
     co_envs = CoTrainingEnv(envs, make_trainer(envs), every=2, start=24)
     co_envs.policy = Plan(1)
-    turns: list[tuple[int, int]] = []
-    co_envs.on_turn = lambda report, now: turns.append((report.steps, now))
+    turns: list[tuple[float, int]] = []
+    co_envs.on_turn = lambda metrics, now: turns.append((metrics["main/steps"], now))
     assert not co_envs.advance(20)  # still the agent's warm-up
     assert co_envs.advance(40)
     # Two steps of eight rows at a time, one optimiser step per eight decisions.
-    assert turns == [(1, 36), (2, 52), (1, 60)]
+    assert turns == [(1, 36), (3, 52), (4, 60)]
     assert co_envs.decisions == 60
 
 
@@ -307,7 +321,7 @@ def test_exact_learning_and_the_network_take_turns(cache: None) -> None:
     assert agent.tree.nodes.num_nodes * agent.tree.num_samples == PASS
     trainer = co_envs.trainer
     assert trainer is not None
-    begun = flat(trainer.model)
+    begun = flat(trainer.network)
     steps: list[int] = []
     weights: list[Tensor] = []
 
@@ -318,7 +332,7 @@ def test_exact_learning_and_the_network_take_turns(cache: None) -> None:
     agent.learn(4 * PASS, on_progress=on_progress)
     # A tenth of 360 samples a pass, in batches of 8: 4.5 steps.
     assert steps == [0, 4, 9, 13]
-    assert not torch.equal(flat(trainer.model), begun)
+    assert not torch.equal(flat(trainer.network), begun)
     assert torch.equal(weights[1], plain_exact(2)), "until the table has changed"
     assert not torch.equal(weights[2], plain_exact(3))
 
@@ -342,10 +356,10 @@ def test_the_tree_is_that_of_the_new_weights(cache: None) -> None:
     fresh = DynaLayVectorEnv(
         1,
         **tiny_kwargs(
-            checkpoint=copy.deepcopy(co_envs.trainer.model), transitions="table"
+            checkpoint=copy.deepcopy(co_envs.trainer.network), transitions="table"
         ),
     )
-    unit = co_envs.unwrapped.problem.cost_unit  # type: ignore[attr-defined]
+    unit = co_envs.unwrapped.problem.cost_unit
     assert fresh.problem.table is not None
     same = DecisionTree(replace(fresh.problem, cost_unit=unit), fresh.problem.table)
     for now, expected, before in (
@@ -363,47 +377,46 @@ def test_exact_learning_goes_on_to_the_bit(cache: None) -> None:
     def keep(taken: int) -> None:
         if taken == 2 * PASS:
             assert whole_envs.trainer is not None
-            state = whole_envs.trainer.state(), whole.training_state()
+            state = whole_envs.trainer.training_state(), whole.training_state()
             kept.append((*copy.deepcopy(state), whole_envs.decisions))
 
     whole.learn(4 * PASS, on_progress=keep)
-    (tensors, numbers), learner, decisions = kept[0]
+    main, learner, decisions = kept[0]
     envs, rest = exact_pair()
     assert envs.trainer is not None and whole_envs.trainer is not None
-    envs.trainer.load(tensors, numbers)
-    envs.unwrapped.set_weights(envs.trainer.weights())  # type: ignore[attr-defined]
-    envs.load_decisions(decisions)
+    envs.trainer.load_training_state(main)
+    envs.resume(decisions)
     rest.load_training_state(learner, None, {})
     taken: list[int] = []
     rest.learn(4 * PASS, on_progress=taken.append)
     assert taken == [3 * PASS, 4 * PASS]
     assert torch.equal(flat(rest.net), flat(whole.net))
-    assert torch.equal(flat(envs.trainer.model), flat(whole_envs.trainer.model))
+    assert torch.equal(flat(envs.trainer.network), flat(whole_envs.trainer.network))
 
 
 def test_state_goes_on_to_the_bit() -> None:
     whole, half = (make_trainer(make_envs()) for _ in range(2))
-    for _ in range(4):
-        whole.turn(Plan(2), 12)
-    for _ in range(2):
-        half.turn(Plan(2), 12)
-    tensors, numbers = half.state()
+    for decisions in (12, 24, 36, 48):
+        whole.turn(Plan(2), decisions)
+    for decisions in (12, 24):
+        half.turn(Plan(2), decisions)
+    tensors = half.training_state()
     rest = make_trainer(make_envs())
-    rest.load({k: v.clone() for k, v in tensors.items()}, numbers)
-    for _ in range(2):
-        rest.turn(Plan(2), 12)
-    assert torch.equal(flat(rest.model), flat(whole.model))
-    assert (rest.steps, rest.turns) == (whole.steps, whole.turns)
+    rest.load_training_state({k: v.clone() for k, v in tensors.items()})
+    for decisions in (36, 48):
+        rest.turn(Plan(2), decisions)
+    assert torch.equal(flat(rest.network), flat(whole.network))
+    assert rest.steps == whole.steps == 6
 
 
 def test_divergence_takes_no_step() -> None:
     trainer = make_trainer(make_envs())
     with torch.no_grad():
-        trainer.model.head.fill_(torch.nan)
-    before = trainer.model.state_dict()["layers.0.weight_in"].clone()
+        trainer.network.head.fill_(torch.nan)
+    before = trainer.network.state_dict()["layers.0.weight_in"].clone()
     with pytest.raises(DivergedError, match=r"--co\.learning-rate"):
         trainer.turn(Plan(1), 8)
-    assert torch.equal(trainer.model.state_dict()["layers.0.weight_in"], before)
+    assert torch.equal(trainer.network.state_dict()["layers.0.weight_in"], before)
 
 
 def test_bf16_stays_close() -> None:
@@ -414,18 +427,30 @@ def test_bf16_stays_close() -> None:
     ]
     exact, half = (one.turn(Plan(1, 2, 3), 8) for one in trainers)
     assert exact is not None and half is not None
-    assert half.cross_entropy == pytest.approx(exact.cross_entropy, rel=0.02)
-    assert half.cross_entropy != exact.cross_entropy
+    assert half["main/loss"] == pytest.approx(exact["main/loss"], rel=0.02)
+    assert half["main/loss"] != exact["main/loss"]
 
 
 def test_replay_keeps_the_newest() -> None:
-    ring = Replay(4, torch.device("cpu"))
-    source = torch.Generator().manual_seed(0)
-    assert len(ring) == 0
-    for start in (0, 3):
-        ring.add(torch.arange(start, start + 3).repeat(2, 1).T)
-    assert len(ring) == 4
-    assert set(ring.draw(200, source)[:, 0].tolist()) == {2, 3, 4, 5}
+    """Of each batch of 8, 2 are recent ones as soon as there are any."""
+    config = replace(CONFIG, replay_size=16, epsilon_start=0.0, epsilon_end=0.0)
+    trainer = make_trainer(make_envs(), config)
+    batches: list[Tensor] = []
+    step = trainer._step
+    trainer._step = lambda *batch: (  # type: ignore[method-assign]
+        batches.append(torch.stack(batch, 1)) or step(*batch)
+    )
+    trainer.turn(Plan(1), 16)
+    assert (torch.cat(batches)[:, 1] == 0b001).all(), "nothing to replay at first"
+    assert torch.equal(trainer.training_state()["recent"], torch.cat(batches))
+    trainer.turn(Plan(2), 24)
+    new, old = batches[-1].split([6, 2])
+    assert new[:, 1].tolist() == [0b010] * 6
+    assert old[:, 1].tolist() == [0b001] * 2
+    seen = {tuple(pair) for pair in torch.cat(batches[:2]).tolist()}
+    assert {tuple(pair) for pair in old.tolist()} <= seen
+    recent = trainer.training_state()["recent"]
+    assert torch.equal(recent, torch.cat([torch.cat(batches[:2])[6:], new]))
 
 
 @pytest.mark.parametrize(
@@ -453,3 +478,29 @@ def test_bad_options_name_their_flag(bad: dict[str, Any], flag: str) -> None:
 def test_a_batch_larger_than_the_split_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--co\.batch-size"):
         make_trainer(make_envs(), replace(CONFIG, batch_size=41))
+
+
+def test_a_session_of_another_network_is_refused_by_name() -> None:
+    envs = make_envs()
+
+    class OtherSession:
+        """Runs no main network."""
+
+    problem = replace(envs.problem, session=OtherSession())
+    split = random_split(tiny_config(), 40, seed=2)
+    with pytest.raises(ConfigError, match=r"MainNetwork.*OtherSession"):
+        CoTrainer(problem, split, CONFIG, seed=0)
+
+
+def test_schedules_are_linear_and_the_step_size_falls_to_a_tenth() -> None:
+    config = replace(CONFIG, learning_rate=2e-3, epsilon_start=0.3, epsilon_end=0.1)
+    trainer = make_trainer(make_envs(), config)
+    for turn, (share, rate, epsilon) in enumerate(
+        ((0.0, 2e-3, 0.3), (0.5, 1.1e-3, 0.2), (1.0, 2e-4, 0.1)), start=1
+    ):
+        metrics = trainer.turn(Plan(1), 8 * turn, share)
+        assert metrics is not None
+        assert metrics["main/learning_rate"] == pytest.approx(rate)
+        assert metrics["main/epsilon"] == pytest.approx(epsilon)
+        (group,) = trainer._optimizer.param_groups
+        assert group["lr"] == metrics["main/learning_rate"]

@@ -14,13 +14,14 @@ import torch
 
 from dynalay_gym.data import images as data_files
 from dynalay_gym.data import splits as data
-from dynalay_gym.data.splits import DATASETS, SPLITS, augment, dataset_spec, load_split
+from dynalay_gym.data.registry import DATASETS, SPLITS, dataset_spec
+from dynalay_gym.data.splits import Split, augment, load_split
 from dynalay_gym.errors import ConfigError, DataError
 
 DIGIT_ORIGINALS = {"main": 800, "agent": 450, "validation": 150, "test": 397}
 
 
-def raw_pixels(split: data.Split, name: str) -> np.ndarray:
+def raw_pixels(split: Split, name: str) -> np.ndarray:
     """Undo the normalisation: pixels as integers, [N, C, H, W]."""
     spec = dataset_spec(name)
     shape = (1, -1, 1, 1)
@@ -103,7 +104,7 @@ def test_a_split_is_the_same_on_every_call_whatever_the_seed() -> None:
     first = load_split("digits", "agent")
     torch.manual_seed(2)
     second = load_split("digits", "agent")
-    for field in ("images", "labels", "groups"):
+    for field in ("inputs", "labels", "groups"):
         assert torch.equal(getattr(first, field), getattr(second, field))
 
 
@@ -124,6 +125,36 @@ def test_split_moves_to_another_device() -> None:
     assert split.inputs.device == split.labels.device == split.groups.device
     assert split.inputs.device.type == "meta"
     assert split.name == "validation"
+
+
+def test_samples_of_ones_own_may_have_any_shape_and_no_groups() -> None:
+    tokens = torch.arange(12).view(4, 3)
+    split = Split(tokens, torch.tensor([0, 1, 1, 0]))
+    assert split.groups.tolist() == [0, 1, 2, 3]
+    assert (len(split), split.name, split.inputs.dtype) == (4, "own", torch.int64)
+    assert split.to("cpu").groups.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": torch.zeros(4)}, r"labels must be int64.*\.long\(\)"),
+        ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, "labels.*one per input"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, r"\(4,\).*\(3,\)"),
+        ({"groups": torch.zeros(4)}, "groups must be int64.*leave groups out"),
+        ({"groups": torch.zeros(9, dtype=torch.int64)}, "groups"),
+        ({"inputs": torch.tensor(1.0)}, "at least one sample"),
+        ({"inputs": torch.zeros(0, 2), "labels": torch.zeros(0).long()}, "empty"),
+        ({"inputs": torch.zeros(4, 2, device="meta")}, "move them to one device"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_with_a_remedy(
+    changes: dict[str, torch.Tensor], words: str
+) -> None:
+    parts = {"inputs": torch.zeros(4, 2), "labels": torch.zeros(4, dtype=torch.int64)}
+    with pytest.raises(DataError, match=words) as caught:
+        Split(**parts | changes)
+    assert "\n" not in str(caught.value)
 
 
 # --- arguments ------------------------------------------------------------------------

@@ -14,19 +14,22 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from helpers.networks import (
+    live_state,
     make_single,
     make_vec,
     own_split,
     random_images,
     random_model,
     random_split,
+    shared_model,
     shared_split,
     tiny_config,
 )
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import dynalay_gym
-from dynalay_gym.data.splits import DATASETS, Split
+from dynalay_gym.data.registry import DATASETS
+from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
@@ -37,6 +40,7 @@ from dynalay_gym.errors import (
     ResetNeededError,
 )
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.testing import check_vector_env
 
 DIGITS = "dynalay_gym:DynaLay/Digits-v0"
@@ -316,11 +320,11 @@ def test_layout_covers_the_observation_and_names_its_parts() -> None:
 
 
 def test_confidence_and_activations_by_hand() -> None:
-    envs = make_vec(6, autoreset_mode="Disabled")
+    session = TorchSession(shared_model())
+    envs = make_vec(6, autoreset_mode="Disabled", checkpoint=session)
     envs.reset(seed=1)
     observations, *_ = envs.step([1] * 6)
-    state, layout = envs.dynamics.state, envs.observation_layout
-    assert state is not None
+    state, layout = live_state(envs), envs.observation_layout
     probs = np.sort(state.logits.double().softmax(1).numpy(), 1)
     entropy = -(probs * np.log(probs)).sum(1) / np.log(3)
     for name, expected in (
@@ -331,7 +335,7 @@ def test_confidence_and_activations_by_hand() -> None:
         shown = observations[:, layout[name]].flatten()
         np.testing.assert_allclose(shown, expected, atol=1e-6)
     for i, layer in enumerate(state.layers[1:]):
-        rows = layer.at(torch.arange(6))
+        rows = layer.read(torch.arange(6))
         hidden = rows.h if i == 0 else None  # only layer 1 has been iterated
         maps = [
             rows.y,
@@ -361,9 +365,8 @@ def test_dict_observations_add_the_maps() -> None:
     assert np.array_equal(observations["flat"], expected)
     shapes = [observations[f"map/{i}"].shape for i in range(3)]
     assert shapes == [(2, 2, 8, 8), (2, 3, 4, 4), (2, 4, 4, 4)]
-    state = envs.dynamics.state
-    assert state is not None
-    y = state.layers[2].y
+    rows = torch.arange(2)
+    y = envs.problem.session.maps(live_state(envs), rows)["map/1"]
     assert np.allclose(observations["map/1"], (y / (1 + y)).numpy())
     *_, infos = envs.step([0, 1])
     assert envs.observation_space.contains(infos["final_obs"])
@@ -507,9 +510,9 @@ def test_options_walk_the_whole_split() -> None:
 def test_public_facts_are_reachable_through_wrappers() -> None:
     single = gym.make(DIGITS)
     batched = gym.make_vec(DIGITS, num_envs=2)
-    names = ("nop_action", "num_layers", "num_classes", "num_samples", "plain_macs")
+    names = ("nop_action", "num_actions", "num_classes", "num_samples", "plain_macs")
     names += ("always_extra_macs", "penalty_range", "max_decisions", "alpha", "split")
-    for name in (*names, "observation_layout"):
+    for name in (*names, "observation_layout", "action_names", "full_plan"):
         assert single.get_wrapper_attr(name) == getattr(batched.unwrapped, name)
     with pytest.raises(AttributeError):
         single.unwrapped.colour  # type: ignore[attr-defined]  # noqa: B018

@@ -41,7 +41,7 @@ def test_rows_stand_in_the_same_bits_under_the_new_weights(
     changed, fresh = (envs(network(s), autoreset_mode=mode) for s in (0, 1))
     old, _ = play(changed, num_steps)
     expected, infos = play(fresh, num_steps)
-    got, got_infos = changed.set_weights(network(1).state_dict())
+    got, got_infos = changed.load_weights(network(1).state_dict())
     assert np.array_equal(got, expected)
     assert not np.array_equal(got, old)
     for key in ("index", "decisions", "prediction", "correct", "action_mask"):
@@ -53,7 +53,7 @@ def test_rows_stand_in_the_same_bits_under_the_new_weights(
 def test_cost_unit_and_penalty_stay() -> None:
     one = envs(network(0), penalty=None)
     before = one.always_extra_macs, one.penalty_range
-    one.set_weights(network(1).state_dict())
+    one.load_weights(network(1).state_dict())
     assert (one.always_extra_macs, one.penalty_range) == before
     assert envs(network(1)).always_extra_macs != before[0]
 
@@ -64,20 +64,20 @@ def test_a_table_is_computed_anew(tmp_path: Any, monkeypatch: Any) -> None:
     play(table, 2), play(live, 2)
     files = sorted(tmp_path.iterdir())
     weights = network(1).state_dict()
-    got, expected = (one.set_weights(weights)[0] for one in (table, live))
+    got, expected = (one.load_weights(weights)[0] for one in (table, live))
     assert np.array_equal(got, expected)
     a, b = table.step([2] * 8), live.step([2] * 8)
     assert np.array_equal(a[0], b[0])
     np.testing.assert_allclose(a[1], b[1])
     assert sorted(tmp_path.iterdir()) == files, "passing weights fill no cache"
-    assert table.problem.table is table.dynamics.problem.table
+    assert table.problem.table is table.process.problem.table
 
 
 def test_equal_weights_keep_the_table(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
     one = envs(network(0), transitions="table")
     table = one.problem.table
-    one.set_weights(network(0).state_dict())
+    one.load_weights(network(0).state_dict())
     assert one.problem.table is table
 
 
@@ -87,13 +87,13 @@ def test_other_architectures_are_refused() -> None:
     wider = random_model(tiny_config(channels=(2, 3, 5)), 1)
     for other in (network(1, "state"), wider):
         with pytest.raises(CheckpointError, match="another architecture"):
-            one.set_weights(other.state_dict())
+            one.load_weights(other.state_dict())
     assert np.array_equal(one.step([1] * 8)[0], same.step([1] * 8)[0])
 
 
 def test_the_single_form_takes_weights_too() -> None:
     one, fresh = make_single(checkpoint=network(0)), make_single(checkpoint=network(1))
-    one.set_weights(network(1).state_dict())
+    one.load_weights(network(1).state_dict())
     assert np.array_equal(one.reset(seed=3)[0], fresh.reset(seed=3)[0])
 
 
@@ -102,7 +102,7 @@ def test_workers_of_stable_baselines_take_weights() -> None:
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     workers = DummyVecEnv([lambda: make_single(checkpoint=network(0))] * 2)
-    workers.env_method("set_weights", network(1).state_dict())
+    workers.env_method("load_weights", network(1).state_dict())
     workers.seed(3)
     fresh = make_single(checkpoint=network(1))
     assert np.array_equal(workers.reset()[0], fresh.reset(seed=3)[0])
@@ -126,7 +126,7 @@ def test_rows_go_on_where_they_were(
     state = {key: value.clone() for key, value in first.get_state().items()}
     observations, infos = second.set_state(state)
     assert np.array_equal(observations, first._observations())
-    assert np.array_equal(infos["decisions"], first._infos()["decisions"])
+    assert np.array_equal(infos["decisions"], first.process.infos()["decisions"])
     ahead, again = steps(first, actions[7:]), steps(second, actions[7:])
     for one, other in zip(ahead, again, strict=True):
         for part, same in zip(one, other, strict=True):

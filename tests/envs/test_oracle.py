@@ -1,129 +1,152 @@
-"""The plan table against the environment itself, and against every other policy."""
+"""The exact optimum against the environment itself, and against every other policy."""
 
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.networks import make_vec
 
-from dynalay_gym.envs.oracle import plan_table
+from dynalay_gym.envs.oracle import (
+    best_fixed_plan,
+    decision_tree,
+    enumerate_nodes,
+    optimum,
+)
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.sessions.calibration import ascending_plan
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.sessions.states import layer_states
 
 NUM_SAMPLES = 24
 
 
 def play(
     envs: DynaLayVectorEnv, plans: np.ndarray, index: np.ndarray, penalty: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, extra macs and outcomes of one plan per row, int [N, T] (0: NOP)."""
-    options = {"index": index, "penalty": penalty}
-    envs.reset(seed=0, options=options)
-    n = len(index)
-    going = np.ones(n, dtype=bool)
-    returns, macs, correct = np.zeros(n), np.zeros(n, int), np.zeros(n, bool)
+) -> np.ndarray:
+    """Returns of one plan per row, int [N, T] (0: NOP)."""
+    envs.reset(seed=0, options={"index": index, "penalty": penalty})
+    going, returns = np.ones(len(index), dtype=bool), np.zeros(len(index))
     for actions in plans.T:
-        _, rewards, ends, _, infos = envs.step(actions)
-        final = infos["final_info"]
+        _, rewards, ends, _, _ = envs.step(actions)
         returns[going] += rewards[going]
-        macs[going] += final["macs"][going]
-        correct[going] = final["correct"][going].astype(bool)
         going &= ~ends
         if not going.any():
             break
     assert not going.any()
-    return returns, macs, correct
-
-
-def padded(plan: tuple[int, ...], length: int) -> list[int]:
-    return [*plan, *[0] * (length - len(plan))]
+    return returns
 
 
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 @pytest.mark.parametrize("config", [{}, {"form": "state", "max_decisions": 3}])
-def test_plans_earn_what_the_environment_pays(
+def test_the_best_plan_earns_what_the_environment_pays(
     reward: str, config: dict[str, Any]
 ) -> None:
     envs = make_vec(NUM_SAMPLES, reward=reward, **config)
-    index = np.arange(NUM_SAMPLES)
     for penalty in (0.0, 0.4):
-        table = plan_table(envs, penalty)
-        assert len(table.plans) == 8
-        for column, plan in enumerate(table.plans):
-            plans = np.tile(padded(plan, envs.max_decisions), (NUM_SAMPLES, 1))
-            returns, macs, correct = play(envs, plans, index, penalty)
-            np.testing.assert_allclose(table.returns[:, column], returns, atol=2e-6)
-            assert np.array_equal(table.macs[:, column], macs)
-            assert np.array_equal(table.correct[:, column], correct)
-
-
-def test_columns_are_the_reference_policies() -> None:
-    table = plan_table(make_vec(1))
-    assert table.plans[0] == ()
-    assert table.plans[-1] == (1, 2, 3)
-    assert [table.plans[1 << (k - 1)] for k in (1, 2, 3)] == [(1,), (2,), (3,)]
-    assert table.plans == tuple(ascending_plan(path) for path in range(8))
-    assert table.returns.dtype == np.float32
-    assert (table.macs[:, 0] == 0).all()
-    assert table.correct.dtype == np.bool_
+        best = optimum(envs, penalty)
+        assert best.plans.shape == (NUM_SAMPLES, envs.max_decisions)
+        played = play(envs, best.plans, np.arange(NUM_SAMPLES), penalty)
+        np.testing.assert_allclose(best.returns, played, atol=2e-6)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 4])
 @pytest.mark.parametrize("reward", ["paper", "three-term", "log-score"])
-def test_no_sequence_of_actions_beats_the_best_plan(limit: int, reward: str) -> None:
-    samples = np.arange(3)
+def test_no_sequence_of_actions_beats_the_optimum(limit: int, reward: str) -> None:
     sequences = np.array(list(product(range(4), repeat=limit)))
     n = len(sequences)
     envs = make_vec(n, reward=reward, max_decisions=limit)
     for penalty in (0.05, 0.3):
-        table = plan_table(envs, penalty)
-        for sample in samples:
-            index = np.full(n, sample)
-            returns, _, _ = play(envs, sequences, index, penalty)
-            best = table.returns[sample, table.best()[sample]]
-            assert returns.max() == pytest.approx(best, abs=2e-6)
+        best = optimum(envs, penalty)
+        for sample in range(3):
+            returns = play(envs, sequences, np.full(n, sample), penalty)
+            assert returns.max() == pytest.approx(best.returns[sample], abs=2e-6)
 
 
-def test_plans_beyond_the_budget_cannot_be_chosen() -> None:
-    envs = make_vec(1, max_decisions=2)
-    table = plan_table(envs, 0.0)
-    assert (table.returns[:, -1] == -np.inf).all()
-    assert np.isfinite(table.returns[:, :-1]).all()
-    assert (table.best() != 7).all()
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_no_fixed_sequence_beats_the_best_one(limit: int) -> None:
+    envs = make_vec(NUM_SAMPLES, max_decisions=limit)
+    index = np.arange(NUM_SAMPLES)
+    for penalty in (0.0, 0.05, 0.3):
+        means = [
+            play(envs, np.tile(plan, (NUM_SAMPLES, 1)), index, penalty).mean()
+            for plan in product(range(4), repeat=limit)
+        ]
+        found = best_fixed_plan(envs, penalty)
+        padded = [*found, *[0] * (limit - len(found))]
+        earned = play(envs, np.tile(padded, (NUM_SAMPLES, 1)), index, penalty).mean()
+        assert earned == pytest.approx(max(means), abs=2e-6)
 
 
-def test_best_is_never_below_any_single_plan_and_prices_matter() -> None:
-    envs = make_vec(1)
-    previous = np.inf
+def test_prices_matter() -> None:
+    envs, previous = make_vec(1), np.inf
     for penalty in (0.0, 0.1, 1.0, 100.0):
-        table = plan_table(envs, penalty)
-        best = table.returns.max(1)
-        rows = np.arange(NUM_SAMPLES)
-        assert np.array_equal(table.returns[rows, table.best()], best)
-        assert best.mean() <= previous
-        previous = best.mean()
-    assert (table.best() == 0).all(), "at this price nothing is worth it"
+        best = optimum(envs, penalty)
+        assert best.returns.mean() <= previous
+        previous = best.returns.mean()
+    assert (best.plans == 0).all(), "at this price nothing is worth it"
 
 
 def test_the_default_penalty_is_the_environments_lowest() -> None:
     envs = make_vec(1, penalty="0.2:0.6")
-    assert np.array_equal(plan_table(envs).returns, plan_table(envs, 0.2).returns)
+    assert np.array_equal(optimum(envs).returns, optimum(envs, 0.2).returns)
 
 
-def test_the_table_does_not_depend_on_the_rows_of_the_environment() -> None:
-    one, many = plan_table(make_vec(1), 0.3), plan_table(make_vec(7), 0.3)
+def test_the_optimum_does_not_depend_on_the_rows_of_the_environment() -> None:
+    one, many = optimum(make_vec(1), 0.3), optimum(make_vec(7), 0.3)
     assert np.array_equal(one.returns, many.returns)
-    assert np.array_equal(one.macs, many.macs)
+    assert np.array_equal(one.plans, many.plans)
 
 
-def test_break_even_makes_stopping_and_always_worth_the_same() -> None:
+def test_choosing_per_input_pays_at_break_even() -> None:
     envs = DynaLayVectorEnv(1, split="agent")
-    table = plan_table(envs)
-    means = table.returns.mean(0)
+    tree, penalty = _tree_of(envs)
+    samples = torch.arange(tree.num_samples)
+    rewards = tree.rewards(samples, torch.full((len(samples),), penalty))
+    stop = rewards[:, 0, 0].mean()
+    always, node = torch.zeros(len(samples)), 0
+    for action in (1, 2, 3, 0):
+        always += rewards[:, node, action]
+        node = int(tree.nodes.children[node, action])
     # The default penalty is rounded to 1e-3.
-    assert means[0] == pytest.approx(means[-1], abs=6e-4)
-    assert table.returns.max(1).mean() > means.max() + 0.01, "choosing per input pays"
-    always = table.macs[:, -1].mean()
-    assert envs.always_extra_macs == pytest.approx(always, rel=1e-3)
+    assert float(stop) == pytest.approx(float(always.mean()), abs=6e-4)
+    assert optimum(envs).returns.mean() > float(stop) + 0.01
+
+
+def _tree_of(envs: DynaLayVectorEnv) -> tuple[Any, float]:
+    table = DynaLayVectorEnv(1, split="agent", transitions="table")
+    return decision_tree(table), envs.penalty_range[0]
+
+
+def test_exact_learning_needs_a_table() -> None:
+    with pytest.raises(ConfigError, match='transitions="table"'):
+        decision_tree(make_vec(1))
+
+
+# --- nodes ----------------------------------------------------------------------------
+
+
+def test_nodes_of_one_layer_by_hand() -> None:
+    nodes = enumerate_nodes(layer_states(1), max_decisions=3)
+    assert nodes.state.tolist() == [0, 1]
+    assert nodes.last_action.tolist() == [-1, 1]
+    assert nodes.consecutive.tolist() == [0, 1]
+    assert nodes.allowed.tolist() == [[True, True], [True, False]]
+    assert nodes.children.tolist() == [[-1, 1], [-1, -1]]
+    assert nodes.levels == [slice(0, 1), slice(1, 2)]
+
+
+def test_nodes_of_two_portions_count_consecutive_choices() -> None:
+    nodes = enumerate_nodes(layer_states(1, num_levels=2), max_decisions=4)
+    assert nodes.state.tolist() == [0, 1, 2]
+    assert nodes.consecutive.tolist() == [0, 1, 2]
+    assert nodes.children[:, 1].tolist() == [1, 2, -1]
+    assert nodes.allowed[:, 1].tolist() == [True, True, False]
+
+
+def test_the_last_decision_leads_nowhere() -> None:
+    nodes = enumerate_nodes(layer_states(3), max_decisions=2)
+    assert nodes.num_nodes == 4
+    assert (nodes.children[1:] == -1).all()
+    assert nodes.decisions.tolist() == [0, 1, 1, 1]

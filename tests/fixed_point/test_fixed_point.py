@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.iteration import fixed_point_iteration
 from dynalay_gym.fixed_point.progress import SolverStatus, relative_residual
-from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig, solve
+from dynalay_gym.fixed_point.solve import (
+    GradientRule,
+    SolverConfig,
+    fixed_point_iteration,
+    solve,
+)
 
 
 def matrix(norm: float, size: int, seed: int = 0) -> Tensor:

@@ -1,18 +1,17 @@
 """Small random networks and data, cheap enough to run every rule on."""
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.process import LiveProcess
+from dynalay_gym.envs.single_env import DynaLayEnv
+from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.norm import PatternNorm
-
-if TYPE_CHECKING:
-    from dynalay_gym.envs.single_env import DynaLayEnv
-    from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 
 NUM_CLASSES = 3
 
@@ -94,15 +93,18 @@ def tiny_kwargs(form: str = "wide", **changes: Any) -> dict[str, Any]:
     return own | changes
 
 
-def make_vec(num_envs: int, form: str = "wide", **changes: Any) -> "DynaLayVectorEnv":
+def make_vec(num_envs: int, form: str = "wide", **changes: Any) -> DynaLayVectorEnv:
     """Batched environment over the shared network and samples."""
-    from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-
     return DynaLayVectorEnv(num_envs, **tiny_kwargs(form, **changes))
 
 
-def make_single(form: str = "wide", **changes: Any) -> "DynaLayEnv":
-    """Single environment over the shared network and samples."""
-    from dynalay_gym.envs.single_env import DynaLayEnv
+def live_state(envs: DynaLayVectorEnv) -> Any:
+    """Networks in progress behind a live environment."""
+    process = envs.process
+    assert isinstance(process, LiveProcess)
+    return process.state
 
+
+def make_single(form: str = "wide", **changes: Any) -> DynaLayEnv:
+    """Single environment over the shared network and samples."""
     return DynaLayEnv(**tiny_kwargs(form, **changes))

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from dynalay_gym.envs.oracle import PlanTable
+from dynalay_gym.envs.oracle import Optimum
 
 ALPHA = 0.5
 NUM_LAYERS = 2
@@ -32,7 +32,9 @@ class NeedEnv(VectorEnv):
     """
 
     nop_action = 0
-    num_layers = NUM_LAYERS
+    num_actions = NUM_LAYERS + 1
+    action_names = ("stop", "layer 1", "layer 2")
+    full_plan = (1, 2)
     num_classes = 2
     max_decisions = NUM_LAYERS + 1
     plain_macs = PLAIN_MACS
@@ -153,17 +155,25 @@ class NeedEnv(VectorEnv):
         return torch.as_tensor(value) if self.output == "torch" else value
 
 
-def need_plan_table(envs: NeedEnv, penalty: float) -> PlanTable:
-    """What every plan earns on every sample, from the definition."""
+def plan_results(envs: NeedEnv, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and answers [n, 4] of PLANS on every sample, from the definition."""
     costs = np.array([COSTS[list(plan)].sum() for plan in PLANS])
     right = [[need == 0 or need in plan for plan in PLANS] for need in envs.needs]
     correct = np.array(right)
-    return PlanTable(
-        plans=PLANS,
-        returns=(ALPHA * correct - penalty * costs).astype(np.float32),
-        macs=np.tile((costs * ALWAYS_MACS).astype(np.int64), (len(correct), 1)),
-        correct=correct,
-    )
+    return (ALPHA * correct - penalty * costs).astype(np.float32), correct
+
+
+def need_optimum(envs: NeedEnv, penalty: float) -> Optimum:
+    """The best plan of every sample, as `dynalay_gym.envs.oracle.optimum` gives it."""
+    returns, _ = plan_results(envs, penalty)
+    padded = np.array([[*plan, 0, 0][:2] for plan in PLANS])
+    return Optimum(returns.max(1), padded[returns.argmax(1)])
+
+
+def need_best_fixed_plan(envs: NeedEnv, penalty: float) -> tuple[int, ...]:
+    """The plan of the highest mean return."""
+    returns, _ = plan_results(envs, penalty)
+    return PLANS[int(returns.mean(0).argmax())]
 
 
 def best_return(envs: NeedEnv, penalty: float) -> float:

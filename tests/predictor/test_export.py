@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.predictor.export import export_parts, parts_of
-from dynalay_gym.predictor.net_policies import network_policy
-from dynalay_gym.predictor.policies import PlanPolicy
+from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 Runner = Callable[[dict[str, Tensor]], list[Tensor]]
@@ -33,7 +33,7 @@ def make_predictor(form: str) -> DynaLayPredictor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = AgentNet(size, 4, (8,))
-    return DynaLayPredictor(model, network_policy(net), penalty=0.1)
+    return DynaLayPredictor(model, NetworkPolicy(net), penalty=0.1)
 
 
 def run_torch(path: Path) -> Runner:
@@ -116,7 +116,7 @@ def test_the_plain_part_shows_the_first_observation(
 
     plain = next(iter(parts_of(predictor)))
     images, penalty = torch.randn(5, *tiny_config().in_shape), torch.rand(5)
-    watching = DynaLayPredictor(predictor.session.model, Stop(), penalty=0.0)
+    watching = DynaLayPredictor(predictor.session, Stop(), penalty=0.0)
     found = watching.infer(images, penalty=penalty)
     with torch.no_grad():
         logits, observation = plain.module(images, penalty)

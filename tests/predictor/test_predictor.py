@@ -1,4 +1,4 @@
-"""The predictor is the environment's walk without labels, and survives a save."""
+"""The predictor does what the environment does, without labels, and can be saved."""
 
 import copy
 import json
@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.flops import FlopCount
 from helpers.networks import (
+    live_state,
     make_single,
     make_vec,
     own_split,
@@ -26,28 +27,22 @@ from sklearn import metrics
 from sklearn.base import is_classifier
 from torch import nn
 
-from agents.config import CONFIGS
-from agents.saving import make_agent
+from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
     DataError,
     InvalidActionError,
 )
-from dynalay_gym.evaluation.evaluate import walk
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.checkpoint import META_NAME, save_network
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.policy import PlanPolicy, Policy
 from dynalay_gym.predictor import predictor as predictors
 from dynalay_gym.predictor.inference import Inference
-from dynalay_gym.predictor.net_policies import AgentNetPolicy, MLPPolicy, network_policy
-from dynalay_gym.predictor.policies import (
-    MaxProbPolicy,
-    OpenLoopPolicy,
-    PlanPolicy,
-    SavedPolicy,
-)
+from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions.states import follow
 from dynalay_gym.sessions.torch_session import TorchSession
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,13 +81,13 @@ def perceptron(activation: type[nn.Module], *widths: int) -> nn.Sequential:
     return nn.Sequential(*parts, nn.Linear(first, last))
 
 
-def make_policy(kind: str) -> SavedPolicy:
+def make_policy(kind: str) -> Policy:
     size = observation_size()
     if kind == "agent-net":
-        return network_policy(restless(AgentNet(size, NUM_ACTIONS, (8, 6))))
+        return NetworkPolicy(restless(AgentNet(size, NUM_ACTIONS, (8, 6))))
     if kind.startswith("mlp"):
         activation = nn.Tanh if kind == "mlp-tanh" else nn.ReLU
-        return network_policy(restless(perceptron(activation, size, 8, NUM_ACTIONS)))
+        return NetworkPolicy(restless(perceptron(activation, size, 8, NUM_ACTIONS)))
     if kind == "plan":
         return PlanPolicy((2, 1, 1))
     # the network's max_prob lies between 0.41 and 0.45
@@ -105,8 +100,28 @@ def make_predictor(kind: str, **options: Any) -> DynaLayPredictor:
 
 
 def assert_same(mine: Inference, other: Inference) -> None:
-    for key, value in vars(mine).items():
-        assert np.array_equal(np.asarray(value), np.asarray(vars(other)[key])), key
+    for key, value in mine._asdict().items():
+        assert np.array_equal(np.asarray(value), np.asarray(getattr(other, key))), key
+
+
+def run_env(policy: Policy, envs: DynaLayVectorEnv | None = None) -> dict[str, Any]:
+    """Run every sample of an environment once: answers, actions and sums."""
+    envs = envs or make_vec(24, output="torch")
+    n = envs.num_envs
+    observations, infos = envs.reset(options={"index": np.arange(n)})
+    found = {name: torch.zeros(n, dtype=torch.int64) for name in ("macs", "prediction")}
+    found |= {"solver_steps": torch.zeros(n, dtype=torch.int64)}
+    actions, running = [], torch.ones(n, dtype=torch.bool)
+    while running.any():
+        chosen = policy.act(observations, infos)
+        actions.append(torch.where(running, chosen, -1))
+        observations, _, ended, _, infos = envs.step(chosen)
+        step = infos["final_info"]
+        for name in ("macs", "solver_steps"):
+            found[name] += step[name] * running
+        found["prediction"][running] = step["prediction"][running]
+        running = running & ~ended
+    return found | {"actions": torch.stack(actions, 1)}
 
 
 # --- the same as the environment ------------------------------------------------------
@@ -114,24 +129,25 @@ def assert_same(mine: Inference, other: Inference) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_and_costs_are_those_of_the_environment(kind: str) -> None:
-    envs = make_vec(7, autoreset_mode="Disabled", output="torch")
+    envs = make_vec(24, output="torch")
     predictor = DynaLayPredictor.from_env(envs, make_policy(kind))
-    result = walk(envs, predictor.policy)  # type: ignore[arg-type]
-    split = shared_split()
-    found = predictor.infer(split.inputs.numpy())
-    assert np.array_equal(found.labels == split.labels.numpy(), result.correct)
+    expected, split = run_env(predictor.policy, envs), shared_split()
+    found = predictor.infer(split.inputs)
+    assert torch.equal(found.labels, expected["prediction"])
     extra = found.macs - envs.plain_macs
-    if isinstance(predictor.policy, OpenLoopPolicy):  # refreshes nothing in between
-        assert (extra <= result.macs).all()
-        assert (extra < result.macs).any()
+    if kind in ("plan", "max-prob"):  # nothing is refreshed in between
+        assert (extra <= expected["macs"]).all()
+        assert (extra < expected["macs"]).any()
     else:
-        assert np.array_equal(extra, result.macs)
-    assert np.array_equal(found.decisions, result.actions.sum(1))
-    for action in range(NUM_ACTIONS):
-        taken = (found.actions == action).sum(1)
-        assert np.array_equal(taken, result.actions[:, action])
-    assert predictor.score(split.inputs, split.labels) == result.accuracy
-    assert len(set(found.decisions)) > 1 or kind == "plan"
+        assert torch.equal(extra, expected["macs"])
+        assert torch.equal(found.solver_steps, expected["solver_steps"])
+    taken = expected["actions"]
+    assert torch.equal(found.actions[:, : taken.shape[1]], taken)
+    assert (found.actions[:, taken.shape[1] :] == -1).all()
+    assert torch.equal(found.decisions, (taken >= 0).sum(1))
+    right = expected["prediction"] == split.labels
+    assert predictor.score(split.inputs, split.labels) == right.float().mean()
+    assert len(set(found.decisions.tolist())) > 1 or kind == "plan"
 
 
 def test_steps_probabilities_and_evidence_follow_the_environment() -> None:
@@ -150,7 +166,7 @@ def test_steps_probabilities_and_evidence_follow_the_environment() -> None:
             steps += info["solver_steps"]
         assert int(found.solver_steps[i]) == steps
         assert int(found.labels[i]) == info["prediction"]
-        logits = env.unwrapped.dynamics.state.logits  # type: ignore[attr-defined]
+        logits = live_state(env._row).logits
         assert torch.equal(found.probabilities[i], logits.softmax(1)[0])
 
 
@@ -161,12 +177,16 @@ def test_nop_runs_the_plain_pass_and_nothing_more() -> None:
     with torch.no_grad():
         expected = shared_model()(images).softmax(1)
 
-    for layer in predictor.session.model.layers:
-        nn.init.constant_(layer.recurrence.free_weight, torch.nan)
-    predictor.session.set_weights(predictor.session.model.state_dict())
+    weights = {
+        name: weight.fill_(torch.nan)
+        if name.endswith("recurrence.free_weight")
+        else weight
+        for name, weight in copy.deepcopy(model.state_dict()).items()
+    }
+    predictor.session.load_weights(weights)
     found = predictor.infer(images)
     torch.testing.assert_close(found.probabilities, expected)
-    assert set(found.macs.tolist()) == {predictor.session.costs.plain_pass}
+    assert set(found.macs.tolist()) == {predictor.session.plain_macs}
     assert set(found.solver_steps.tolist()) == {0}
 
 
@@ -175,7 +195,7 @@ def test_only_rows_that_chose_a_layer_are_run() -> None:
     found = predictor.infer(shared_split().inputs)
     chose = (found.actions > 0).any(1)
     assert 0 < int(chose.sum()) < len(shared_split())
-    assert torch.equal(found.macs > predictor.session.costs.plain_pass, chose)
+    assert torch.equal(found.macs > predictor.session.plain_macs, chose)
     assert torch.equal(found.solver_steps > 0, chose)
 
 
@@ -190,9 +210,7 @@ def test_a_plan_runs_what_its_answer_needs_and_no_more(
     with FlopCount() as counter:
         found = predictor.infer(images)
     assert counter.total() == 2 * int(found.macs.sum())
-    path = 0
-    for layer in plan:
-        path = path & (2 ** (layer - 1) - 1) | 2 ** (layer - 1)
+    path = follow(predictor.session.next_state, plan)  # type: ignore[attr-defined]
     with torch.no_grad():
         expected = shared_model().forward_path(images, path).softmax(1)
     torch.testing.assert_close(found.probabilities, expected)
@@ -226,6 +244,39 @@ def test_plans_that_do_not_fit_are_refused(plans: torch.Tensor) -> None:
         predictor.infer(shared_split().inputs)
 
 
+class WithoutPlans:
+    """The same choices, asked for one by one."""
+
+    macs_per_decision, name = 0, "step by step"
+
+    def __init__(self, policy: Policy) -> None:
+        self.act = policy.act
+
+
+@pytest.mark.parametrize("max_decisions", [1, 2, 4, 9])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PlanPolicy((2, 1, 1)),
+        PlanPolicy((3, 2, 1, 3, 3)),
+        PlanPolicy(()),
+        PlanPolicy(np.arange(24 * 3).reshape(24, 3) % 7 % 4),
+    ],
+)
+def test_one_sweep_answers_as_step_by_step(
+    policy: PlanPolicy, max_decisions: int
+) -> None:
+    sweep, steps = (
+        DynaLayPredictor(
+            shared_model(), each, penalty=0.1, max_decisions=max_decisions
+        ).infer(shared_split().inputs)
+        for each in (policy, WithoutPlans(policy))
+    )
+    for name in ("probabilities", "labels", "decisions", "actions"):
+        assert torch.equal(getattr(sweep, name), getattr(steps, name)), name
+    assert (sweep.macs <= steps.macs).all()
+
+
 def test_inference_mode_spoils_nothing() -> None:
     predictor, images = make_predictor("agent-net"), shared_split().inputs
     expected = predictor.infer(images)
@@ -240,7 +291,7 @@ def test_the_next_call_leaves_what_was_returned() -> None:
     kept = copy.deepcopy(first)
     predictor.infer(images.flip(0))
     assert_same(first, kept)
-    assert len(pickle.dumps(predictor)) < 100_000  # without the memory of a batch
+    assert_same(pickle.loads(pickle.dumps(predictor)).infer(images), kept)
 
 
 def test_a_predictor_follows_its_environments_network() -> None:
@@ -248,7 +299,7 @@ def test_a_predictor_follows_its_environments_network() -> None:
     images = shared_split().inputs
     predictor = DynaLayPredictor.from_env(envs, PlanPolicy(ALWAYS))
     weights = random_model(tiny_config(), seed=3).state_dict()
-    envs.set_weights(weights)
+    envs.load_weights(weights)
     other = DynaLayPredictor(
         random_model(tiny_config(), seed=3), PlanPolicy(ALWAYS), penalty=0.0
     )
@@ -352,8 +403,8 @@ def test_it_serves_as_a_fitted_classifier() -> None:
 def test_the_kind_of_the_images_comes_back() -> None:
     predictor, images = make_predictor("plan"), shared_split().inputs
     tensors, arrays = predictor.infer(images), predictor.infer(images.numpy())
-    assert all(isinstance(value, torch.Tensor) for value in vars(tensors).values())
-    assert all(isinstance(value, np.ndarray) for value in vars(arrays).values())
+    assert all(isinstance(value, torch.Tensor) for value in tensors)
+    assert all(isinstance(value, np.ndarray) for value in arrays)
     assert_same(tensors, arrays)
     double = predictor.infer(images.double().requires_grad_())
     assert_same(double, tensors)
@@ -405,7 +456,7 @@ def test_it_is_loaded_where_there_are_no_learners(tmp_path: Path) -> None:
 
 def test_what_it_carries_is_a_snapshot() -> None:
     net = restless(AgentNet(observation_size(), NUM_ACTIONS))
-    predictor = DynaLayPredictor(shared_model(), network_policy(net), penalty=0.1)
+    predictor = DynaLayPredictor(shared_model(), NetworkPolicy(net), penalty=0.1)
     images = shared_split().inputs
     before = predictor.infer(images)
     with torch.no_grad():
@@ -413,25 +464,6 @@ def test_what_it_carries_is_a_snapshot() -> None:
             weight.zero_()
     assert_same(predictor.infer(images), before)
     assert all(weight.requires_grad for weight in net.parameters())
-
-
-@pytest.mark.parametrize("algo", CONFIGS)
-def test_every_agent_becomes_a_policy(
-    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
-    options = {
-        "output": "torch" if algo == "policy-gradient" else "numpy",
-        "transitions": "table" if algo == "exact" else "live",
-    }
-    agent = make_agent(make_vec(8, **options), CONFIGS[algo](), seed=1)
-    predictor = DynaLayPredictor.from_env(make_vec(1), network_policy(agent.scorer))
-    assert predictor.policy.macs_per_decision == agent.policy.macs_per_decision
-    result = walk(make_vec(5, autoreset_mode="Disabled"), agent.policy)
-    found = predictor.infer(shared_split().inputs.numpy())
-    plain = predictor.session.costs.plain_pass
-    assert np.array_equal(found.macs - plain, result.macs)
-    assert np.array_equal(found.labels == shared_split().labels.numpy(), result.correct)
 
 
 # --- errors ---------------------------------------------------------------------------
@@ -446,8 +478,8 @@ def test_every_agent_becomes_a_policy(
         (np.float32(1.0), "shape"),
         (np.zeros((2, 1, 8, 8), np.uint8), "floats, normalised"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.int64), "floats, normalised"),
-        ("a picture", "array of floats"),
-        ([[None]], "array of floats"),
+        ("a picture", "array of numbers"),
+        ([[None]], "array of numbers"),
     ],
 )
 def test_wrong_images_are_refused(images: Any, message: str) -> None:
@@ -463,6 +495,35 @@ def test_unsound_pixels_are_refused(bad: float) -> None:
         blank().predict(images)
 
 
+def test_numbers_too_large_for_the_network_are_refused() -> None:
+    images = shared_split().inputs.clone()
+    images[3] = 3e38
+    with pytest.raises(DataError, match=r"not finite.*too large"):
+        blank().predict_proba(images)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        blank().predict(images.double() * 1e9)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f8", "f2"])
+def test_any_byte_order_will_do(dtype: str) -> None:
+    predictor, images = make_predictor("plan"), shared_split().inputs.numpy()
+    images = images.astype("f2").astype("f4")
+    penalty = np.linspace(0, 1, 24)
+    expected = predictor.infer(images, penalty=penalty)
+    given = images.astype(dtype), penalty.astype(dtype)
+    assert_same(predictor.infer(given[0], penalty=given[1]), expected)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [np.zeros(25), np.zeros((24, 1)), np.full(24, -1.0), np.full(24, "much"), 1e300],
+)
+def test_a_wrong_penalty_is_not_printed_whole(penalty: Any) -> None:
+    with pytest.raises(ConfigError, match="penalty must be") as caught:
+        blank().predict(shared_split().inputs, penalty=penalty)
+    assert len(str(caught.value)) < 120
+
+
 @pytest.mark.parametrize("penalty", [-0.1, float("nan"), "much", [0.1, 0.2], None])
 def test_wrong_penalties_are_refused(penalty: Any) -> None:
     if penalty is not None:
@@ -473,8 +534,17 @@ def test_wrong_penalties_are_refused(penalty: Any) -> None:
 
 
 def test_wrong_labels_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one per image"):
+    with pytest.raises(ConfigError, match="one per input"):
         blank().score(shared_split().inputs, [0, 1])
+    with pytest.raises(ConfigError, match="one per input"):
+        blank().score(shared_split().inputs, np.zeros((24, 2)))
+
+
+def test_labels_may_be_a_column() -> None:
+    predictor, split = make_predictor("plan"), shared_split()
+    expected = predictor.score(split.inputs, split.labels)
+    assert predictor.score(split.inputs, split.labels[:, None]) == expected
+    assert 0 < expected < 1
 
 
 @pytest.mark.parametrize(
@@ -488,8 +558,8 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 def test_policies_that_do_not_fit_are_refused() -> None:
     size = observation_size()
     for policy in (
-        AgentNetPolicy(AgentNet(size + 1, NUM_ACTIONS)),
-        MLPPolicy(perceptron(nn.Tanh, size, 4, NUM_ACTIONS + 1)),
+        NetworkPolicy(AgentNet(size + 1, NUM_ACTIONS)),
+        NetworkPolicy(perceptron(nn.Tanh, size, 4, NUM_ACTIONS + 1)),
         PlanPolicy((1, 4)),
         PlanPolicy((-1,)),
         MaxProbPolicy(size, ALWAYS, [0.5]),
@@ -520,16 +590,27 @@ def test_impossible_policies_are_refused() -> None:
         MaxProbPolicy(0, ALWAYS, [0.4, 0.5], [0.1, 0.2])
     with pytest.raises(ConfigError, match="rising"):
         MaxProbPolicy(0, ALWAYS, [0.5, 0.4], [0.2, 0.1])
-    with pytest.raises(ConfigError, match="tanh or ReLU"):
-        MLPPolicy(nn.Sequential(nn.Linear(3, 2), nn.GELU(), nn.Linear(2, 2)))
-    with pytest.raises(ConfigError, match="neither"):
-        network_policy(nn.Linear(3, 2))
+    linear = nn.Linear(3, 2)
+    for net in (
+        nn.Sequential(linear, nn.GELU(), nn.Linear(2, 2)),
+        nn.Sequential(linear, nn.Tanh(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)),
+        nn.Sequential(linear, nn.Tanh()),
+        nn.Sequential(),
+        linear,
+    ):
+        with pytest.raises(ConfigError, match="tanh or ReLU"):
+            NetworkPolicy(net)
 
 
 def edit(folder: Path, **changes: Any) -> None:
     path = folder / META_NAME
     meta = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(meta | changes), encoding="utf-8")
+
+
+def network_options(**changes: Any) -> dict[str, Any]:
+    options = {"config": tiny_config().to_dict(), "rtol": 0.1, "max_steps": 20}
+    return {"kind": "main-network", "options": options | changes}
 
 
 SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
@@ -539,15 +620,18 @@ SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
     "changes",
     [
         {"kind": "agent"},
-        {"config": tiny_config(channels=(2, 3, 5)).to_dict()},
-        {"config": {}},
+        {"network": network_options(config=tiny_config(channels=(2, 3, 5)).to_dict())},
+        {"network": network_options(config={})},
+        {"network": network_options(rtol="tight")},
+        {"network": network_options(rtol=0.0)},
+        {"network": {"kind": "other", "options": {}}},
+        {"network": None},
         {"policy": {"kind": "oracle", "options": {}}},
         {"policy": {"kind": "plan", "options": {"plan": [7]}}},
         {"policy": {"kind": "plan", "options": {"colour": "red"}}},
         {"policy": {"kind": "agent-net", "options": SIZES}},
         {"policy": None},
         {"penalty": -1.0},
-        {"rtol": "tight"},
         {"max_decisions": 0},
         {"weights": "weights-none.safetensors"},
     ],

@@ -17,7 +17,7 @@ from numba.core.caching import (
 )
 from numba.extending import intrinsic
 
-from dynalay_gym.utils.cache_folder import cache_dir
+from dynalay_gym.utils.io import cache_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 

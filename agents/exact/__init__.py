@@ -1,0 +1,1 @@
+"""Exact learning: the same network, trained on the whole transition table."""

@@ -1,0 +1,1 @@
+"""PPO, A2C and DQN of Stable-Baselines3."""
