@@ -96,8 +96,7 @@ class TorchSession:
     def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
         check_rows(rows, len(state.state_id))
-        shape = len(rows), *self.network.config.in_shape
-        check_inputs(inputs, shape, self.network.head.dtype)
+        check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
         images = inputs.contiguous(memory_format=torch.channels_last)
         below = self.network.stem(images)  # of which only h is read later
         state.layers[0].write(

@@ -52,7 +52,7 @@ def code_version() -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-class _Folder(InTreeCacheLocator):  # type: ignore[misc]
+class _Folder(InTreeCacheLocator):
     """The folder that keeps this version's machine code."""
 
     def get_cache_path(self) -> str:
@@ -61,13 +61,13 @@ class _Folder(InTreeCacheLocator):  # type: ignore[misc]
         return str(root / f"kernels-{code_version()}")
 
 
-class _Files(CompileResultCacheImpl):  # type: ignore[misc]
+class _Files(CompileResultCacheImpl):
     """Files in that folder alone, never beside the sources."""
 
     _locator_classes = (_Folder,)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """A cache that may fail: the function is compiled then."""
 
     _impl_class = _Files

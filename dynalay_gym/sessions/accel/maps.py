@@ -15,7 +15,8 @@ from dynalay_gym.sessions.accel.vectors import PANEL, Numbers, multiply
 
 ZERO, ANY = np.float32(0), np.float32(-math.inf)  # least values of a map
 # Arguments of `convolve`. Plain constants would have code of their own compiled.
-FROM_ZERO, ON_TOP = np.bool_(False), np.bool_(True)
+FROM_ZERO: Any = np.bool_(False)
+ON_TOP: Any = np.bool_(True)
 NO_NORM: Any = np.int64(-1)
 
 _CONV_FIELDS = (

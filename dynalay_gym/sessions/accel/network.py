@@ -174,7 +174,7 @@ def _sweep(
     net: Net,
     rows: Rows,
     r: int,
-    lowest: int,
+    first: int,
     target: int,
     already: bool,
     scratch: Numbers,
@@ -183,11 +183,11 @@ def _sweep(
     row, pooled, residual = rows.maps[r], rows.pooled[r], rows.residual[r]
     padded, sums = scratch[0], scratch[1]
     macs, total, worst = net.head.size, 0, CONVERGED
-    for k in range(max(lowest - 1, 0), len(residual)):
+    for k in range(max(first - 1, 0), len(residual)):
         layer, pattern, is_iterated = net.layers[k], target % (1 << k), target >> k & 1
         recur, steps, status = layer.recurrence, 0, CONVERGED
         h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
-        if already and k == lowest - 1:  # a check, which changes nothing
+        if already and k == first - 1:  # a check, which changes nothing
             kept = scratch[2, : h.size]
             for i in range(h.size):
                 kept[i] = h[i]
@@ -195,7 +195,7 @@ def _sweep(
                 recur, net.numbers, x, kept, net.rtol, _ONE_STEP, padded, sums
             )
         else:
-            if k != lowest - 1:
+            if k != first - 1:
                 _plain(net, layer, row, pattern, padded)
                 macs, residual[k] = macs + layer.plain_macs, 1.0
             if is_iterated:
@@ -234,28 +234,29 @@ def sweep_rows(
         lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is, [m].
         targets: States that they are brought to from their plain pass, [m]; none, [0],
             for those that the actions `lowest` lead to.
-        images: New inputs of the rows, which take the plain pass, [m, H * W * C]; none,
-            [0, 0], to go on from where they are.
+        images: New inputs of the rows, which take the plain pass whatever `lowest`
+            says, [m, H * W * C]; none, [0, 0], to go on from where they are.
         cost: Written: multiply-adds, iterations, worst status of a solve, and whether
             the lowest layer sat on its fixed point already, [m, 4].
     """
     scratch = np.empty((3, net.scratch), dtype=np.float32)
     for i in range(len(chosen)):
-        r, target, already = chosen[i], 0, False
+        r, first, target, already = chosen[i], lowest[i], 0, False
         cost[i] = 0
         if len(images) > 0:
+            first = 0
             for j in range(images.shape[1]):
                 rows.maps[r, j] = images[i, j]
             for k in range(rows.residual.shape[1], len(net.layers)):  # the stem
                 _plain(net, net.layers[k], rows.maps[r], 0, scratch[0])
-        elif lowest[i] == 0:
+        elif first == 0:
             continue
         elif len(targets) > 0:
             target = targets[i]
         else:
-            target = net.next_state[rows.state_id[r], lowest[i]]
-            already = rows.state_id[r] >> (lowest[i] - 1) & 1 != 0
+            target = net.next_state[rows.state_id[r], first]
+            already = rows.state_id[r] >> (first - 1) & 1 != 0
         cost[i, 0], cost[i, 1], cost[i, 2] = _sweep(
-            net, rows, r, lowest[i], target, already, scratch
+            net, rows, r, first, target, already, scratch
         )
         cost[i, 3] = already

@@ -50,7 +50,7 @@ class Map(NamedTuple):
         """Return a view [n, C, H, W] of the memory of n rows, [n, S]."""
         end = self.first + self.side**2 * self.columns
         shape = self.side, self.side, self.columns
-        pixels = maps[:, self.first : end].unflatten(1, shape)
+        pixels = maps[:, self.first : end].view(-1, *shape)
         return pixels[..., : self.channels].permute(0, 3, 1, 2)
 
 
@@ -141,7 +141,7 @@ class _Packer:
         out_side: int,
         stride: int = 1,
         norm: PatternNorm | None = None,
-    ) -> NDArray[Any]:
+    ) -> Any:
         """Add a kernel [C_out, C_in, k, k] that reads a map; return its `CONV`.
 
         One that wants an image unshuffled reads squares of the image itself.

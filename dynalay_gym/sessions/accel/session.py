@@ -87,15 +87,15 @@ class CompiledSession(TorchSession):
     def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
         check_rows(rows, len(state.state_id))
-        check_inputs(inputs, (len(rows), *self.network.config.in_shape), torch.float32)
+        check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
         pixels = inputs.detach().permute(0, 2, 3, 1).contiguous().flatten(1)
-        self._run(state, rows, torch.zeros_like(rows), _NO_TARGETS, pixels.numpy())
+        self._sweep(state, rows, rows, _NO_TARGETS, rows, pixels.numpy())
 
     def apply(self, state: MainState, rows: Tensor, actions: Tensor) -> StepCost:
         """Bring one layer per row to its fixed point; see `NetworkSession.apply`."""
         check_rows(rows, len(state.state_id))
         check_actions(actions, len(rows), self.num_layers + 1)
-        return self._run(state, rows, actions, _NO_TARGETS, _NO_IMAGES)
+        return self._sweep(state, rows, actions, _NO_TARGETS, actions)
 
     def fingerprint(self) -> str:
         """Return a hash of weights, settings, kernels and the processor's name."""
@@ -118,24 +118,19 @@ class CompiledSession(TorchSession):
         lowest: Tensor,
         target: Tensor,
         already: Tensor,
+        images: Numbers = _NO_IMAGES,
     ) -> StepCost:
-        return self._run(state, rows, lowest, target, _NO_IMAGES)
+        """Call `sweep_rows` in as many threads as PyTorch may use, and pay.
 
-    def _run(
-        self,
-        state: MainState,
-        rows: Tensor,
-        lowest: Tensor,
-        targets: Tensor,
-        images: Numbers,
-    ) -> StepCost:
-        """Call `sweep_rows` in as many threads as PyTorch may use, and pay."""
+        See there what no targets and no images mean. It finds out itself what has been
+        done already.
+        """
         layers, m = state.layers, len(rows)
         if not isinstance(layers, RowMaps) or layers.layout != self._layout:
             raise ValueError("the state is not one that this session began")
         parts = layers.maps, state.pooled, state.logits, state.residual, state.state_id
         all_rows = Rows(*(part.numpy() for part in parts))
-        asked = [part.contiguous().numpy() for part in (rows, lowest, targets)]
+        asked = [part.contiguous().numpy() for part in (rows, lowest, target)]
         cost = torch.empty((m, 4), dtype=torch.int64)
         per_row = *asked, images, cost.numpy()
         least = max(_ROWS_PER_THREAD, _MACS_PER_THREAD // self.plain_macs)

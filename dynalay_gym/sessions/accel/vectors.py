@@ -72,8 +72,9 @@ def _generate_multiply(context: Any, to: Any, signature: Any, args: Any) -> Any:
     (w_at, w_step), (out_at, out_step) = (
         cgutils.unpack_tuple(to, places) for places in (w_places, out_places)
     )
-    weights, scale = to.gep(w, [w_at]), to.gep(w, [norm])
+    x, out, scale = to.gep(x, [x_at]), to.gep(out, [out_at]), to.gep(w, [norm])
     norms = to.icmp_signed(">=", norm, _INTEGER(0)), scale, to.gep(scale, [out_step])
+    common = *x_rows, to.gep(w, [w_at]), w_step, on_top, *norms
     done = cgutils.alloca_once_value(to, _INTEGER(0))
     for vectors in (2, 1):
         with to.if_then(to.icmp_signed("==", width, _INTEGER(vectors * LANES))):
@@ -82,32 +83,16 @@ def _generate_multiply(context: Any, to: Any, signature: Any, args: Any) -> Any:
                 with cgutils.for_range(to, to.sdiv(left, _INTEGER(pixels))):
                     first = to.load(done)
                     block = [to.add(first, _INTEGER(p)) for p in range(pixels)]
-                    xs, outs = (
-                        [to.gep(data, [to.add(at, to.mul(step, p))]) for p in block]
-                        for data, at, step in (
-                            (x, x_at, x_step),
-                            (out, out_at, out_step),
-                        )
-                    )
-                    _generate_block(
-                        to, xs, x_rows, (weights, w_step), outs, vectors, on_top, norms
-                    )
+                    xs = [to.gep(x, [to.mul(x_step, p)]) for p in block]
+                    outs = [to.gep(out, [to.mul(out_step, p)]) for p in block]
+                    _generate_block(to, xs, outs, vectors, common)
                     to.store(to.add(first, _INTEGER(pixels)), done)
     return context.get_dummy_value()
 
 
-def _generate_block(
-    to: Any,
-    xs: Any,
-    x_rows: Any,
-    w: Any,
-    outs: Any,
-    vectors: int,
-    on_top: Any,
-    norms: Any,
-) -> None:
-    """Generate what computes some pixels at xs into those at outs."""
-    (x_row, rows, run), (weights, w_step), (has_norm, scale, shift) = x_rows, w, norms
+def _generate_block(to: Any, xs: Any, outs: Any, vectors: int, common: Any) -> None:
+    """Generate what computes the pixels at xs into those at outs."""
+    x_row, rows, run, weights, w_step, on_top, has_norm, scale, shift = common
     cells = [(p, v) for p in range(len(xs)) for v in range(vectors)]
     sums = {cell: cgutils.alloca_once_value(to, _ZERO) for cell in cells}
     with to.if_then(on_top):
