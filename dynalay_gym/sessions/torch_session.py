@@ -132,20 +132,17 @@ class TorchSession:
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
-        return network_features(
-            state.pooled[rows],
-            state.logits[rows],
-            state.residual[rows],
-            self._iterated[state.state_id[rows]],
-        )
+        parts = state.pooled, state.logits, state.residual, state.state_id
+        *numbers, state_id = [part.index_select(0, rows) for part in parts]
+        return network_features(*numbers, self._iterated.index_select(0, state_id))
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""
-        return state.logits[rows]
+        return state.logits.index_select(0, rows)
 
     def useful_actions(self, state: MainState, rows: Tensor) -> Tensor:
         """Return which actions can change something, bool [m, A]."""
-        return self._useful[state.state_id[rows]]
+        return self._useful.index_select(0, state.state_id.index_select(0, rows))
 
     def state_ids(self, state: MainState) -> Tensor:
         """Return the state of every row, int64 [n]."""
