@@ -133,8 +133,10 @@ class TorchSession:
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
         parts = state.pooled, state.logits, state.residual, state.state_id
-        *numbers, state_id = [part.index_select(0, rows) for part in parts]
-        return network_features(*numbers, self._iterated.index_select(0, state_id))
+        picked = [part.index_select(0, rows) for part in parts]
+        pooled, logits, residual, state_id = picked
+        iterated = self._iterated.index_select(0, state_id)
+        return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""
