@@ -59,6 +59,7 @@ class Batch:
         max_decisions: int,
     ) -> None:
         self.session, self.num_actions = session, len(session.action_names)
+        self.is_on_cpu = session.device.type == "cpu"
         self.rows = np.arange(len(inputs))
         self.state = session.begin(inputs)
         self.episode = EpisodeState(len(inputs), self.num_actions, max_decisions)
@@ -165,7 +166,8 @@ class Batch:
         return taken
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.session.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.is_on_cpu else tensor.to(self.session.device)
 
 
 def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:

@@ -238,7 +238,8 @@ def _agent_net_layers(net: AgentNet) -> list[Numbers]:
 
 def _tree_scores(outputs: NDArray[np.float64], num_first: int) -> NDArray[np.float64]:
     """Return an AgentNet's log-probabilities [m, A], but for a constant per row."""
-    first, token, others = np.split(outputs, (num_first, num_first + 1), axis=1)
+    first, token = outputs[:, :num_first], outputs[:, num_first : num_first + 1]
+    others = outputs[:, num_first + 1 :]
     others = others - others.max(1, keepdims=True)
     log_probs = others - np.log(np.exp(others).sum(1, keepdims=True))
     return np.concatenate([first, token + log_probs], 1)
