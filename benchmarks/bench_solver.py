@@ -136,13 +136,8 @@ def forward_solvers(layer: OpenLayer, broyden: bool) -> dict[str, Solver]:
     deq = "fixed_point_iter", "anderson", *(["broyden"] if broyden else [])
     solvers = {f"torchdeq {solver}": deq_solver(layer, solver) for solver in deq}
     solvers[f"{DEFAULT}, channels last"] = deq_solver(layer, deq[0], True)
-    warm = replace(_ANDERSON, warm_precision="bf16")
-    for name, config in (
-        ("plain", replace(_ANDERSON, method=SolverMethod.PLAIN)),
-        ("anderson", _ANDERSON),
-        ("anderson, bf16 first", warm),
-    ):
-        solvers[name] = own_solver(layer, config)
+    solvers["plain"] = own_solver(layer, replace(_ANDERSON, method=SolverMethod.PLAIN))
+    solvers["anderson"] = own_solver(layer, _ANDERSON)
     return solvers
 
 

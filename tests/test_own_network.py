@@ -141,10 +141,12 @@ def test_exact_learning_and_ppo_learn_on_it() -> None:
         make_vec(8, transitions="table", reward="three-term"), ExactConfig(), seed=0
     )
     exact.learn(120_000)
-    ppo = SB3Agent(make_vec(16, reward="three-term"), PPOConfig(n_steps=16, batch_size=256), seed=0)
+    ppo = SB3Agent(
+        make_vec(16, reward="three-term"), PPOConfig(n_steps=16, batch_size=256), seed=0
+    )
     ppo.learn(2_000)
     found = {
-        agent.algo: evaluate(walked, agent.policy, penalty=penalty).mean_return
+        agent.config.algo: evaluate(walked, agent.policy, penalty=penalty).mean_return
         for agent in (exact, ppo)
     }
     best = optimum(walked, penalty).returns.mean()

@@ -6,6 +6,7 @@ Axes: N samples; an image has C channels, H rows, W columns.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Split:
 
     def __post_init__(self) -> None:
         """Number the groups if there are none, and check what the parts must share."""
-        if self.groups is None:
+        if cast(Tensor | None, self.groups) is None:
             groups = torch.arange(len(self.labels), device=self.labels.device)
             object.__setattr__(self, "groups", groups)
         num = len(self.inputs) if self.inputs.dim() > 0 else 0

@@ -86,7 +86,7 @@ def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
 
 
 def conv2d_size(size: int, stride: int) -> int:
-    """Return the side of the output of a padded convolution: ``ceil(size / stride)``."""
+    """Return the side of a padded convolution's output: ``ceil(size / stride)``."""
     return -(-size // stride)
 
 

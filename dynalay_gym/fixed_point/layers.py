@@ -11,6 +11,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
@@ -207,7 +208,7 @@ class ConvFixedPointLayer(FixedPointLayer):
     def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of ``sum(a * W z)`` for the kernel, in its type."""
         dtype = _working_type(weight)  # the library takes one type for both
-        gradient = torch.nn.grad.conv2d_weight(
+        gradient: Tensor = conv2d_weight(
             z.to(dtype), weight.shape, a.to(dtype), padding=weight.shape[-1] // 2
         )
         return gradient.to(weight.dtype)

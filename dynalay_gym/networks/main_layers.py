@@ -266,7 +266,8 @@ class WideStreamLayer(MainLayer):
                 x = x.index_add(0, rows, own.to(x.dtype))
         elif has_hidden:
             x = x + self._from_below(below)
-        return self.norm_hidden(x, pattern)
+        normed: Tensor = self.norm_hidden(x, pattern)
+        return normed
 
     def _has_hidden_below(self, pattern: Pattern) -> bool | Tensor:
         """Return whether the hidden stream below is not zero: of all rows, or [n]."""

@@ -100,7 +100,7 @@ def _run_layer(
 
 
 def _hidden(parts: list[LayerState], num: int, order: Tensor) -> Tensor | None:
-    """Return the hidden stream of all samples; those that chose the layer come first."""
+    """Return the hidden stream of all samples; those that chose it come first."""
     h = parts[0].h
     if h is None:  # nobody chose it, or there is no such stream
         return None

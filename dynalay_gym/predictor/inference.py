@@ -45,14 +45,9 @@ class Inference(NamedTuple):
 
 
 class Batch:
-    """Inputs of one batch on their way to an answer.
+    """Inputs [n, ...] of one batch, numbered from `first`, on their way to an answer.
 
-    Args:
-        session: The network.
-        inputs: Samples [n, ...] on its device.
-        penalty: Their penalties, float32 [n].
-        first: Number of the first input.
-        max_decisions: T.
+    Penalties are float32 [n]; see `DynaLayPredictor` for the other arguments.
     """
 
     def __init__(
@@ -72,13 +67,13 @@ class Batch:
         self.cost = np.zeros((3, len(inputs)), dtype=np.int64)
         self.cost[0] = session.plain_macs
 
-    @torch.no_grad()
     def run(self, policy: Policy, has_finite_states: bool) -> Inference:
         """Decide to the end; a row that has stopped runs nothing more.
 
         Args:
             policy: Chooses the actions. If it has ``plans``, it knows them all from the
-                first observation on: ``plans(observations, infos)``, int64 [n, P].
+                first observation on: ``plans(observations, infos)``, int64 [n, P]. If
+                its ``reads_observations`` is False, they have no columns then.
             has_finite_states: Whether the session can carry such plans out in one sweep
                 (`FiniteStates`), without what a look in between would need.
 
@@ -104,7 +99,7 @@ class Batch:
         rows = self.rows
         while len(rows) > 0:
             where = self._tensor(rows)
-            chosen = policy.act(*self._look(rows, where))
+            chosen = policy.act(self._observe(rows, where), self._infos(rows, where))
             actions = check_actions(chosen, len(rows), self.num_actions)
             cost = self.session.apply(self.state, where, self._tensor(actions))
             taken = self._add(rows, cost)
@@ -113,7 +108,11 @@ class Batch:
     def _follow(self, policy: Any, session: Any) -> None:
         """Carry the plans of a policy out in one sweep over the network."""
         where = self._tensor(self.rows)
-        actions = self._read_plans(policy.plans(*self._look(self.rows, where)))
+        seen = torch.empty(len(where), 0, device=where.device)
+        if getattr(policy, "reads_observations", True):
+            seen = self._observe(self.rows, where)
+        plans = policy.plans(seen, self._infos(self.rows, where))
+        actions = self._read_plans(plans)
         is_stop = actions == NOP
         is_over = is_stop.cumsum(1) > is_stop  # it has stopped before
         self.episode.history[:] = np.where(is_over, -1, actions)
@@ -137,17 +136,17 @@ class Batch:
             actions[:, : known.shape[1]] = known
         return actions
 
-    def _look(self, rows: Integers, where: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return observations [m, D] of some rows and a policy's infos; all copies."""
-        episode, session = self.episode, self.session
-        seen = session.features(self.state, where)
-        infos = {
-            "index": self._tensor(episode.index[rows]),
-            "penalty": self._tensor(episode.penalty[rows]),
-            "decisions": self._tensor(episode.decisions[rows]),
-            "action_mask": session.useful_actions(self.state, where).to(torch.int8),
-        }
-        return torch.cat([seen, self._tensor(episode.features(rows))], 1), infos
+    def _observe(self, rows: Integers, where: Tensor) -> Tensor:
+        """Return the observations of some rows, float32 [m, D]."""
+        seen = self.session.features(self.state, where)
+        return torch.cat([seen, self._tensor(self.episode.features(rows))], 1)
+
+    def _infos(self, rows: Integers, where: Tensor) -> dict[str, Tensor]:
+        """Return what a policy may know beside the observations; copies."""
+        mask = self.session.useful_actions(self.state, where).to(torch.int8)
+        names = ("index", "penalty", "decisions")
+        infos = {n: self._tensor(getattr(self.episode, n)[rows]) for n in names}
+        return infos | {"action_mask": mask}
 
     def _add(self, rows: Integers, cost: StepCost) -> NDArray[np.int64]:
         """Add up what some rows took, and return it: int64 [3, m]."""
@@ -191,8 +190,8 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
             f"inputs must have shape [n, {sides}] or be flat, not {list(given.shape)}"
         )
     found = given.detach().to(session.device, dtype)
-    # The extremes are NaN or infinite if any number is; no mask of all is made.
     if found.is_floating_point() and found.numel() > 0:
+        # The extremes are NaN or infinite if any number is; no mask of all is made.
         if not all(map(math.isfinite, torch.aminmax(found))):
             raise DataError("the inputs hold NaN or infinite numbers; mend them")
     return found if shape is None else found.reshape(len(found), *shape)
@@ -211,7 +210,7 @@ def _as_tensor(values: Any) -> Tensor:
 
 
 def read_penalty(penalty: Any, num: int) -> NDArray[np.float32]:
-    """Check a penalty, a number or one per input; float32 [num].
+    """Check a penalty, a number or one per input; return float32 [num].
 
     Raises:
         ConfigError: Wrong shape or type, negative, NaN or infinite.

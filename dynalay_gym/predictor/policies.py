@@ -74,13 +74,6 @@ class NetworkPolicy(GreedyNetPolicy):
         super().__init__(nn.Sequential(*exact), name=kind)
         self.original = copy.deepcopy(net).eval().requires_grad_(False)
 
-    def act(self, observations: Array, infos: Infos) -> Array:
-        """Choose the best allowed action; see `Policy.act`."""
-        if isinstance(observations, Tensor):
-            if observations.device != self._weight.device:
-                self.net.to(observations.device)
-        return super().act(observations, infos)
-
 
 class MaxProbPolicy(PlanPolicy):
     """One decision at the start: stop if the network is sure enough, else a plan.
@@ -97,6 +90,8 @@ class MaxProbPolicy(PlanPolicy):
     Raises:
         ConfigError: The points make no falling polygon.
     """
+
+    reads_observations = True
 
     def __init__(
         self,
@@ -136,8 +131,33 @@ class MaxProbPolicy(PlanPolicy):
         return sure
 
 
+def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
+    """Check that a policy fits a network; of an unknown class, it is taken as it is.
+
+    Args:
+        policy: The policy.
+        observation_size: D.
+        num_actions: A.
+
+    Raises:
+        ConfigError: It was made for other sizes.
+    """
+    fits, sizes = True, (observation_size, num_actions)
+    if isinstance(policy, NetworkPolicy):
+        fits = policy.sizes == sizes
+    if isinstance(policy, PlanPolicy):
+        fits = 0 <= policy.actions.min() and policy.actions.max() < num_actions
+    if isinstance(policy, MaxProbPolicy):
+        fits = fits and 0 <= policy.column < observation_size
+    if not fits:
+        raise ConfigError(
+            f"the policy {policy.name!r} does not fit a network of {observation_size} "
+            f"features and {num_actions} actions; give one that was made for it"
+        )
+
+
 def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
-    """Return what `restore_policy` needs: kind, JSON-able options, weights.
+    """Return kind, options and weights, which `RESTORE_POLICY` makes a policy of.
 
     Raises:
         ConfigError: The policy is of none of the kinds that can be saved.
@@ -147,43 +167,15 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
     if isinstance(policy, PlanPolicy):
         plans = policy.actions[:, :-1].tolist()
         options: Options = {"plan": plans if policy.per_sample else plans[0]}
-        if not isinstance(policy, MaxProbPolicy):
-            return "plan", options, {}
-        names = ("column", "thresholds", "penalties")
-        return "max-prob", options | {name: getattr(policy, name) for name in names}, {}
+        if isinstance(policy, MaxProbPolicy):
+            names = ("column", "thresholds", "penalties")
+            options |= {name: getattr(policy, name) for name in names}
+            return "max-prob", options, {}
+        return "plan", options, {}
     raise ConfigError(
         f"{type(policy).__name__} cannot be saved; only these policies can: "
-        f"{', '.join(_RESTORE)}"
+        f"{', '.join(RESTORE_POLICY)}"
     )
-
-
-def restore_policy(kind: str, options: Options, tensors: Tensors) -> Policy:
-    """Make a policy from what `policy_to_saved` returned; any misfit raises."""
-    return _RESTORE[kind](options, tensors)
-
-
-def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
-    """Check that a policy, if it is of a known kind, fits a network.
-
-    Args:
-        policy: Any policy.
-        observation_size: D.
-        num_actions: A.
-
-    Raises:
-        ConfigError: It was made for other sizes.
-    """
-    sizes = observation_size, num_actions
-    if isinstance(policy, NetworkPolicy) and policy.sizes != sizes:
-        raise ConfigError(
-            "the policy takes {} features and {} actions, the network has {} and {}; "
-            "give the policy that was trained on it".format(*policy.sizes, *sizes)
-        )
-    if isinstance(policy, MaxProbPolicy) and not 0 <= policy.column < observation_size:
-        raise ConfigError(f"column {policy.column} lies outside 0..{sizes[0] - 1}")
-    if isinstance(policy, PlanPolicy):
-        if policy.actions.min() < 0 or policy.actions.max() >= num_actions:
-            raise ConfigError(f"the plan has actions outside 0..{num_actions - 1}")
 
 
 def _restore_agent_net(options: Options, tensors: Tensors) -> NetworkPolicy:
@@ -203,7 +195,7 @@ def _restore_mlp(options: Options, tensors: Tensors) -> NetworkPolicy:
     return NetworkPolicy(net)
 
 
-_RESTORE: dict[str, Callable[[Options, Tensors], Policy]] = {
+RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
     "agent-net": _restore_agent_net,
     "mlp": _restore_mlp,
     "plan": lambda options, _: PlanPolicy(**options),

@@ -18,7 +18,7 @@ from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
-from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
+from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_saved
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.utils.optimizer_state import strip_prefix
@@ -144,6 +144,7 @@ class DynaLayPredictor:
             "train_agent.py its policy"
         )
 
+    @torch.no_grad()
     def infer(self, inputs: Any, *, penalty: Any = None) -> Inference:
         """Answer, and say what each answer took.
 
@@ -163,7 +164,10 @@ class DynaLayPredictor:
             InvalidActionError: The policy chose an action that does not exist.
         """
         given = read_inputs(inputs, self.session)
-        shown = read_penalty(self.penalty if penalty is None else penalty, len(given))
+        if penalty is None:
+            shown = np.full(len(given), self.penalty, dtype=np.float32)
+        else:
+            shown = read_penalty(penalty, len(given))
         found = []
         for first in range(0, max(len(given), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
@@ -243,7 +247,7 @@ class DynaLayPredictor:
             )
         known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
-            (kind, *network), policy = (
+            (kind, *network), (rule, *policy) = (
                 (meta[x]["kind"], meta[x]["options"], strip_prefix(f"{x}.", tensors))
                 for x in PARTS
             )
@@ -252,8 +256,8 @@ class DynaLayPredictor:
                     f"the predictor at {folder} has a network of kind {kind!r}; tell "
                     "what makes it: load(folder, sessions={kind: function})"
                 )
+            parts = known[kind](*network), RESTORE_POLICY[rule](*policy)
             options = {name: meta[name] for name in ("penalty", "max_decisions")}
-            parts = known[kind](*network), restore_policy(*policy)
             return cls(*parts, batch_size=batch_size, **options)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].strip()

@@ -27,8 +27,8 @@ from dynalay_gym.networks.checkpoint import (
     save_network,
     save_tensors,
 )
-from dynalay_gym.sessions.accel.session import fastest_session
 from dynalay_gym.sessions.calibration import calibrate, find_calibration
+from dynalay_gym.sessions.fastest import fastest_session
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),

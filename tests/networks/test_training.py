@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from dynalay_gym.data.splits import Split
-from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.training import (
-    DivergedError,
     MainTrainer,
     TrainingConfig,
+    mixed_states,
     one_cycle,
-    state_name,
 )
+from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.utils.metrics import MetricWriter
+from train_main import train
 
 CONFIG = MainNetworkConfig(
     in_shape=(1, 8, 8),
@@ -45,7 +47,7 @@ def data() -> Split:
     images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
     for row, label in enumerate(labels.tolist()):
         images[row, 0, 3 * label : 3 * label + 2] += 2.0
-    return Split(inputs=images, labels=labels, groups=torch.arange(96), name="main")
+    return Split(inputs=images, labels=labels, name="main")
 
 
 def trainer(data: Split, config: TrainingConfig = TRAINING) -> MainTrainer:
@@ -54,7 +56,7 @@ def trainer(data: Split, config: TrainingConfig = TRAINING) -> MainTrainer:
 
 
 def weights(one: MainTrainer) -> torch.Tensor:
-    return torch.cat([value.flatten() for value in one.model.state_dict().values()])
+    return torch.cat([value.flatten() for value in one.network.state_dict().values()])
 
 
 def test_resume_continues_to_the_bit(data: Split, tmp_path: Path) -> None:
@@ -74,25 +76,73 @@ def test_resume_continues_to_the_bit(data: Split, tmp_path: Path) -> None:
     assert torch.equal(weights(whole), weights(second))
 
 
+def test_an_interrupted_run_continues_to_the_bit(
+    data: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation after every epoch leaves the network as it was."""
+    config = replace(TRAINING, epochs=2)
+
+    def run(one: MainTrainer, folder: Path) -> None:
+        with MetricWriter(folder) as writer:
+            train(one, data, folder, writer)
+
+    whole, first, second = (trainer(data, config) for _ in range(3))
+    run(whole, tmp_path / "whole")
+    save = first.save
+
+    def save_and_stop(folder: Path) -> None:
+        save(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path / "parts")
+    assert first.epoch == 1
+    second.load(tmp_path / "parts" / "resume")
+    run(second, tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(second))
+    best = [(tmp_path / name / "best.json").read_text() for name in ("whole", "parts")]
+    assert best[0] == best[1]
+
+
+def test_the_learning_rate_follows_its_schedule_and_is_resumed(
+    data: Split, tmp_path: Path
+) -> None:
+    one, rates = trainer(data), list[float]()
+    used = one.optimizer.param_groups[0]
+    one.optimizer.register_step_pre_hook(lambda *_: rates.append(used["lr"]))
+    for _ in range(3):
+        one.train_epoch(lambda step, loss: None)
+        if one.epoch == 1:
+            one.save(tmp_path)
+    peak, total = TRAINING.learning_rate, 3 * one.steps_per_epoch
+    assert rates == [peak * one_cycle((i + 1) / total) for i in range(total)]
+    second = trainer(data)
+    second.load(tmp_path)
+    assert second.optimizer.param_groups[0]["lr"] == rates[one.steps_per_epoch]
+
+
 def test_training_learns_every_state(data: Split) -> None:
     one = trainer(data, replace(TRAINING, epochs=40, augment=False))
     for _ in range(40):
         one.train_epoch(lambda step, loss: None)
-    one.model.freeze()
+    one.network.freeze()
     for path in range(4):
-        answers = one.model.forward_path(data.inputs, path).argmax(1)
+        answers = one.network.forward_path(data.inputs, path).argmax(1)
         assert (answers == data.labels).float().mean() > 0.95, path
 
 
-def test_mixed_paths_hold_both_ends_and_one_between(data: Split) -> None:
-    one = trainer(data, replace(TRAINING, paths="mixed"))
-    drawn = [one._path_weights() for _ in range(50)]
+def test_mixed_states_hold_both_ends_and_one_between(data: Split) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [mixed_states(4, generator) for _ in range(50)]
     assert all({0, 3} <= set(each) and len(each) == 3 for each in drawn)
-    assert {path for each in drawn for path in each} == {0, 1, 2, 3}
+    assert {state for each in drawn for state in each} == {0, 1, 2, 3}
+    assert mixed_states(2, generator) == {0: 1.0, 1: 1.0}
+    trainer(data, replace(TRAINING, paths="mixed")).train_epoch(lambda step, loss: None)
 
 
 def test_shared_prefixes_change_no_answer(data: Split) -> None:
-    model = trainer(data).model.freeze()
+    model = trainer(data).network.freeze()
     together = model.forward_paths(data.inputs, range(4))
     for path, logits in enumerate(together):
         assert torch.equal(logits, model.forward_path(data.inputs, path))
@@ -107,10 +157,10 @@ def test_other_options_are_refused(data: Split, tmp_path: Path) -> None:
 def test_divergence_stops_before_the_step(data: Split) -> None:
     data.inputs[:] = torch.nan
     one = trainer(data)
-    before = {name: p.clone() for name, p in one.model.named_parameters()}
+    before = {name: p.clone() for name, p in one.network.named_parameters()}
     with pytest.raises(DivergedError, match="--learning-rate"):
         one.train_epoch(lambda step, loss: None)
-    for name, parameter in one.model.named_parameters():
+    for name, parameter in one.network.named_parameters():
         assert torch.equal(parameter, before[name])
 
 
@@ -166,6 +216,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--dataset", "mnist"), "unknown dataset"),
+        (("--epochs", "0"), "epochs"),
         (("--preset", "huge"), "unknown preset"),
         (("--epochs", "-1"), "epochs"),
         (("--device", "warp"), "device"),

@@ -277,6 +277,23 @@ def test_one_sweep_answers_as_step_by_step(
     assert (sweep.macs <= steps.macs).all()
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_nothing_is_observed_for_a_plan_that_reads_nothing(reads: bool) -> None:
+    seen: list[torch.Size] = []
+
+    class Blind(PlanPolicy):
+        reads_observations = reads
+
+        def plans(self, observations: Any, infos: Any) -> Any:
+            seen.append(observations.shape)
+            return super().plans(observations, infos)
+
+    predictor = DynaLayPredictor(shared_model(), Blind((1, 2)), penalty=0.1)
+    found = predictor.infer(shared_split().inputs)
+    assert seen == [(24, observation_size() if reads else 0)]
+    assert set(found.decisions.tolist()) == {3}
+
+
 def test_inference_mode_spoils_nothing() -> None:
     predictor, images = make_predictor("agent-net"), shared_split().inputs
     expected = predictor.infer(images)

@@ -1,11 +1,9 @@
-"""What is written can be read back, and never half of it."""
+"""What is recorded can be read back; facts about a run are complete."""
 
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils import metrics
-from dynalay_gym.utils.metrics import (
-    MetricWriter,
-    make_run_dir,
-    run_metadata,
-    write_json,
-)
+from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
 
 def read_events(folder: Path) -> Any:
@@ -88,98 +80,6 @@ def test_figures_and_texts_are_recorded(tmp_path: Path) -> None:
     events = read_events(tmp_path)
     assert [image.step for image in events.Images("eval/frontier")] == [3]
     assert "config/text_summary" in events.Tags()["tensors"]
-
-
-# --- run folders ----------------------------------------------------------------------
-
-
-def test_run_dirs_count_up_from_the_last(tmp_path: Path) -> None:
-    assert make_run_dir(tmp_path, "a", "b") == tmp_path / "a" / "b" / "0"
-    (tmp_path / "a" / "b" / "7").mkdir()
-    (tmp_path / "a" / "b" / "notes").mkdir()
-    assert make_run_dir(tmp_path, "a", "b").name == "8"
-
-
-def test_simultaneous_threads_get_distinct_run_dirs(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(64) as pool:
-        folders = list(pool.map(make_run_dir, [tmp_path] * 64, ["ppo"] * 64))
-    assert len(set(folders)) == 64
-    assert all(folder.is_dir() for folder in folders)
-
-
-def test_simultaneous_processes_get_distinct_run_dirs(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        folders = list(pool.map(make_run_dir, [tmp_path] * 64, ["ppo"] * 64))
-    assert len(set(folders)) == 64
-
-
-def test_run_dir_below_a_file_names_the_flag(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file")
-    with pytest.raises(ConfigError, match=r"runs.*--log-dir"):
-        make_run_dir(tmp_path / "runs", "digits")
-
-
-# --- JSON -----------------------------------------------------------------------------
-
-
-def test_write_json_turns_arrays_and_odd_numbers_into_strict_json(
-    tmp_path: Path,
-) -> None:
-    write_json(
-        tmp_path / "a.json",
-        {
-            "array": np.array([1.0, np.inf]),
-            "scalar": np.float32(0.5),
-            "tensor": torch.tensor([1, 2]),
-            "nan": float("nan"),
-            "path": Path("runs"),
-            "tuple": (True, None),
-        },
-    )
-    assert json.loads((tmp_path / "a.json").read_text()) == {
-        "array": [1.0, None],
-        "scalar": 0.5,
-        "tensor": [1, 2],
-        "nan": None,
-        "path": "runs",
-        "tuple": [True, None],
-    }
-
-
-def test_write_json_leaves_the_old_file_when_the_object_has_no_json_form(
-    tmp_path: Path,
-) -> None:
-    write_json(tmp_path / "a.json", {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"new": object()})
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
-
-
-def test_write_json_leaves_the_old_file_when_the_disk_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def disk_full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    write_json(tmp_path / "a.json", {"old": 1})
-    monkeypatch.setattr(metrics.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space"):
-        write_json(tmp_path / "a.json", {"new": 2})
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, [0] * 5000)
-    with ThreadPoolExecutor(2) as pool:
-        writing = [pool.submit(write_json, path, [k] * 5000) for k in range(20)]
-        while not all(job.done() for job in writing):
-            content = json.loads(path.read_text())
-            assert len(content) == 5000
-            assert len(set(content)) == 1
 
 
 # --- facts ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The main network: costs against two other counts, states against one pass, bits."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import pytest
@@ -18,7 +18,7 @@ from dynalay_gym.networks.costs import CostTable
 from dynalay_gym.networks.main_network import MainNetworkConfig
 from dynalay_gym.networks.norm import PatternNorm
 from dynalay_gym.networks.presets import PRESETS, make_config
-from dynalay_gym.sessions.accel.session import CompiledSession
+from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.torch_session import TorchSession
 
 CONFIGS = {
@@ -33,7 +33,7 @@ CONFIGS = {
     "paper-28": make_config("paper", (1, 28, 28), 10),
 }
 every_config = pytest.mark.parametrize("name", CONFIGS)
-every_session = pytest.mark.parametrize("kind", [CompiledSession, TorchSession])
+every_session = pytest.mark.parametrize("kind", [fastest_session, TorchSession])
 
 
 def side_after(side: int, stride: int) -> int:
@@ -131,7 +131,7 @@ def test_macs_equal_those_of_pytorchs_counter(name: str) -> None:
     rows = torch.arange(len(images))
     with FlopCount() as counter:
         state = session.begin(images)
-    assert counter.total() == 2 * len(images) * session.costs.plain_pass
+    assert counter.total() == 2 * len(images) * session.plain_macs
     choices = [1, 2, 3, 3, 1, 3, 2, 2, 1, 1]
     for layer in choices:
         with FlopCount() as counter:
@@ -150,9 +150,8 @@ def test_macs_of_rows_that_choose_differently(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     for _ in range(6):
         layers = torch.randint(0, 4, (4,), generator=generator).repeat_interleave(2)
-        chosen = layers > 0
         with FlopCount() as counter:
-            cost = session.apply(state, rows[chosen], layers[chosen])
+            cost = session.apply(state, rows, layers)
         assert counter.total() == 2 * int(cost.macs.sum())
 
 
@@ -162,7 +161,7 @@ def test_a_lone_row_costs_one_head_more_than_one_of_many(name: str) -> None:
     with FlopCount() as counter:
         session.begin(random_images(CONFIGS[name], 1))
     # A matrix product of one row is computed beside a copy.
-    assert counter.total() == 2 * (session.costs.plain_pass + session.costs.head)
+    assert counter.total() == 2 * (session.plain_macs + session.costs.head)
 
 
 def test_a_lone_row_without_the_named_library_is_padded(
@@ -175,7 +174,7 @@ def test_a_lone_row_without_the_named_library_is_padded(
     with FlopCount() as counter:
         found = session.begin(images).logits
     assert torch.equal(found, expected)
-    assert counter.total() == 2 * 2 * session.costs.plain_pass
+    assert counter.total() == 2 * 2 * session.plain_macs
 
 
 # --- states ---------------------------------------------------------------------------
@@ -184,7 +183,7 @@ def test_a_lone_row_without_the_named_library_is_padded(
 @every_config
 @every_session
 def test_every_state_of_a_session_equals_one_pass(
-    name: str, kind: type[TorchSession]
+    name: str, kind: Callable[..., TorchSession]
 ) -> None:
     config = CONFIGS[name]
     model = random_model(config)
@@ -200,7 +199,7 @@ def test_every_state_of_a_session_equals_one_pass(
             if path >> (layer - 1) & 1:
                 session.apply(state, rows, torch.full_like(rows, layer))
         torch.testing.assert_close(state.logits, expected[path])
-        assert state.iterated.tolist() == [[bool(path >> i & 1) for i in range(3)]] * 5
+        assert session.state_ids(state).tolist() == [path] * 5
     distinct = {tuple(logits.flatten().tolist()) for logits in expected}
     assert len(distinct) == 8, "eight states should give eight answers"
 
@@ -233,7 +232,7 @@ def test_no_iterations_in_the_wide_form_are_one_application_from_zero() -> None:
 @pytest.mark.parametrize("form", ["state", "wide"])
 @every_session
 def test_without_recurrence_one_iteration_is_enough(
-    form: str, kind: type[TorchSession]
+    form: str, kind: Callable[..., TorchSession]
 ) -> None:
     model = random_model(tiny_config(form))
     for layer in model.layers:
@@ -245,6 +244,36 @@ def test_without_recurrence_one_iteration_is_enough(
         assert cost.solver_steps.tolist() == [1, 1, 1]
         assert cost.status.tolist() == [0, 0, 0]
     assert state.residual.tolist() == [[0.0] * 3] * 3
+
+
+@pytest.mark.parametrize("name", ["tiny-wide", "tiny-state", "small-28"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_pattern_of_the_batch_equals_one_pattern_per_row(
+    name: str, channels_last: bool
+) -> None:
+    """To the bit, whichever rows stand beside each other."""
+    model = random_model(CONFIGS[name]).freeze()
+    images = random_images(model.config, 6)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    stem, layer = model.stem(images), model.main_layers[1]
+    with torch.no_grad():
+        plain = model.main_layers[0].plain(stem, 0)
+        iterated, _ = model.main_layers[0].iterate(stem, plain, 0, model.solver)
+        pattern = torch.tensor([1, 0, 1, 1, 0, 1])
+        rows = pattern.nonzero()[:, 0]
+        below = iterated._replace(
+            y=torch.where(pattern.view(-1, 1, 1, 1) > 0, iterated.y, plain.y)
+        )
+        mixed = layer.plain(below, pattern)
+        solved, _ = layer.iterate(below, mixed, pattern, model.solver)
+        for one, part in ((1, rows), (0, (pattern == 0).nonzero()[:, 0])):
+            apart = layer.plain(below.at(part), one)
+            assert torch.equal(apart.y, mixed.y[part])
+            again, _ = layer.iterate(below.at(part), apart, one, model.solver)
+            for new, expected in zip(again, solved, strict=True):
+                same = new is None and expected is None
+                assert same or torch.equal(new, expected[part])
 
 
 def test_gradients_reach_exactly_what_a_path_uses() -> None:
@@ -382,7 +411,7 @@ def test_convolution_of_no_rows() -> None:
 @pytest.mark.parametrize("name", ["digits", "small-28", "tiny-state"])
 @every_session
 def test_a_plain_pass_does_not_depend_on_the_batch(
-    name: str, kind: type[TorchSession], threads: int
+    name: str, kind: Callable[..., TorchSession], threads: int
 ) -> None:
     config = CONFIGS[name]
     session = kind(random_model(config))
@@ -391,7 +420,7 @@ def test_a_plain_pass_does_not_depend_on_the_batch(
     for rows in ([4], [7, 1], [0, 16, 5], list(range(16, -1, -1))):
         part = session.begin(images[rows])
         assert torch.equal(part.logits, whole.logits[rows])
-        assert torch.equal(part.features, whole.features[rows])
+        assert torch.equal(part.pooled, whole.pooled[rows])
 
 
 # --- architectures --------------------------------------------------------------------
