@@ -281,7 +281,7 @@ def test_a_dead_state_has_converged() -> None:
     assert solve(-1.0, 0.5) == (0.0, 0.0, 1, CONVERGED)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-40, 1e15])
+@pytest.mark.parametrize("scale", [1e-30, 1e-40, 1e15, 1e30])
 def test_states_out_of_range_are_solved_with_care(scale: float) -> None:
     value, residual, steps, status = solve(scale, 0.5, rtol=0.1)
     assert value == pytest.approx(1.875 * scale, rel=1e-4)

@@ -400,6 +400,17 @@ def test_an_image_without_a_number_spoils_no_other_row(cases: Cases) -> None:
         assert cost.status.tolist() == [0, 2, 0]
 
 
+@pytest.mark.parametrize(("size", "status"), [(1e25, 0), (3e38, 2)])
+def test_large_numbers_are_solved_while_they_are_finite(
+    size: float, status: int, cases: Cases
+) -> None:
+    session = cases.kind(random_model(tiny_config()))
+    state = session.begin(torch.full((1, 1, 8, 8), size))
+    cost = session.apply(state, ALL[:1], torch.ones_like(ALL[:1]))
+    assert cost.status.tolist() == [status]
+    assert session.features(state, ALL[:1]).isfinite().all()
+
+
 def test_other_weights_are_taken(cases: Cases) -> None:
     first, second = (random_model(tiny_config(), seed) for seed in (0, 1))
     images, session = random_images(tiny_config(), 3), cases.kind(first)
