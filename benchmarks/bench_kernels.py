@@ -25,14 +25,12 @@ from benchmarks.common import (
 )
 from benchmarks.subjects import load_subject
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.sessions.accel.maps import convolve
-from dynalay_gym.sessions.accel.net import CONVS_PER_LAYER
+from dynalay_gym.sessions.accel.maps import FROM_ZERO, NO_NORM, convolve
+from dynalay_gym.sessions.accel.network import CONVS
 from dynalay_gym.sessions.accel.pack import pack
-from dynalay_gym.sessions.accel.vectors import FROM_ZERO, NO_NORM
 
 ROWS = 64
 COMPILED, ALONE, MANY = "compiled, one row", "PyTorch, one row", f"PyTorch, {ROWS} rows"
-_KINDS = ("input", "visible to hidden", "hidden to hidden", "recurrent", "readout")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -45,14 +43,18 @@ def run(options: Options) -> dict[str, Any]:
 def measure(name: str, options: Options) -> dict[str, Any]:
     """Every convolution of one network but its head."""
     model = load_subject(name, options).model.freeze()
-    net, _, _ = pack(model, SolverConfig())
+    net, _ = pack(model, SolverConfig())
     clock, figures = Clock("cpu"), {}
-    for number, conv in enumerate(net.convs):
-        if number == 1 or conv["columns"] == 0:  # the head; what the form has not
-            continue
+    convs = {
+        (f"layer {i}, {name}" if i <= model.num_layers else "stem"): layer[name]
+        for i, layer in enumerate(net.layers, start=1)
+        for name in CONVS
+        if layer[name]["columns"] > 0  # a form may not have it
+    }
+    for what, conv in convs.items():
         variants = make_variants(conv, net.numbers, clock, options.seconds / 5)
-        figures[name_of(number)] = {
-            "conv": {key: int(conv[key]) for key in conv.dtype.names[:-1]},
+        figures[what] = {
+            "conv": {key: int(conv[key]) for key in conv.dtype.names},
             "macs_per_ns": {
                 way: spread(figure)
                 for way, figure in play_rounds(variants, options.rounds).items()
@@ -72,14 +74,6 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     return {
         "markdown": section(f"Kernels, {name}", notes, table(head, lines))
     } | figures
-
-
-def name_of(number: int) -> str:
-    """What a packed convolution is."""
-    if number == 0:
-        return "stem"
-    layer, kind = divmod(number - 2, CONVS_PER_LAYER)
-    return f"layer {layer + 1}, {_KINDS[kind]}"
 
 
 def make_variants(

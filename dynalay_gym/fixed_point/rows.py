@@ -6,6 +6,8 @@ Axes: n samples (rows); a state [n, ...] is a vector [n, D], or maps [n, C, H, W
 latter with the channels of a pixel side by side if it is not contiguous.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -47,15 +49,16 @@ def empty_rows(num_rows: int, like: Tensor) -> Tensor:
 
 def row_sums(numbers: Tensor) -> Tensor:
     """Return the sum of each row of [n, D]."""
-    return _beside_a_copy(numbers).sum(1)[: len(numbers)]
+    return _reduce_rows(lambda rows: rows.sum(1), numbers)
 
 
 def row_norms(states: Tensor) -> Tensor:
     """Return the Euclidean norm of each row [n], in single precision at least."""
     rows = flat_rows(states)
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(_beside_a_copy(rows), dim=1, dtype=dtype)
-    return norms[: len(rows)]
+    return _reduce_rows(
+        lambda rows: torch.linalg.vector_norm(rows, dim=1, dtype=dtype), rows
+    )
 
 
 def in_tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
@@ -83,10 +86,12 @@ def _as_seen(stored: Tensor, like: Tensor) -> Tensor:
     return stored.permute(0, 3, 1, 2) if is_last else stored
 
 
-def _beside_a_copy(rows: Tensor) -> Tensor:
-    """Put a lone row [1, D] beside itself: libraries sum a lone row in another order.
+def _reduce_rows(reduce: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Reduce each row of [n, D]; a lone row beside itself.
 
-    An exported graph, which promises values but no bits, stays as it is.
+    Libraries sum a lone row in another order. An exported graph promises values but no
+    bits, and does not know the number of rows.
     """
-    is_lone = not torch.compiler.is_exporting() and len(rows) == 1
-    return rows.expand(2, -1) if is_lone else rows
+    if torch.compiler.is_exporting() or len(rows) != 1:
+        return reduce(rows)
+    return reduce(rows.expand(2, -1))[:1]
