@@ -3,6 +3,7 @@
 Axes: n rows, m of them chosen.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,17 +23,23 @@ def check_states(state_ids: Tensor, num_chosen: int, num_states: int) -> None:
     _check(state_ids, num_chosen, num_states, "state_ids")
 
 
+def check_inputs(inputs: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ValueError unless inputs have this shape and type."""
+    if inputs.shape != shape or inputs.dtype != dtype:
+        raise ValueError(
+            f"inputs must be {dtype} of shape {shape}, not {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}"
+        )
+
+
 def _check(values: Tensor, length: int | None, limit: int, name: str) -> None:
     if values.dtype != torch.int64 or values.dim() != 1:
         raise ValueError(
             f"{name} must be int64 of one axis, not {values.dtype} of shape "
             f"{tuple(values.shape)}"
         )
-    if length is not None and len(values) != length:
-        raise ValueError(f"{name} must have {length} entries, not {len(values)}")
-    if len(values) > 0:
-        low, high = values.aminmax()
-        if int(low) < 0 or int(high) >= limit:
-            raise ValueError(
-                f"{name} must lie in 0..{limit - 1}, not {values.tolist()}"
-            )
+    host = values.cpu().numpy().view(np.uint64)  # a negative number becomes a huge one
+    if length is not None and host.size != length:
+        raise ValueError(f"{name} must have {length} entries, not {host.size}")
+    if host.size > 0 and host.max() >= limit:
+        raise ValueError(f"{name} must lie in 0..{limit - 1}, not {values.tolist()}")

@@ -3,6 +3,8 @@
 Axes: n rows, m of them chosen, L layers, C channels, H x W pixels.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,11 +48,6 @@ class LayerBuffer:
                 setattr(self, name, empty.to(memory_format=torch.channels_last))
             _pixels(getattr(self, name)).index_copy_(0, rows, _pixels(new))
 
-    def clone(self) -> "LayerBuffer":
-        """Return an independent copy."""
-        parts = (self.visible, self.hidden, self.injected)
-        return LayerBuffer(*(None if part is None else part.clone() for part in parts))
-
 
 @dataclass
 class MainState:
@@ -65,7 +62,7 @@ class MainState:
             layer that was only applied plainly.
     """
 
-    layers: list[LayerBuffer]
+    layers: Sequence[LayerBuffer]
     pooled: Tensor
     logits: Tensor
     state_id: Tensor
@@ -73,13 +70,7 @@ class MainState:
 
     def clone(self) -> Self:
         """Return an independent copy."""
-        return type(self)(
-            [layer.clone() for layer in self.layers],
-            self.pooled.clone(),
-            self.logits.clone(),
-            self.state_id.clone(),
-            self.residual.clone(),
-        )
+        return copy.deepcopy(self)
 
 
 def _pixels(maps: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ Axes: n rows (one input each), m of them chosen, L layers, D pooled features.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.fixed_point.progress import SolveResult
@@ -24,7 +25,12 @@ from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
 from dynalay_gym.networks.main_layers import LayerState
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.checks import check_actions, check_rows, check_states
+from dynalay_gym.sessions.checks import (
+    check_actions,
+    check_inputs,
+    check_rows,
+    check_states,
+)
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
@@ -74,6 +80,7 @@ class TorchSession:
         self.next_state = layer_states(self.num_layers)
         levels = torch.from_numpy(layer_levels(self.num_layers))
         self._iterated = levels.bool().to(self.device)
+        self._already = F.pad(self._iterated, (1, 0))  # action 0 finds nothing done
         self._next_state = torch.from_numpy(self.next_state).to(self.device)
         useful = torch.from_numpy(useful_actions(self.next_state))
         self._useful = useful.to(self.device)
@@ -81,21 +88,15 @@ class TorchSession:
     @torch.no_grad()
     def begin(self, inputs: Tensor) -> MainState:
         """Run the plain pass over images [n, C, H, W]; see `NetworkSession.begin`."""
-        n = len(inputs)
-        state = MainState(
-            layers=[LayerBuffer() for _ in range(self.num_layers + 1)],
-            pooled=torch.zeros(n, sum(map(len, self._columns)), device=self.device),
-            logits=torch.zeros(n, self.num_classes, device=self.device),
-            state_id=torch.zeros(n, dtype=torch.int64, device=self.device),
-            residual=torch.ones(n, self.num_layers, device=self.device),
-        )
-        self.restart(state, torch.arange(n, device=self.device), inputs)
+        state = self._new_state(len(inputs))
+        self.restart(state, torch.arange(len(inputs), device=self.device), inputs)
         return state
 
     @torch.no_grad()
     def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
         check_rows(rows, len(state.state_id))
+        check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
         images = inputs.contiguous(memory_format=torch.channels_last)
         below = self.network.stem(images)  # of which only h is read later
         state.layers[0].write(
@@ -114,9 +115,8 @@ class TorchSession:
         check_rows(rows, len(state.state_id))
         check_actions(actions, len(rows), self.num_layers + 1)
         before = state.state_id[rows]
-        already = self._iterated[before].gather(1, (actions - 1).clamp(min=0)[:, None])
-        already = already[:, 0] & (actions > 0)
         target = self._next_state[before, actions]
+        already = self._already[before, actions]
         return self._sweep(state, rows, actions, target, already)
 
     @torch.no_grad()
@@ -153,8 +153,8 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return the visible activations of each layer, by name [m, C, H, W]."""
-        layers = enumerate(state.layers[1:])
-        return {f"map/{i}": layer.read(rows).y for i, layer in layers}
+        layers = range(self.num_layers)
+        return {f"map/{i}": state.layers[i + 1].read(rows).y for i in layers}
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
@@ -194,6 +194,20 @@ class TorchSession:
             )
         self.network.load_state_dict(weights)
         self.network.freeze()
+
+    def _new_state(self, num_rows: int) -> MainState:
+        """Return memory for some rows."""
+        n, device = num_rows, self.device
+        return MainState(
+            layers=self._new_layers(n),
+            pooled=torch.zeros(n, sum(map(len, self._columns)), device=device),
+            logits=torch.zeros(n, self.num_classes, device=device),
+            state_id=torch.zeros(n, dtype=torch.int64, device=device),
+            residual=torch.ones(n, self.num_layers, device=device),
+        )
+
+    def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
+        return [LayerBuffer() for _ in range(self.num_layers + 1)]
 
     def _sweep(
         self,

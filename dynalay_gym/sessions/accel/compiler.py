@@ -2,12 +2,20 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llvmlite
 import numba
+from numba import types
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    InTreeCacheLocator,
+)
+from numba.extending import intrinsic
 
 from dynalay_gym.utils.io import cache_dir
 
@@ -15,38 +23,79 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile a function when it is first called; other threads may run meanwhile."""
-    return _compile(function)
+    """Compile a function when it is first called; other threads may run meanwhile.
+
+    No `fastmath`: Numba optimises the first run's code less often than what it keeps,
+    and a sum whose order is free would then take another one.
+    """
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    if not numba.config.DISABLE_JIT:
+        with suppress(RuntimeError):  # no folder can be written: compile in every run
+            dispatcher._cache = _Cache(function)
+    return cast(F, dispatcher)
 
 
-def fast_reduction(function: F) -> F:
-    """The same; a sum may be taken in an order that suits vectors, always the same."""
-    return _compile(function, fastmath={"reassoc", "nsz"})
-
-
-def _compile(function: F, **options: Any) -> F:
-    config: Any = numba.config
-    if config.DISABLE_JIT:
-        raise RuntimeError("these functions only run compiled: unset NUMBA_DISABLE_JIT")
-    options |= {"nogil": True, "error_model": "numpy"}
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(Path(before or cache_dir()) / f"kernels-{code_version()}")
-    try:
-        return cast(F, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # there is no folder that could be written
-        return cast(F, numba.njit(**options)(function))
-    finally:
-        config.CACHE_DIR = before
+def inlined(function: F) -> F:
+    """Compile a function as a part of each of its callers."""
+    return cast(F, numba.njit(inline="always", error_model="numpy")(function))
 
 
 @cache
 def code_version() -> str:
-    """Hash of the compiled functions' sources and of what compiles them.
+    """Return a hash of the compiled functions' sources and of what compiles them.
 
-    Kept code is found by the file of its own function. It holds a copy of the functions
-    that this one calls, so a change in one file must make all of it new.
+    Kept code holds copies of the functions that it calls, in whichever file they are.
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     text = b"".join(source.read_bytes() for source in sources)
     text += f"{numba.__version__} {llvmlite.__version__}".encode()
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+class _Folder(InTreeCacheLocator):
+    """The folder that keeps this version's machine code."""
+
+    def get_cache_path(self) -> str:
+        """Return its path."""
+        root = Path(numba.config.CACHE_DIR or cache_dir())
+        return str(root / f"kernels-{code_version()}")
+
+
+class _Files(CompileResultCacheImpl):
+    """Files in that folder alone, never beside the sources."""
+
+    _locator_classes = (_Folder,)
+
+
+class _Cache(FunctionCache):
+    """A cache that may fail: the function is compiled then."""
+
+    _impl_class = _Files
+
+    def load_overload(self, *args: Any) -> Any:
+        """Return kept code, or None."""
+        try:
+            return super().load_overload(*args)
+        except Exception:  # whatever a damaged file makes of being unpickled
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        """Keep code, if it can be written."""
+        with suppress(OSError):
+            super().save_overload(*args)
+
+
+def _set_noinline(context: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+# Called in a function, keeps it from being copied into its callers. Copies would take
+# minutes to compile, and are slower: in a large function compilers no longer see that
+# two arrays do not overlap.
+noinline: Any = intrinsic(_set_noinline)

@@ -1,190 +1,262 @@
 """A main network's plain pass and sweeps, one row after the other.
 
-``pack.py`` packs a network; ``layer.py`` has what is done to a layer.
+`pack.py` packs a network. A row's memory begins with its image, [H * W * C]; then come
+the maps of the stem and the layers.
+
+Axes: n rows, m of them acted on, L layers, D pooled features, F of them the head's, K
+classes, P patterns of iterated layers, S numbers of a row's memory.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynalay_gym.sessions.accel.compiler import compiled
+from dynalay_gym.sessions.accel.compiler import compiled, inlined
 from dynalay_gym.sessions.accel.iteration import CONVERGED, iterate
-from dynalay_gym.sessions.accel.layer import answer, inject, plain, pool, read_out
-from dynalay_gym.sessions.accel.maps import ANY, ZERO, convolve_into, pad
-from dynalay_gym.sessions.accel.net import (
-    CONVS_PER_LAYER,
-    RECUR,
-    Net,
-    hidden_of,
-    injected_of,
-    scratch_of,
-    visible_of,
+from dynalay_gym.sessions.accel.maps import (
+    CONV,
+    FROM_ZERO,
+    NO_NORM,
+    ON_TOP,
+    ZERO,
+    average,
+    convolve,
+    pad,
+    pad_pooled,
 )
-from dynalay_gym.sessions.accel.vectors import FROM_ZERO, Integers, Numbers, noinline
+from dynalay_gym.sessions.accel.vectors import Integers, Numbers
 
-# Constants of these types share the code of variables.
-NO_PATTERN: Any = np.int64(0)
+# Convolutions have their names in `main_layers`.
+_CONVS = "weight_in", "visible_to_hidden", "hidden_to_hidden", "recurrence", "readout"
+_LAYER_FIELDS = (
+    "visible",  # where its u is in a row's memory, or y once it was iterated
+    "hidden",  # where h is; y if there is no hidden stream
+    "injected",  # where the input of the iteration is
+    "is_wide",
+    "ratio",  # side of the visible map over that of the hidden one
+    "pooled",  # where its features begin
+    *("plain_macs", "setup_macs", "setup_below_macs", "iteration_macs"),
+)
+LAYER = np.dtype(
+    [(name, CONV) for name in _CONVS] + [(name, np.int64) for name in _LAYER_FIELDS]
+)
 _ONE_STEP: Any = np.int64(1)
-_NOT_ITERATED: Any = np.bool_(False)
 
 
-@compiled
-def begin(
-    net: Net,
-    maps: Numbers,
-    features: Numbers,
-    logits: Numbers,
-    residuals: Numbers,
-    path: Integers,
-    rows: Integers,
-    images: Numbers,
-) -> None:
-    """Plain pass of some rows over new images.
+class Net(NamedTuple):
+    """A packed main network.
 
-    Args:
-        net: The network.
-        maps: Memory of all rows [n, S].
-        features: Pooled features [n, F].
-        logits: Answers [n, K].
-        residuals: Relative residuals of the last solves [n, L].
-        path: States [n].
-        rows: The rows, int64 [m].
-        images: Their images [m, H * W * C].
+    Attributes:
+        numbers: Ones, as many as the largest map has pixels; kernels, scales, shifts.
+        layers: A `LAYER` for each layer; one more for the stem, if there is one.
+        next_state: State that an action leads to, [2^L, L + 1].
+        head_norm: Scale and shift of the head's input, [P, 2, F].
+        head: The head's matrix, [F, K].
+        head_bias: Its bias, [K].
+        scratch: Numbers of the largest map that is worked on.
+        rtol: Relative tolerance of a solve.
+        max_steps: Most iterations of a solve.
     """
-    padded, sums, more = scratch_of(net), scratch_of(net), scratch_of(net)
-    stem = net.convs[0]
-    for i in range(len(rows)):
-        r = rows[i]
-        row, image = maps[r], images[i]
-        for j in range(image.size):
-            row[j] = image[j]
-        source, least = image, ANY
-        if net.has_stem:
-            pad(image, least, stem.in_side, stem.in_channels, stem.padding, padded)
-            source, least = more[: stem.out_side**2 * stem.out_channels], ZERO
-            norm = net.stem_norm
-            convolve_into(stem, net.numbers, padded, FROM_ZERO, norm, sums, source)
-        for k in range(len(net.layers)):
-            plain(net, k, source, least, row, NO_PATTERN, padded, sums)
-            pool(net, k, row, _NOT_ITERATED, features[r])
-            source, least = visible_of(net, k, row), ZERO
-        residuals[r], path[r] = 1.0, 0
-        answer(net, features[r], NO_PATTERN, logits[r], sums, more)
+
+    numbers: Numbers
+    layers: NDArray[Any]
+    next_state: Integers
+    head_norm: Numbers
+    head: Numbers
+    head_bias: Numbers
+    scratch: int
+    rtol: np.float32
+    max_steps: int
 
 
-@compiled
+class Rows(NamedTuple):
+    """Networks in progress, a `MainState` as arrays."""
+
+    maps: Numbers  # [n, S]
+    pooled: Numbers  # [n, D]
+    logits: Numbers  # [n, K]
+    residual: Numbers  # [n, L]
+    state_id: Integers  # [n]
+
+
+@inlined
+def _map_at(row: Numbers, first: int, conv: Any) -> Numbers:
+    """Return a map of a row's memory, of the shape of a convolution's output."""
+    return row[first : first + conv.out_side**2 * conv.columns]
+
+
+@inlined
+def _plain(net: Net, layer: Any, row: Numbers, pattern: int, padded: Numbers) -> None:
+    """Apply a layer, or the stem, once: its u."""
+    conv = layer.weight_in
+    pad(conv, row[conv.source :], padded)
+    u = _map_at(row, layer.visible, conv)
+    convolve(conv, net.numbers, padded, u, FROM_ZERO, pattern)
+
+
+@inlined
+def _inject(
+    net: Net, layer: Any, row: Numbers, pattern: int, is_below: bool, padded: Numbers
+) -> None:
+    """Write the input of a layer's iteration, and where it starts: its relu."""
+    u = _map_at(row, layer.visible, layer.weight_in)
+    h = _map_at(row, layer.hidden, layer.recurrence)
+    x = _map_at(row, layer.injected, layer.recurrence)
+    if layer.is_wide:
+        conv, below = layer.visible_to_hidden, layer.hidden_to_hidden
+        pad_pooled(conv, u, layer.weight_in.out_side, layer.ratio, padded)
+        own_pattern = NO_NORM if is_below else pattern
+        convolve(conv, net.numbers, padded, x, FROM_ZERO, own_pattern)
+        if is_below:
+            pad(below, row[below.source :], padded)
+            convolve(below, net.numbers, padded, x, ON_TOP, pattern)
+    else:
+        for i in range(x.size):
+            x[i] = u[i]
+    for i in range(x.size):
+        h[i] = ZERO if x[i] < ZERO else x[i]
+
+
+@inlined
+def _read_out(
+    net: Net, layer: Any, row: Numbers, pattern: int, padded: Numbers, read: Numbers
+) -> None:
+    """Add what the hidden stream says: ``y = relu(u + upsample(Norm(C h)))``."""
+    conv, side = layer.readout, layer.weight_in.out_side
+    pad(conv, row[conv.source :], padded)
+    convolve(conv, net.numbers, padded, read, FROM_ZERO, pattern)
+    y, small, columns = row[layer.visible :], conv.out_side, conv.columns
+    scale = np.float32(small) / np.float32(side)
+    for i in range(side):
+        up = min(int(np.float32(i) * scale), small - 1)  # rounds as PyTorch does
+        for j in range(side):
+            left = min(int(np.float32(j) * scale), small - 1)
+            at, to = (up * small + left) * columns, (i * side + j) * columns
+            source, here = read[at : at + columns], y[to : to + columns]
+            for c in range(conv.out_channels):
+                value = source[c] + here[c]
+                here[c] = ZERO if value < ZERO else value
+
+
+@inlined
+def _pool(
+    net: Net, layer: Any, row: Numbers, is_iterated: int, pooled: Numbers, sums: Numbers
+) -> None:
+    """Average a layer's streams; 0 for a hidden one that was not run."""
+    conv, recur = layer.weight_in, layer.recurrence
+    y, h = _map_at(row, layer.visible, conv), _map_at(row, layer.hidden, recur)
+    part = pooled[layer.pooled :]
+    average(y, conv.columns, net.numbers, sums, part[: conv.out_channels])
+    if layer.is_wide:
+        part = part[conv.out_channels :][: recur.out_channels]
+        if is_iterated:
+            average(h, recur.columns, net.numbers, sums, part)
+        else:
+            part[:] = 0.0
+
+
+@inlined
+def _answer(net: Net, pooled: Numbers, state_id: int, logits: Numbers) -> None:
+    """Apply the head to the last layer's averages, the last F features."""
+    top = pooled[pooled.size - len(net.head) :]
+    scale, shift = net.head_norm[state_id, 0], net.head_norm[state_id, 1]
+    for k in range(logits.size):
+        logits[k] = net.head_bias[k]
+    for i in range(len(net.head)):
+        value, weights = top[i] * scale[i] + shift[i], net.head[i]
+        for k in range(logits.size):
+            logits[k] += value * weights[k]
+
+
+@inlined
 def _sweep(
     net: Net,
-    row: Numbers,
-    features: Numbers,
-    logits: Numbers,
-    residuals: Numbers,
-    start: int,
+    rows: Rows,
+    r: int,
+    first: int,
     target: int,
-    again: bool,
-    scratch: tuple[Numbers, Numbers, Numbers],
+    already: bool,
+    scratch: Numbers,
 ) -> tuple[int, int, int]:
-    """One row from the bottom up: per layer, check, refresh or solve.
-
-    Args:
-        net: The network.
-        row: The row's maps.
-        features: Its pooled features [F].
-        logits: Its answer [K].
-        residuals: Relative residuals of its last solves [L].
-        start: Lowest layer that acts, 1..L.
-        target: State that the row is brought to.
-        again: Whether the start layer sits on its fixed point already.
-        scratch: Room for three maps.
-
-    Returns:
-        Multiply-adds, iterations, and the worst status of a solve.
-    """
-    noinline()
-    padded, sums, more = scratch
-    macs, total, worst = 0, 0, CONVERGED
-    for k in range(start - 1, len(net.layers)):
-        layer, recur = net.layers[k], net.convs[2 + CONVS_PER_LAYER * k + RECUR]
-        bit, is_start = 1 << k, k == start - 1
-        pattern = target & (bit - 1)
-        h, x = hidden_of(net, k, row), injected_of(net, k, row)
-        steps, status = 0, CONVERGED
-        if is_start and again:
-            kept = more[: h.size]
+    """Take row r from the bottom up; return the first three costs of `sweep_rows`."""
+    row, pooled, residual = rows.maps[r], rows.pooled[r], rows.residual[r]
+    padded, sums = scratch[0], scratch[1]
+    macs, total, worst = net.head.size, 0, CONVERGED
+    for k in range(max(first - 1, 0), len(residual)):
+        layer, pattern, is_iterated = net.layers[k], target % (1 << k), target >> k & 1
+        recur, steps, status = layer.recurrence, 0, CONVERGED
+        h, x = _map_at(row, layer.hidden, recur), _map_at(row, layer.injected, recur)
+        if already and k == first - 1:  # a check, which changes nothing
+            kept = scratch[2, : h.size]
+            for i in range(h.size):
+                kept[i] = h[i]
             _, steps, status = iterate(
-                recur, net.numbers, x, h, kept, net.rtol, _ONE_STEP, padded, sums
+                recur, net.numbers, x, kept, net.rtol, _ONE_STEP, padded, sums
             )
         else:
-            if not is_start:
-                below = visible_of(net, k - 1, row)
-                plain(net, k, below, ZERO, row, pattern, padded, sums)
-                macs += layer.plain_macs
-                residuals[k] = 1.0
-            if target & bit:
-                inject(net, k, row, pattern, padded, sums)
-                most = net.max_steps
-                residuals[k], steps, status = iterate(
-                    recur, net.numbers, x, x, h, net.rtol, most, padded, sums
+            if k != first - 1:
+                _plain(net, layer, row, pattern, padded)
+                macs, residual[k] = macs + layer.plain_macs, 1.0
+            if is_iterated:
+                is_below = k == 0 or pattern >> (k - 1) & 1 != 0
+                _inject(net, layer, row, pattern, is_below, padded)
+                residual[k], steps, status = iterate(
+                    recur, net.numbers, x, h, net.rtol, net.max_steps, padded, sums
                 )
                 if layer.is_wide:
-                    read_out(net, k, row, pattern, sums)
-                is_below = k > 0 and pattern >> (k - 1) & 1 != 0
+                    _read_out(net, layer, row, pattern, padded, sums)
                 macs += layer.setup_below_macs if is_below else layer.setup_macs
-            pool(net, k, row, target & bit != 0, features)
+            _pool(net, layer, row, is_iterated, pooled, sums)
         macs += steps * layer.iteration_macs
         total, worst = total + steps, max(worst, status)
-    answer(net, features, target, logits, sums, more)
-    head = net.convs[1]
-    return macs + head.in_channels * head.out_channels, total, worst
+    _answer(net, pooled, target, rows.logits[r])
+    rows.state_id[r] = target
+    return macs, total, worst
 
 
 @compiled
-def bring(
+def sweep_rows(
     net: Net,
-    maps: Numbers,
-    features: Numbers,
-    logits: Numbers,
-    residuals: Numbers,
-    path: Integers,
-    rows: Integers,
-    goals: Integers,
-    are_layers: bool,
-    macs: Integers,
-    steps: Integers,
-    status: Integers,
+    rows: Rows,
+    chosen: Integers,
+    lowest: Integers,
+    targets: Integers,
+    images: Numbers,
+    cost: Integers,
 ) -> None:
-    """Bring rows to what they are asked for; 0 leaves one as it is.
+    """Bring some rows to other states: check, refresh or solve their layers.
 
     Args:
         net: The network.
-        maps: Memory of all rows [n, S].
-        features: Pooled features [n, F].
-        logits: Answers [n, K].
-        residuals: Relative residuals of the last solves [n, L].
-        path: States [n].
-        rows: Rows that act, int64 [m].
-        goals: Layer that each brings to its fixed point, refreshing what is above; or
-            state that each is brought to from its plain pass, int64 [m].
-        are_layers: Whether the goals are layers.
-        macs: Written: multiply-adds [m].
-        steps: Written: iterations [m].
-        status: Written: worst statuses [m].
+        rows: All rows.
+        chosen: Those that act, [m].
+        lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is, [m].
+        targets: States that they are brought to from their plain pass, [m]; none, [0],
+            for those that the actions `lowest` lead to.
+        images: New inputs of the rows, which take the plain pass whatever `lowest`
+            says, [m, H * W * C]; none, [0, 0], to go on from where they are.
+        cost: Written: multiply-adds, iterations, worst status of a solve, and whether
+            the lowest layer sat on its fixed point already, [m, 4].
     """
-    scratch = scratch_of(net), scratch_of(net), scratch_of(net)
-    for i in range(len(rows)):
-        r, start, target, again = rows[i], goals[i], goals[i], False
-        macs[i], steps[i], status[i] = 0, 0, CONVERGED
-        if goals[i] == 0:
+    scratch = np.empty((3, net.scratch), dtype=np.float32)
+    for i in range(len(chosen)):
+        r, first, target, already = chosen[i], lowest[i], 0, False
+        cost[i] = 0
+        if len(images) > 0:
+            first = 0
+            for j in range(images.shape[1]):
+                rows.maps[r, j] = images[i, j]
+            for k in range(rows.residual.shape[1], len(net.layers)):  # the stem
+                _plain(net, net.layers[k], rows.maps[r], 0, scratch[0])
+        elif first == 0:
             continue
-        if are_layers:
-            bit = 1 << (start - 1)
-            again, target = path[r] & bit != 0, path[r] & (bit - 1) | bit
+        elif len(targets) > 0:
+            target = targets[i]
         else:
-            start = 1
-            while target >> (start - 1) & 1 == 0:
-                start += 1
-        macs[i], steps[i], status[i] = _sweep(
-            net, maps[r], features[r], logits[r], residuals[r],
-            start, target, again, scratch,
-        )  # fmt: skip
-        path[r] = target
+            target = net.next_state[rows.state_id[r], first]
+            already = rows.state_id[r] >> (first - 1) & 1 != 0
+        cost[i, 0], cost[i, 1], cost[i, 2] = _sweep(
+            net, rows, r, first, target, already, scratch
+        )
+        cost[i, 3] = already
