@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test lint format digits bench clean
+.PHONY: help venv demo test test-plain lint format digits bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Set up the virtual environment (VENV=.venv PYTHON=python3)
 
@@ -25,6 +25,9 @@ demo: $(STAMP) ## Train an agent on the digits with PPO and print the comparison
 
 test: lint ## Lint, check types and run the tests
 	$(BIN)/pytest
+
+test-plain: $(STAMP) ## Run the tests of sessions, envs and predictor without Numba
+	$(BIN)/pytest --without-numba tests/sessions tests/envs tests/predictor
 
 lint: $(STAMP) ## Lint, check format and types
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ from dynalay_gym.utils.optimizer_state import strip_prefix
 
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
+_PROGRESS = ("taken", "best", "best_step")  # numbers that a resumed run starts from
 
 
 class JointRun:
@@ -155,10 +156,8 @@ class JointRun:
             self._save_best_network()
         if writer is not None:
             session, split = envs.unwrapped.problem.session, self.splits["validation"]
-            metrics = warm_up.accuracy_metrics(session, split) | result.scalars(
-                "validation"
-            )
-            writer.scalars(metrics, self.taken)
+            metrics = warm_up.accuracy_metrics(session, split)
+            writer.scalars(metrics | result.scalars("validation"), self.taken)
         return f"validation return {result.mean_return:.3f}"
 
     def _about(self, step: int) -> dict[str, Any]:
@@ -190,14 +189,9 @@ class JointRun:
             "main": {} if self.trainer is None else self.trainer.training_state(),
         }
         tensors = {f"{p}/{k}": v for p, part in parts.items() for k, v in part.items()}
-        meta = {
-            "kind": "co-training",
-            "taken": self.taken,
-            "decisions": self.train_envs.decisions,
-            "best": self.best,
-            "best_step": self.best_step,
-        }
-        save_tensors(self.folder / "resume", tensors, meta)
+        assert self.taken == self.train_envs.decisions, "both count all rows' steps"
+        meta = {name: getattr(self, name) for name in _PROGRESS}
+        save_tensors(self.folder / "resume", tensors, {"kind": "co-training"} | meta)
 
     def _load(self) -> None:
         """Continue from what `_save` wrote."""
@@ -205,13 +199,13 @@ class JointRun:
         tensors, meta = load_tensors(self.folder / "resume", device)
         if self.trainer is not None:
             self.trainer.load_training_state(strip_prefix("main/", tensors))
-        self.train_envs.resume(meta["decisions"])
+        for name in _PROGRESS:
+            setattr(self, name, meta[name])
+        self.train_envs.resume(self.taken)
         train: Any = self.train_envs.unwrapped
         rows = strip_prefix("rows/", tensors)
         shown = train.set_state(rows) if rows else (None, {})
         self.agent.load_training_state(strip_prefix("agent/", tensors), *shown)
-        for name in ("taken", "best", "best_step"):
-            setattr(self, name, meta[name])
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

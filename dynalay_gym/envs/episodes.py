@@ -149,14 +149,6 @@ class RowEpisodes:
             penalty if asked.penalty is None else asked.penalty,
         )
 
-    def end(self, ended: NDArray[np.bool_]) -> None:
-        """Take note of the rows whose episode has just ended, bool [N]."""
-        self.finished = ended.copy()  # what was handed in is also handed out
-
-    def waiting(self) -> NDArray[np.int64]:
-        """Rows whose episode has ended, [m]."""
-        return self.finished.nonzero()[0]
-
     def state(self) -> dict[str, NDArray[Any]]:
         """What the rows' next episodes depend on, by name: [N] each."""
         return self._stream.state() | {"finished": self.finished}

@@ -154,8 +154,10 @@ class EpisodeState:
             float32 [m, A + 3], each entry in [0, 1].
         """
         penalty = self.penalty[rows]
-        shape = len(penalty), episode_width(self._one_hot.shape[1])
-        seen = np.empty(shape, dtype=np.float32) if out is None else out
+        seen = out
+        if seen is None:
+            width = episode_width(self._one_hot.shape[1])
+            seen = np.empty((len(penalty), width), dtype=np.float32)
         seen[:, 0] = penalty / (1 + penalty)
         seen[:, 1:-2] = self._one_hot.take(self.last_action[rows] + 1, 0)
         seen[:, -2] = self._shares.take(self.consecutive[rows])

@@ -153,7 +153,9 @@ class Process(ABC):
         Returns:
             Rewards, float32 [m], and whether the episode ended, bool [m].
         """
-        outcome = self._apply(rows, actions)
+        outcome, iterated = self._apply(rows, actions), np.zeros(1, dtype=np.float32)
+        if self.problem.reward.uses_iterated:
+            iterated = self._iterated_share(rows)
         stop = self.episode.advance(rows, actions, *outcome[:3])
         decision = Decision(
             stop=stop.astype(np.float32),
@@ -161,7 +163,7 @@ class Process(ABC):
             cost=outcome.macs.astype(np.float32) / np.float32(self.problem.cost_unit),
             consecutive=self.episode.consecutive[rows].astype(np.float32),
             already_iterated=outcome.already_iterated.astype(np.float32),
-            iterated=self._iterated_share(rows, len(actions)),
+            iterated=iterated,
             log_score_gain=outcome.log_score_gain,
             penalty=self.episode.penalty[rows],
         )
@@ -187,10 +189,8 @@ class Process(ABC):
         copies = [part.copy() for part in parts]
         return dict(zip(INFO_KEYS, copies, strict=True))
 
-    def _iterated_share(self, rows: Rows, num: int) -> NDArray[np.float32]:
-        """Return the mean of the feature ``iterated`` where a reward reads it."""
-        if not self.problem.reward.uses_iterated:
-            return np.zeros(num, dtype=np.float32)
+    def _iterated_share(self, rows: Rows) -> NDArray[np.float32]:
+        """Return the mean of the feature ``iterated``, [m]."""
         seen = self._features(rows)[:, self._iterated]
         share: NDArray[np.float32] = seen.mean(1).cpu().numpy()
         return share
@@ -234,17 +234,12 @@ class LiveProcess(Process):
 
     def __init__(self, problem: DecisionProblem, num_rows: int) -> None:
         super().__init__(problem, num_rows)
-        self.session = problem.session
+        self.session, self.device = problem.session, problem.session.device
         self.state: Any = None
         self._rows = np.arange(num_rows)
         self._labels = problem.labels.cpu().numpy()
         self._seen = torch.zeros(num_rows, self._num_features, device=self.device)
         self._log_score = np.zeros(num_rows, dtype=np.float32)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return self.session.device
 
     def _begin(self, rows: Rows, index: Integers) -> None:
         inputs = self.problem.inputs.index_select(0, self._tensor(index))

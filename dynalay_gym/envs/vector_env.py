@@ -131,12 +131,12 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         """
         self._check_has_reset("step")
         chosen = check_actions(actions, self.num_envs, self._num_actions)
-        waiting = self._episodes.waiting()
+        waiting = self._episodes.finished.nonzero()[0]
         if not waiting.size:
             rewards, terminations = self.process.step(ALL, chosen)
         else:
             rewards, terminations = self._step_some(chosen, waiting)
-        self._episodes.end(terminations)
+        self._episodes.finished = terminations.copy()  # they are returned, too
         observations, infos = self._observations(), self._infos(self.process.infos())
         ended = self._out(terminations.copy())
         final = {"final_obs": observations, "_final_obs": ended}

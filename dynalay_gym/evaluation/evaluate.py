@@ -116,10 +116,6 @@ def evaluate(
     check_autoreset(envs, AutoresetMode.DISABLED, "evaluate")
     base: Any = envs.unwrapped
     samples = np.arange(base.num_samples) if indices is None else np.asarray(indices)
-    if samples.ndim != 1 or samples.size == 0:
-        raise ConfigError(f"indices must have shape [n], n > 0, not {samples.shape}")
-    if penalty is not None and np.shape(penalty) not in ((), samples.shape):
-        raise ConfigError(f"penalty must be one number or {len(samples)} of them")
     episodes = _Episodes(samples, penalty, envs.num_envs, base.single_action_space.n)
     start = time.perf_counter()
     observations, infos = envs.reset(options=episodes.options())
@@ -161,7 +157,11 @@ class _Episodes:
         num_envs: int,
         num_actions: int,
     ) -> None:
+        if samples.ndim != 1 or samples.size == 0:
+            raise ConfigError(f"indices must be [n] with n > 0, not {samples.shape}")
         num = len(samples)
+        if penalty is not None and np.shape(penalty) not in ((), (num,)):
+            raise ConfigError(f"penalty must be one number or {num} of them")
         self._samples, self._penalty = samples, penalty
         self._next, self._remaining = num_envs, num
         self.positions = np.arange(num_envs)

@@ -27,12 +27,7 @@ def softmax_summary(logits: Tensor) -> Tensor:
         Largest probability, entropy over log K, and margin between the two largest
         probabilities; all 1 where a logit is not finite.
     """
-    log_probs = logits.log_softmax(1)
-    probs = log_probs.exp()
-    top = probs.topk(2, dim=1).values
-    entropy = (probs * log_probs).sum(1) / -math.log(logits.shape[1])
-    summary = torch.stack([top[:, 0], entropy, top[:, 0] - top[:, 1]], 1)
-    return summary.nan_to_num(nan=1.0).clamp(0.0, 1.0)
+    return _to_unit(_softmax_parts(logits))
 
 
 def network_features(
@@ -47,7 +42,18 @@ def network_features(
             layer that was only applied plainly.
         iterated: Whether each layer sits on its fixed point, bool [m, L].
     """
-    parts = squash(pooled), softmax_summary(logits)
-    return torch.cat(
-        [*parts, residual.nan_to_num(nan=1.0).clamp(max=1.0), iterated.float()], 1
-    )
+    squashed = pooled / (1 + pooled)
+    parts = squashed, _softmax_parts(logits), residual, iterated
+    return _to_unit(torch.cat(parts, 1))
+
+
+def _softmax_parts(logits: Tensor) -> Tensor:
+    probs = logits.softmax(1)
+    top = probs.topk(2, dim=1).values
+    entropy = torch.special.entr(probs).sum(1, keepdim=True) / math.log(probs.shape[1])
+    return torch.cat([top[:, :1], entropy, top[:, :1] - top[:, 1:]], 1)
+
+
+def _to_unit(features: Tensor) -> Tensor:
+    """Bring features into [0, 1], in place; what is no number, or too large, is 1."""
+    return features.nan_to_num_(nan=1.0).clamp_(0.0, 1.0)

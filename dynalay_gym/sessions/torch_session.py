@@ -132,20 +132,19 @@ class TorchSession:
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
-        return network_features(
-            state.pooled[rows],
-            state.logits[rows],
-            state.residual[rows],
-            self._iterated[state.state_id[rows]],
-        )
+        parts = state.pooled, state.logits, state.residual, state.state_id
+        picked = [part.index_select(0, rows) for part in parts]
+        pooled, logits, residual, state_id = picked
+        iterated = self._iterated.index_select(0, state_id)
+        return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""
-        return state.logits[rows]
+        return state.logits.index_select(0, rows)
 
     def useful_actions(self, state: MainState, rows: Tensor) -> Tensor:
         """Return which actions can change something, bool [m, A]."""
-        return self._useful[state.state_id[rows]]
+        return self._useful.index_select(0, state.state_id.index_select(0, rows))
 
     def state_ids(self, state: MainState) -> Tensor:
         """Return the state of every row, int64 [n]."""

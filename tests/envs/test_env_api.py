@@ -278,7 +278,7 @@ def test_digits_stay_inside_their_bounds() -> None:
 
 
 def test_an_overflowing_solve_is_flagged() -> None:
-    envs = make_vec(1, split=own_split(torch.full((1, 1, 8, 8), 3e37)))
+    envs = make_vec(1, split=own_split(torch.full((1, 1, 8, 8), 3e38)))
     envs.reset(seed=0)
     *_, infos = envs.step([1])
     assert infos["final_info"]["solver_status"].tolist() == [2]

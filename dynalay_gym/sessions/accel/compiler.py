@@ -25,8 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """Compile a function when it is first called; other threads may run meanwhile.
 
-    No `fastmath`: Numba optimises the first run's code less often than what it keeps,
-    and a sum whose order is free would then take another one.
+    Sums are taken in the order in which they are written (no `fastmath`). Each caller's
+    library has its own copy of this function, optimised once more; which copy runs
+    depends on whether they were compiled now or kept, and it must not matter.
     """
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     if not numba.config.DISABLE_JIT:
@@ -71,6 +72,9 @@ class _Cache(FunctionCache):
     """A cache that may fail: the function is compiled then."""
 
     _impl_class = _Files
+
+    def _index_key(self, *args: Any) -> Any:
+        return *super()._index_key(*args), code_version()
 
     def load_overload(self, *args: Any) -> Any:
         """Return kept code, or None."""

@@ -19,20 +19,20 @@ CONVERGED, MAX_STEPS, NONFINITE = 0, 1, 2  # as in `SolverStatus`
 def _residual(
     norm: np.float32, change: np.float32, new: Numbers, old: Numbers
 ) -> np.float32:
-    """Return a relative residual: of squared norms, or of maps if those are small.
+    """Return the relative residual of squared norms, or of maps if those do not fit.
 
-    NaN of an iterate whose norm is not finite; 0 of two that are zero.
+    NaN of an iterate that is not finite; 0 of two that are zero.
     """
-    if not norm < math.inf:
-        return np.float32(math.nan)
-    if norm > _TINY:
+    if _TINY < norm < math.inf and change < math.inf:
         return np.float32(math.sqrt(change / norm))
-    wide_norm, wide_change = 0.0, 0.0  # in double precision no square is lost
+    wide_norm, wide_change = 0.0, 0.0  # in double precision every square fits
     for i in range(old.size):
         value = np.float64(new[i])
         step = value - old[i]
         wide_norm += value * value
         wide_change += step * step
+    if not wide_norm < math.inf:
+        return np.float32(math.nan)
     return np.float32(math.sqrt(wide_change / wide_norm) if wide_change > 0 else 0)
 
 

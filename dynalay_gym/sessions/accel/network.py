@@ -28,7 +28,7 @@ from dynalay_gym.sessions.accel.maps import (
 from dynalay_gym.sessions.accel.vectors import Integers, Numbers
 
 # Convolutions have their names in `main_layers`.
-_CONVS = "weight_in", "visible_to_hidden", "hidden_to_hidden", "recurrence", "readout"
+CONVS = "weight_in", "visible_to_hidden", "hidden_to_hidden", "recurrence", "readout"
 _LAYER_FIELDS = (
     "visible",  # where its u is in a row's memory, or y once it was iterated
     "hidden",  # where h is; y if there is no hidden stream
@@ -39,35 +39,23 @@ _LAYER_FIELDS = (
     *("plain_macs", "setup_macs", "setup_below_macs", "iteration_macs"),
 )
 LAYER = np.dtype(
-    [(name, CONV) for name in _CONVS] + [(name, np.int64) for name in _LAYER_FIELDS]
+    [(name, CONV) for name in CONVS] + [(name, np.int64) for name in _LAYER_FIELDS]
 )
 _ONE_STEP: Any = np.int64(1)
 
 
 class Net(NamedTuple):
-    """A packed main network.
+    """A packed main network."""
 
-    Attributes:
-        numbers: Ones, as many as the largest map has pixels; kernels, scales, shifts.
-        layers: A `LAYER` for each layer; one more for the stem, if there is one.
-        next_state: State that an action leads to, [2^L, L + 1].
-        head_norm: Scale and shift of the head's input, [P, 2, F].
-        head: The head's matrix, [F, K].
-        head_bias: Its bias, [K].
-        scratch: Numbers of the largest map that is worked on.
-        rtol: Relative tolerance of a solve.
-        max_steps: Most iterations of a solve.
-    """
-
-    numbers: Numbers
-    layers: NDArray[Any]
-    next_state: Integers
-    head_norm: Numbers
-    head: Numbers
-    head_bias: Numbers
-    scratch: int
-    rtol: np.float32
-    max_steps: int
+    numbers: Numbers  # as many ones as a map has pixels at most; kernels and norms
+    layers: NDArray[Any]  # a `LAYER` each; one more for the stem, if there is one
+    next_state: Integers  # state that an action leads to, [2^L, L + 1]
+    head_norm: Numbers  # scale and shift of the head's input, [P, 2, F]
+    head: Numbers  # [F, K]
+    head_bias: Numbers  # [K]
+    scratch: int  # numbers of the largest map that is worked on
+    rtol: np.float32  # relative tolerance of a solve
+    max_steps: int  # most iterations of a solve
 
 
 class Rows(NamedTuple):

@@ -55,15 +55,11 @@ class Map(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a row's memory holds.
+    """What a row's memory holds."""
 
-    Attributes:
-        size: Its numbers S.
-        maps: Visible activations, hidden stream and injected input of the stem (none
-            of them is kept) and of each layer (None if there is no hidden stream).
-    """
-
-    size: int
+    size: int  # its numbers S
+    # Visible activations, hidden stream and injected input of the stem (none of them is
+    # kept) and of each layer (None if there is no hidden stream).
     maps: tuple[tuple[Map | None, ...], ...]
 
 
