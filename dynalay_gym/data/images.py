@@ -134,18 +134,15 @@ def _first_flaw(files: FileSet, root: Path) -> str | None:
         path = root / files.folder / name
         try:
             with path.open("rb") as stream:
-                md5 = hashlib.file_digest(stream, _md5).hexdigest()
+                digest = hashlib.md5(usedforsecurity=False)
+                digest.update(stream.read())
         except FileNotFoundError:
             return f"file {path} is missing"
         except OSError as error:
             return f"file {path} cannot be read ({error.strerror})"
-        if md5 != expected:
+        if (md5 := digest.hexdigest()) != expected:
             return f"file {path} is corrupt or incomplete (its md5 is {md5})"
     return None
-
-
-def _md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
 
 
 def _fetch(files: FileSet, root: Path) -> None:

@@ -37,8 +37,7 @@ def anderson_iteration(
     A sample is extrapolated only while its residual falls, else it takes plain steps.
 
     Args:
-        f: The map; row i of its output depends on row i of its arguments alone. It
-            returns new memory.
+        f: The map, as for `fixed_point_iteration`; it returns new memory.
         z0: Initial iterate [n, ...].
         *args: Further arguments of f, each [n, ...].
         rtol: Relative tolerance, > 0.

@@ -10,27 +10,17 @@ agrees when it is written as a convolution that spans all features.
 Axes: n rows, C channels, H x W pixels, D features.
 """
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """Convolve; each row's bits are independent of the other rows.
 
     Args:
         x: Input [n, C_in, H, W].
         weight: Kernel [C_out, C_in, k, k].
-        bias: Added to each channel [C_out], if given.
         stride: Stride in both directions.
         padding: Zero padding on every side, in pixels.
 
@@ -39,22 +29,19 @@ def conv2d(
     """
     # An exported graph has no batch size yet; it promises values, not bits.
     if not torch.compiler.is_exporting() and x.shape[0] == 1:
-        return _convolve_lone_row(x, weight, bias, stride, padding)
+        return _convolve_lone_row(x, weight, stride, padding)
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1
-    return F.conv2d(x, weight, bias, stride, padding, dilation)
+    return F.conv2d(x, weight, None, stride, padding, dilation)
 
 
-def _convolve_lone_row(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
-) -> Tensor:
+def _convolve_lone_row(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     if _runs_on_onednn(x):  # PyTorch would give a lone row to another library
-        return torch.mkldnn_convolution(
-            x, weight, bias, (padding,) * 2, (stride,) * 2, (1, 1), 1
-        )
+        sizes = (padding,) * 2, (stride,) * 2, (1, 1)
+        return torch.mkldnn_convolution(x, weight, None, *sizes, 1)
     # Beside a copy of itself, in the same memory format.
-    return conv2d(torch.cat([x, x]), weight, bias, stride=stride, padding=padding)[:1]
+    return conv2d(torch.cat([x, x]), weight, stride=stride, padding=padding)[:1]
 
 
 def _runs_on_onednn(x: Tensor) -> bool:
@@ -88,21 +75,3 @@ def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
 def conv2d_size(size: int, stride: int) -> int:
     """Return the side of a padded convolution's output: ``ceil(size / stride)``."""
     return -(-size // stride)
-
-
-class Linear(nn.Linear):
-    """Linear layer whose rows do not depend on the batch; for running, not training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x W^T + b`` [n, K] of x [n, D]."""
-        product = linear(x, self.weight)
-        return product if self.bias is None else product + self.bias
-
-
-def as_batch_invariant(module: nn.Module) -> nn.Module:
-    """Return a frozen copy of a network with every ``nn.Linear`` batch-independent."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear  # the same parameters under the same names
-    return module.eval().requires_grad_(False)

@@ -78,11 +78,9 @@ class FixedPointLayer(Freezable):
     def _vector_jacobian(
         self, a: Tensor, weight: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Differentiate ``sum(a * W z)`` for z and the weight by autograd."""
-        z, weight = z.detach().requires_grad_(), weight.detach().requires_grad_()
-        with torch.enable_grad():
-            image = self.recur(z, weight)
-        dz, dw = torch.autograd.grad(image, (z, weight), a.to(image.dtype))
+        """Differentiate ``sum(a * W z)`` for z and the weight."""
+        image, transposed = torch.func.vjp(self.recur, z, weight)[:2]
+        dz, dw = transposed(a.to(image.dtype))
         return dz, dw
 
     def weight(self) -> Tensor:

@@ -83,8 +83,8 @@ class AgentNet(nn.Module):
     def macs(self) -> int:
         """Multiply-adds of one decision for one input, as a policy runs it.
 
-        On a processor the tail's two matrices are one then, which has a column for each
-        of its actions, beside those of the head: A + 1 in all. The value is not part.
+        A policy multiplies the tail's two matrices into one, with an output for each of
+        its actions; with the head's there are A + 1. The value estimate is not run.
         """
         widths = self.observation_size, *self.hidden, self.num_actions + 1
         return sum(a * b for a, b in pairwise(widths))
@@ -97,11 +97,9 @@ class AgentNet(nn.Module):
         """
         num_tail = self.num_actions - self.policy_head.cutoffs[0]
         with torch.no_grad():
-            for weight in _matrices(self.policy_head):
-                weight.mul_(0.1)
-            bias = self.policy_head.head.bias
-            bias.zero_()
-            bias[-1] = math.log(num_tail)
+            for part in self.policy_head.parameters():
+                part.mul_(0.1 if part.ndim == 2 else 0.0)  # matrices, the head's bias
+            self.policy_head.head.bias[-1] = math.log(num_tail)
 
 
 def _centre(observations: Tensor) -> Tensor:
@@ -115,8 +113,3 @@ def _perceptron(in_features: int, hidden: Sequence[int]) -> nn.Sequential:
     for width_in, width_out in pairwise((in_features, *hidden)):
         blocks += [nn.Linear(width_in, width_out), nn.Tanh()]
     return nn.Sequential(*blocks)
-
-
-def _matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Return the module's weight matrices: every parameter but the biases."""
-    return [weight for weight in module.parameters() if weight.ndim == 2]

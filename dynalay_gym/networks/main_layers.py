@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.fixed_point import batch_invariant
+from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_macs, conv2d_size
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.rows import select_rows
@@ -41,11 +41,11 @@ class LayerState(NamedTuple):
 
     def at(self, rows: Tensor) -> "LayerState":
         """Return some of the rows, int64 [m]."""
-        h, x = (
-            None if part is None else select_rows(part, rows)
-            for part in (self.h, self.x)
+        y, u = select_rows(self.y, rows), select_rows(self.u, rows)
+        optional = (self.h, self.x)
+        return LayerState(
+            y, u, *(p if p is None else select_rows(p, rows) for p in optional)
         )
-        return LayerState(select_rows(self.y, rows), select_rows(self.u, rows), h, x)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LayerMacs:
 class MainLayer(nn.Module, ABC):
     """A selectable layer: ``u = Norm(U y_below)``, plainly applied ``y = relu(u)``.
 
-    A subclass adds its recurrence and its iteration.
+    A subclass says what is injected into its recurrence and how the solution is read.
 
     Args:
         below: Channels and side in pixels (C, size) of the layer below.
@@ -82,7 +82,7 @@ class MainLayer(nn.Module, ABC):
         self, below: tuple[int, int], channels: int, stride: int, num_patterns: int
     ) -> None:
         super().__init__()
-        self.stride, self.size = stride, batch_invariant.conv2d_size(below[1], stride)
+        self.stride, self.size = stride, conv2d_size(below[1], stride)
         self.weight_in = conv_weight(channels, below[0])
         self.norm = PatternNorm(channels, num_patterns)
 
@@ -93,13 +93,10 @@ class MainLayer(nn.Module, ABC):
             below: State of the layer below.
             pattern: Which layers below are iterated.
         """
-        u = batch_invariant.conv2d(
-            below.y, self.weight_in, stride=self.stride, padding=1
-        )
+        u = conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
         u = self.norm(u, pattern)
         return LayerState(torch.relu(u), u)
 
-    @abstractmethod
     def iterate(
         self,
         below: LayerState,
@@ -118,28 +115,39 @@ class MainLayer(nn.Module, ABC):
         Returns:
             The new state, and the solve.
         """
+        x = self._inject(below, state, pattern)
+        result = self.recurrence.solve(x, solver=solver)
+        return self._read(state, x, result.value, pattern), result
 
     @abstractmethod
-    def pool(self, state: LayerState) -> Tensor:
-        """Return the global average of the activations, float [n, F]."""
+    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
+        """Return the input of the iteration."""
 
     @abstractmethod
-    def macs(self) -> LayerMacs:
-        """Return the cost in closed form."""
+    def _read(
+        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
+    ) -> LayerState:
+        """Return the state that belongs to the solution."""
 
     def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
         """Apply the recurrent map once at the fixed point of an iterated layer."""
-        z = state.y if state.h is None else state.h
-        return self.recurrence.check(_injected(state), z, solver)
+        assert state.x is not None, "an iterated layer"
+        z_star = state.y if state.h is None else state.h
+        return self.recurrence.check(state.x, z_star, solver)
 
     def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
         """Return the residuals along the solve of one iterated sample."""
-        return self.recurrence.residual_curve(_injected(state), solver)
+        assert state.x is not None, "an iterated layer"
+        return self.recurrence.residual_curve(state.x, solver)
 
-    @property
-    def plain_macs(self) -> int:
-        """Multiply-adds of one plain application to one sample."""
-        return batch_invariant.conv2d_macs(self.weight_in.shape, self.size, self.size)
+    def pool(self, state: LayerState) -> Tensor:
+        """Return the global averages of the activations, float [n, F]."""
+        return state.y.mean((2, 3))
+
+    def macs(self) -> LayerMacs:
+        """Return the cost in closed form."""
+        plain = conv2d_macs(self.weight_in.shape, self.size, self.size)
+        return LayerMacs(plain, (0, 0), self.recurrence.macs_per_iteration)
 
 
 class StateLayer(MainLayer):
@@ -169,28 +177,16 @@ class StateLayer(MainLayer):
         kappa: float,
     ) -> None:
         super().__init__(below, channels, stride, num_patterns)
-        self.recurrence = ConvFixedPointLayer(
-            channels, self.size, self.size, kappa=kappa
-        )
+        side = self.size
+        self.recurrence = ConvFixedPointLayer(channels, side, side, kappa=kappa)
 
-    def iterate(
-        self,
-        below: LayerState,
-        state: LayerState,
-        pattern: Pattern,
-        solver: SolverConfig,
-    ) -> tuple[LayerState, SolveResult]:
-        """Iterate z from the plain value to the fixed point; see `MainLayer`."""
-        result = self.recurrence.solve(state.u, solver=solver)
-        return LayerState(result.value, state.u, x=state.u), result
+    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
+        return state.u
 
-    def pool(self, state: LayerState) -> Tensor:
-        """Return the global average of the activations, float [n, C]."""
-        return state.y.mean((2, 3))
-
-    def macs(self) -> LayerMacs:
-        """Return the cost of U once and of W per iteration."""
-        return LayerMacs(self.plain_macs, (0, 0), self.recurrence.macs_per_iteration)
+    def _read(
+        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
+    ) -> LayerState:
+        return LayerState(z_star, x, x=x)
 
 
 class WideStreamLayer(MainLayer):
@@ -225,40 +221,25 @@ class WideStreamLayer(MainLayer):
         kappa: float,
     ) -> None:
         super().__init__(below, channels, stride, num_patterns)
-        side = batch_invariant.conv2d_size(self.size, pool)
-        self.ratio, self.hidden_size = pool, side
-        self.hidden_stride = batch_invariant.conv2d_size(below_hidden[1], side)
+        self.ratio, self.hidden_size = pool, conv2d_size(self.size, pool)
+        self.hidden_stride = conv2d_size(below_hidden[1], self.hidden_size)
         self.is_first = num_patterns == 1
         self.visible_to_hidden = conv_weight(hidden, channels)
         self.hidden_to_hidden = conv_weight(hidden, below_hidden[0])
         self.norm_hidden = PatternNorm(hidden, num_patterns)
-        self.recurrence = ConvFixedPointLayer(hidden, side, side, kappa=kappa)
+        self.recurrence = ConvFixedPointLayer(
+            hidden, self.hidden_size, self.hidden_size, kappa=kappa
+        )
         self.readout = conv_weight(channels, hidden, kernel=1)
         self.norm_readout = PatternNorm(channels, num_patterns)
 
-    def iterate(
-        self,
-        below: LayerState,
-        state: LayerState,
-        pattern: Pattern,
-        solver: SolverConfig,
-    ) -> tuple[LayerState, SolveResult]:
-        """Iterate the hidden stream and read it out; see `MainLayer`."""
-        x = self._inject(below, state, pattern)
-        result = self.recurrence.solve(x, solver=solver)
-        read = batch_invariant.conv2d(result.value, self.readout)
-        read = self.norm_readout(read, pattern)
-        if self.ratio > 1:
-            read = F.interpolate(read, size=(self.size, self.size))
-        return LayerState(torch.relu(state.u + read), state.u, result.value, x), result
-
     def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
-        """Return the input x of the iteration."""
         visible = state.y
         if self.ratio > 1:
             visible = F.avg_pool2d(visible, self.ratio, ceil_mode=True)
-        x = batch_invariant.conv2d(visible, self.visible_to_hidden, padding=1)
-        has_hidden = self._has_hidden_below(pattern)
+        x = conv2d(visible, self.visible_to_hidden, padding=1)
+        # Whether the hidden stream below is not zero: of all rows, or bool [n].
+        has_hidden = self.is_first or (pattern & len(self.norm.weight) // 2) != 0
         if isinstance(has_hidden, Tensor):
             rows = has_hidden.nonzero()[:, 0]
             if len(rows) > 0:
@@ -269,40 +250,36 @@ class WideStreamLayer(MainLayer):
         normed: Tensor = self.norm_hidden(x, pattern)
         return normed
 
-    def _has_hidden_below(self, pattern: Pattern) -> bool | Tensor:
-        """Return whether the hidden stream below is not zero: of all rows, or [n]."""
-        if self.is_first:
-            return True
-        top_bit = self.norm.weight.shape[0] // 2
-        return (pattern & top_bit) != 0
-
     def _from_below(self, below: LayerState) -> Tensor:
         assert below.h is not None, "the pattern says that the layer below was iterated"
-        return batch_invariant.conv2d(
-            below.h, self.hidden_to_hidden, stride=self.hidden_stride, padding=1
-        )
+        stride = self.hidden_stride
+        return conv2d(below.h, self.hidden_to_hidden, stride=stride, padding=1)
+
+    def _read(
+        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
+    ) -> LayerState:
+        read = self.norm_readout(conv2d(z_star, self.readout), pattern)
+        if self.ratio > 1:
+            read = F.interpolate(read, size=(self.size, self.size))
+        return LayerState(torch.relu(state.u + read), state.u, z_star, x)
 
     def pool(self, state: LayerState) -> Tensor:
         """Return the global averages of both streams, float [n, C + Ch].
 
         Those of a hidden stream that was not iterated are 0.
         """
-        pooled = state.y.mean((2, 3))
+        pooled = super().pool(state)
         if state.h is None:
             return F.pad(pooled, (0, self.readout.shape[1]))
         return torch.cat([pooled, state.h.mean((2, 3))], 1)
 
     def macs(self) -> LayerMacs:
         """Return the cost of U; of B, D and C per solve; of A per iteration."""
+        side, base = self.hidden_size, super().macs()
         weights = self.visible_to_hidden, self.readout, self.hidden_to_hidden
-        inject, read, from_below = (
-            batch_invariant.conv2d_macs(weight.shape, *[self.hidden_size] * 2)
-            for weight in weights
-        )
-        below_iterated = inject + read + from_below
-        below_plain = below_iterated if self.is_first else inject + read
-        setup = below_plain, below_iterated
-        return LayerMacs(self.plain_macs, setup, self.recurrence.macs_per_iteration)
+        macs = [conv2d_macs(weight.shape, side, side) for weight in weights]
+        setup = sum(macs) if self.is_first else sum(macs[:2]), sum(macs)
+        return LayerMacs(base.plain, setup, base.iteration)
 
 
 def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Parameter:
@@ -310,8 +287,3 @@ def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Para
     weight = torch.empty(out_channels, in_channels, kernel, kernel)
     nn.init.kaiming_normal_(weight, nonlinearity="relu")
     return nn.Parameter(weight)
-
-
-def _injected(state: LayerState) -> Tensor:
-    assert state.x is not None, "of an iterated layer only"
-    return state.x

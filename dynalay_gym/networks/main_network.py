@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point import batch_invariant
+from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size, linear
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_layers import (
@@ -56,8 +56,8 @@ class MainNetworkConfig:
     in_shape: tuple[int, int, int]
     num_classes: int
     form: str
-    stem: int
-    stem_stride: int
+    stem: int = 0
+    stem_stride: int = 1
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     hidden: tuple[int, ...] = ()
@@ -80,10 +80,6 @@ class MainNetworkConfig:
             lengths |= {len(self.hidden), len(self.pools)}
         if len(lengths) != 1 or 0 in lengths:
             raise ConfigError("channels, strides, hidden and pools differ in length")
-        self._check_numbers()
-        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)
-
-    def _check_numbers(self) -> None:
         _, height, width = self.in_shape
         if height != width:
             raise ConfigError(f"images must be square, not {height} x {width}")
@@ -93,6 +89,7 @@ class MainNetworkConfig:
             raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
         if not 0 < self.kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
+        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)  # checks both
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -114,7 +111,7 @@ class MainNetwork(nn.Module):
             self.stem_weight = conv_weight(config.stem, channels)
             self.stem_norm = PatternNorm(config.stem, 1)
             channels = config.stem
-            size = batch_invariant.conv2d_size(size, config.stem_stride)
+            size = conv2d_size(size, config.stem_stride)
         self.layers = nn.ModuleList(self._build_layers(channels, size))
         self.num_layers = len(config.channels)
         features = config.channels[-1] + (config.hidden[-1] if config.hidden else 0)
@@ -161,9 +158,8 @@ class MainNetwork(nn.Module):
         """Return the visible activations of the stem; the images if there is none."""
         if not self.config.stem:
             return images
-        u = batch_invariant.conv2d(
-            images, self.stem_weight, stride=self.config.stem_stride, padding=1
-        )
+        stride = self.config.stem_stride
+        u = conv2d(images, self.stem_weight, stride=stride, padding=1)
         return torch.relu(self.stem_norm(u, 0))
 
     def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
@@ -181,7 +177,7 @@ class MainNetwork(nn.Module):
             Logits [n, K].
         """
         normed = self.head_norm(features, state_id)
-        return batch_invariant.linear(normed, self.head) + self.head_bias
+        return linear(normed, self.head) + self.head_bias
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [n, K] of the plain pass over images [n, C, H, W]."""

@@ -59,11 +59,16 @@ class PlanPolicy:
             by ``infos["index"]``. NOP (0) stops, so it also pads short plans.
         name: Label of the policy in tables.
 
+    Attributes:
+        reads_observations: Whether `act` and `plans` look at the observations; a
+            predictor does not make them otherwise.
+
     Raises:
         ConfigError: The plan is neither a list of integers nor a list of such lists.
     """
 
     macs_per_decision = 0
+    reads_observations = False
 
     def __init__(self, plan: ArrayLike, *, name: str = "plan") -> None:
         actions = np.asarray(plan)

@@ -9,16 +9,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Thin plain pass over 8x8 images; a wider hidden stream at 4x4.
     "digits": {
         "form": "wide",
-        "stem": 0,
-        "stem_stride": 1,
         "channels": (3, 4, 6),
         "strides": (1, 2, 1),
         "hidden": (8, 12, 16),
         "pools": (2, 1, 1),
         "unshuffle": 2,
-        "kappa": 0.9,
-        "rtol": 0.1,
-        "max_steps": 20,
     },
     # 16x16, 8x8, 4x4 after a stem of stride 2 (32x32 images).
     "small": {
@@ -30,18 +25,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": (48, 64, 96),
         "pools": (2, 2, 1),
         "unshuffle": 4,
-        "kappa": 0.9,
-        "rtol": 0.1,
-        "max_steps": 20,
     },
     # The paper's three convolutions, 64-128-256, each iterated as z = relu(u + W z).
     "paper": {
         "form": "state",
-        "stem": 0,
-        "stem_stride": 1,
         "channels": (64, 128, 256),
         "strides": (2, 2, 2),
-        "kappa": 0.9,
         "rtol": 1e-2,
         "max_steps": 100,
     },

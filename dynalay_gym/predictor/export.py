@@ -135,7 +135,7 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
         parts.append(Part(f"iteration-{number}", Iteration(layer), inputs, outputs))
     if isinstance(policy, NetworkPolicy):
         inputs = {"observation": _example(policy.sizes[0])}
-        parts.append(Part("policy", policy.original, inputs, ("scores",)))
+        parts.append(Part("policy", policy.net, inputs, ("scores",)))
     return parts
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.envs.checks import check_actions
-from dynalay_gym.envs.observation import EpisodeState, Integers
+from dynalay_gym.envs.observation import ALL, EpisodeState, Integers, Rows
 from dynalay_gym.errors import ConfigError, DataError, InvalidActionError
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.policy import NOP, Policy, as_numpy
@@ -59,13 +59,14 @@ class Batch:
         max_decisions: int,
     ) -> None:
         self.session, self.num_actions = session, len(session.action_names)
+        self.is_on_cpu = session.device.type == "cpu"
         self.rows = np.arange(len(inputs))
         self.state = session.begin(inputs)
         self.episode = EpisodeState(len(inputs), self.num_actions, max_decisions)
         self.episode.begin(self.rows, first + self.rows, penalty, session.plain_macs)
-        # Multiply-adds, iterations and the worst solver status, so far.
-        self.cost = np.zeros((3, len(inputs)), dtype=np.int64)
-        self.cost[0] = session.plain_macs
+        self.macs = np.full_like(self.rows, session.plain_macs)
+        self.solver_steps = np.zeros_like(self.rows)
+        self.status = np.zeros_like(self.rows)  # the worst so far
 
     def run(self, policy: Policy, has_finite_states: bool) -> Inference:
         """Decide to the end; a row that has stopped runs nothing more.
@@ -88,30 +89,37 @@ class Batch:
         else:
             self._decide(policy)
         logits = self.session.logits(self.state, self._tensor(self.rows))
-        decisions, (macs, steps, status) = self.episode.decisions, self.cost
-        counts = macs, decisions * policy.macs_per_decision, decisions, steps
-        rest = *counts, status == SolverStatus.CONVERGED, self.episode.history
+        decisions = self.episode.decisions
+        evidence = (
+            self.macs,
+            decisions * policy.macs_per_decision,
+            decisions,
+            self.solver_steps,
+            self.status == SolverStatus.CONVERGED,
+            self.episode.history,
+        )
         answers = logits.softmax(1), logits.argmax(1)
-        return Inference(*answers, *map(torch.from_numpy, rest))
+        return Inference(*answers, *map(torch.from_numpy, evidence))
 
     def _decide(self, policy: Policy) -> None:
         """Ask the policy step by step."""
-        rows = self.rows
-        while len(rows) > 0:
-            where = self._tensor(rows)
+        going = self.rows
+        while len(going) > 0:
+            rows = ALL if len(going) == len(self.rows) else going  # ALL is faster
+            where = self._tensor(going)
             chosen = policy.act(self._observe(rows, where), self._infos(rows, where))
-            actions = check_actions(chosen, len(rows), self.num_actions)
+            actions = check_actions(chosen, len(going), self.num_actions)
             cost = self.session.apply(self.state, where, self._tensor(actions))
             taken = self._add(rows, cost)
-            rows = rows[~self.episode.advance(rows, actions, *taken)]
+            going = going[~self.episode.advance(rows, actions, *taken)]
 
     def _follow(self, policy: Any, session: Any) -> None:
         """Carry the plans of a policy out in one sweep over the network."""
         where = self._tensor(self.rows)
         seen = torch.empty(len(where), 0, device=where.device)
         if getattr(policy, "reads_observations", True):
-            seen = self._observe(self.rows, where)
-        plans = policy.plans(seen, self._infos(self.rows, where))
+            seen = self._observe(ALL, where)
+        plans = policy.plans(seen, self._infos(ALL, where))
         actions = self._read_plans(plans)
         is_stop = actions == NOP
         is_over = is_stop.cumsum(1) > is_stop  # it has stopped before
@@ -120,7 +128,7 @@ class Batch:
         reached = np.zeros_like(self.rows)
         for column in np.where(is_over, NOP, actions).T:
             reached = session.next_state[reached, column]
-        self._add(self.rows, session.reach(self.state, where, self._tensor(reached)))
+        self._add(ALL, session.reach(self.state, where, self._tensor(reached)))
 
     def _read_plans(self, plans: Any) -> Integers:
         """Return plans as int64 [n, T], cut off or filled up with NOP."""
@@ -136,28 +144,30 @@ class Batch:
             actions[:, : known.shape[1]] = known
         return actions
 
-    def _observe(self, rows: Integers, where: Tensor) -> Tensor:
+    def _observe(self, rows: Rows, where: Tensor) -> Tensor:
         """Return the observations of some rows, float32 [m, D]."""
         seen = self.session.features(self.state, where)
         return torch.cat([seen, self._tensor(self.episode.features(rows))], 1)
 
-    def _infos(self, rows: Integers, where: Tensor) -> dict[str, Tensor]:
+    def _infos(self, rows: Rows, where: Tensor) -> dict[str, Tensor]:
         """Return what a policy may know beside the observations; copies."""
         mask = self.session.useful_actions(self.state, where).to(torch.int8)
         names = ("index", "penalty", "decisions")
-        infos = {n: self._tensor(getattr(self.episode, n)[rows]) for n in names}
+        infos = {n: self._tensor(getattr(self.episode, n)[rows].copy()) for n in names}
         return infos | {"action_mask": mask}
 
-    def _add(self, rows: Integers, cost: StepCost) -> NDArray[np.int64]:
-        """Add up what some rows took, and return it: int64 [3, m]."""
+    def _add(self, rows: Rows, cost: StepCost) -> list[Integers]:
+        """Add up what some rows took, and return it: three arrays, int64 [m]."""
         parts = cost.macs, cost.solver_steps, cost.status
-        taken = np.stack([part.cpu().numpy() for part in parts])
-        self.cost[:2, rows] += taken[:2]
-        self.cost[2, rows] = np.maximum(self.cost[2, rows], taken[2])
+        taken: list[Integers] = [part.numpy(force=True) for part in parts]
+        self.macs[rows] += taken[0]
+        self.solver_steps[rows] += taken[1]
+        self.status[rows] = np.maximum(self.status[rows], taken[2])
         return taken
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.session.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.is_on_cpu else tensor.to(self.session.device)
 
 
 def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
@@ -184,7 +194,7 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
         kind = "floats, normalised" if dtype.is_floating_point else "integers, encoded"
         raise ConfigError(f"inputs must be {kind} as in training, not {given.dtype}")
     own = tuple(given.shape[1:])
-    if given.dim() == 0 or (shape and own not in (shape, (math.prod(shape),))):
+    if given.dim() == 0 or (shape and own not in (tuple(shape), (math.prod(shape),))):
         sides = "..." if shape is None else ", ".join(map(str, shape))
         raise ConfigError(
             f"inputs must have shape [n, {sides}] or be flat, not {list(given.shape)}"

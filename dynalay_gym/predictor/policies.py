@@ -6,17 +6,15 @@ Axes: m rows, D observation features, A actions.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.exact_linear import ExactLinear
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import (
     NOP,
@@ -28,9 +26,11 @@ from dynalay_gym.networks.policy import (
     as_numpy,
     like,
 )
+from dynalay_gym.predictor.exact_linear import ExactLinear
 
 Options = dict[str, Any]  # JSON-able
 Tensors = Mapping[str, Tensor]
+Numbers = tuple[NDArray[np.float64], NDArray[np.float64]]  # weight and bias
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -47,8 +47,8 @@ class NetworkPolicy(GreedyNetPolicy):
             outputs score the actions. It takes observations in [0, 1].
 
     Attributes:
-        original: The copy as it was trained: float32 [m, D] to scores [m, A].
-        options: What `original` is made of.
+        net: The copy: float32 [m, D] to scores [m, A].
+        options: What `net` is made of.
         sizes: (D, A).
 
     Raises:
@@ -56,23 +56,40 @@ class NetworkPolicy(GreedyNetPolicy):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.options: Options
+        self._activation, self._num_first = "tanh", 0
         if isinstance(net, AgentNet):
-            kind, exact = "agent-net", _exact_agent_net(net)
+            kind, layers = "agent-net", _agent_net_layers(net)
+            self._num_first = int(net.policy_head.cutoffs[0])
             self.sizes = net.observation_size, net.num_actions
-            self.options = {
+            self.options: Options = {
                 "observation_size": net.observation_size,
                 "num_actions": net.num_actions,
                 "hidden": list(net.hidden),
             }
         else:
-            linears, activation = _perceptron_parts(net)
-            kind, exact = "mlp", _exact(map(_numbers, linears), activation)
+            linears, self._activation = _perceptron_parts(net)
+            kind, layers = "mlp", list(map(_numbers, linears))
             widths = [linears[0].in_features, *(part.out_features for part in linears)]
             self.sizes = widths[0], widths[-1]
-            self.options = {"widths": widths, "activation": activation}
-        super().__init__(nn.Sequential(*exact), name=kind)
-        self.original = copy.deepcopy(net).eval().requires_grad_(False)
+            self.options = {"widths": widths, "activation": self._activation}
+        net = copy.deepcopy(net).eval().requires_grad_(False)
+        super().__init__(net, name=kind)
+        self._layers, bound = list[ExactLinear](), 1.0
+        for weight, bias in layers:
+            self._layers.append(ExactLinear(weight, bias, bound))
+            bound = 1.0 if self._activation == "tanh" else self._layers[-1].reach
+
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Choose the best allowed action; see `Policy.act`."""
+        x: NDArray[np.floating] = as_numpy(observations)
+        for layer in self._layers[:-1]:
+            x = layer(x)
+            x = np.tanh(x) if self._activation == "tanh" else np.maximum(x, 0)
+        scores = self._layers[-1](x)
+        if self._num_first > 0:
+            scores = _tree_scores(scores, self._num_first)
+        allowed = np.where(as_numpy(infos["action_mask"]) != 0, scores, -np.inf)
+        return like(allowed.argmax(1), observations)
 
 
 class MaxProbPolicy(PlanPolicy):
@@ -163,7 +180,7 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
         ConfigError: The policy is of none of the kinds that can be saved.
     """
     if isinstance(policy, NetworkPolicy):
-        return policy.name, policy.options, policy.original.state_dict()
+        return policy.name, policy.options, policy.net.state_dict()
     if isinstance(policy, PlanPolicy):
         plans = policy.actions[:, :-1].tolist()
         options: Options = {"plan": plans if policy.per_sample else plans[0]}
@@ -203,55 +220,37 @@ RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
 }
 
 
-class _TreeScores(nn.Module):
-    """Turns an AgentNet's outputs into its log-probabilities, but for a constant.
+def _agent_net_layers(net: AgentNet) -> list[Numbers]:
+    """Return the layers that lead to an AgentNet's scores, as a perceptron.
 
-    The outputs are scores of some actions, of a token for the other actions, and of
-    these among each other.
+    Its last outputs are scores of the first actions, of a token for the other actions,
+    and of these among each other.
     """
-
-    def __init__(self, num_first: int) -> None:
-        super().__init__()
-        self.num_first = num_first
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        first, token, others = outputs.tensor_split(
-            (self.num_first, self.num_first + 1), 1
-        )
-        return torch.cat([first, token + others.log_softmax(1)], 1)
-
-
-def _exact_agent_net(net: AgentNet) -> list[nn.Module]:
-    """Return what an AgentNet's scores are made by, without its value."""
     torso = [_numbers(part) for part in net.torso if isinstance(part, nn.Linear)]
     weight, bias = torso[0]  # observations are centred, to 2 x - 1, first
     torso[0] = 2 * weight, bias - weight.sum(1)
     weight, bias = _numbers(net.policy_head.head)
-    tail = [_numbers(part)[0] for part in cast(Any, net.policy_head.tail[0])]
-    tail_weight = tail[1] @ tail[0]  # the two follow each other
-    ends = (
-        torch.cat([weight, tail_weight]),
-        nn.functional.pad(bias, (0, len(tail_weight))),
-    )
-    return [*_exact([*torso, ends], "tanh"), _TreeScores(net.policy_head.cutoffs[0])]
+    first, last = (_numbers(part)[0] for part in cast(Any, net.policy_head.tail[0]))
+    tail = last @ first  # the two follow each other
+    ends = np.concatenate([weight, tail]), np.pad(bias, (0, len(tail)))
+    return [*torso, ends]
 
 
-def _exact(layers: Iterable[tuple[Tensor, Tensor]], activation: str) -> list[nn.Module]:
-    """Return exact layers with an activation between them, for inputs in [0, 1]."""
-    parts: list[nn.Module] = []
-    bound = 1.0
-    for weight, bias in layers:
-        layer = ExactLinear(weight, bias, bound)
-        parts += [layer, _ACTIVATIONS[activation]()]
-        bound = 1.0 if activation == "tanh" else layer.reach
-    return parts[:-1]
+def _tree_scores(outputs: NDArray[np.float64], num_first: int) -> NDArray[np.float64]:
+    """Return an AgentNet's log-probabilities [m, A], but for a constant per row."""
+    first, token = outputs[:, :num_first], outputs[:, num_first : num_first + 1]
+    others = outputs[:, num_first + 1 :]
+    others = others - others.max(1, keepdims=True)
+    log_probs = others - np.log(np.exp(others).sum(1, keepdims=True))
+    return np.concatenate([first, token + log_probs], 1)
 
 
-def _numbers(part: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a layer, float64."""
-    weight = part.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias
-    return weight, bias.detach().double()
+def _numbers(part: nn.Linear) -> Numbers:
+    """Return weight and bias of a layer."""
+    bias: Tensor | None = part.bias
+    weight = as_numpy(part.weight).astype(np.float64)
+    zeros = np.zeros(len(weight))
+    return weight, zeros if bias is None else as_numpy(bias).astype(np.float64)
 
 
 def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:

@@ -234,17 +234,7 @@ class DynaLayPredictor:
             CheckpointError: It is missing or corrupt, its parts do not fit, or its
                 kind of network is unknown.
         """
-        tensors, meta = load_tensors(folder, device)
-        if meta.get("kind") != KIND:
-            raise CheckpointError(
-                f"the checkpoint at {folder} holds {meta.get('kind')!r}, not a "
-                "predictor; give the predictor/ folder that train_agent.py wrote"
-            )
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise CheckpointError(
-                f"the predictor at {folder} has NaN or infinite weights (a training "
-                "diverged); save it again from sound ones"
-            )
+        tensors, meta = _read_folder(folder, device)
         known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
             (kind, *network), (rule, *policy) = (
@@ -253,8 +243,8 @@ class DynaLayPredictor:
             )
             if kind not in known:
                 raise CheckpointError(
-                    f"the predictor at {folder} has a network of kind {kind!r}; tell "
-                    "what makes it: load(folder, sessions={kind: function})"
+                    f"the predictor at {folder} has a network of kind {kind!r}; "
+                    "name what makes it: load(folder, sessions={kind: function})"
                 )
             parts = known[kind](*network), RESTORE_POLICY[rule](*policy)
             options = {name: meta[name] for name in ("penalty", "max_decisions")}
@@ -276,6 +266,24 @@ class DynaLayPredictor:
             input_tags=InputTags(two_d_array=True, three_d_array=False),
             requires_fit=False,
         )
+
+
+def _read_folder(
+    folder: str | Path, device: str | torch.device
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON of a predictor's folder."""
+    tensors, meta = load_tensors(folder, device)
+    if meta.get("kind") != KIND:
+        raise CheckpointError(
+            f"the checkpoint at {folder} holds {meta.get('kind')!r}, not a "
+            "predictor; give the predictor/ folder that train_agent.py wrote"
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(
+            f"the predictor at {folder} has NaN or infinite weights (a training "
+            "diverged); save it again from sound ones"
+        )
+    return tensors, meta
 
 
 def _restore_main_network(

@@ -89,10 +89,6 @@ class MetricWriter:
         """Record a matplotlib figure as an image; the figure stays open."""
         self._board.add_figure(tag, figure, step, close=False)
 
-    def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Record a text, which TensorBoard shows as Markdown."""
-        self._board.add_text(tag, text, step)
-
     def close(self) -> None:
         """Write what is pending and close the files; a second call does nothing."""
         self._board.close()

@@ -281,6 +281,8 @@ def test_one_sweep_answers_as_step_by_step(
 def test_nothing_is_observed_for_a_plan_that_reads_nothing(reads: bool) -> None:
     seen: list[torch.Size] = []
 
+    assert not PlanPolicy.reads_observations
+
     class Blind(PlanPolicy):
         reads_observations = reads
 
@@ -679,6 +681,20 @@ def test_diverged_weights_are_refused(tmp_path: Path) -> None:
     DynaLayPredictor(model, PlanPolicy(()), penalty=0.1).save(tmp_path)
     with pytest.raises(CheckpointError, match="NaN"):
         DynaLayPredictor.load(tmp_path)
+
+
+def test_an_environment_over_a_table_gives_the_same_predictor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
+    live, table = (
+        DynaLayPredictor.from_env(
+            make_vec(2, transitions=kind), make_policy("mlp-relu")
+        )
+        for kind in ("live", "table")
+    )
+    images = shared_split().inputs
+    assert_same(table.infer(images), live.infer(images))
 
 
 def test_an_environment_of_ones_own_images_gives_its_predictor() -> None:

@@ -69,17 +69,15 @@ def test_hparams_open_no_sub_run(tmp_path: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_figures_and_texts_are_recorded(tmp_path: Path) -> None:
+def test_figures_are_recorded(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure()
     figure.subplots().plot([1, 2], [3, 4])
     with MetricWriter(tmp_path) as writer:
         writer.figure("eval/frontier", figure, 3)
-        writer.text("config", "`--algo ppo`")
     events = read_events(tmp_path)
     assert [image.step for image in events.Images("eval/frontier")] == [3]
-    assert "config/text_summary" in events.Tags()["tensors"]
 
 
 # --- facts ----------------------------------------------------------------------------
