@@ -42,7 +42,7 @@ digits: $(STAMP) ## Retrain the main network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
 bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look)
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -134,7 +134,8 @@ def visit_states(
         state, costs = pending.pop(number), {}
         for action in range(1, len(session.action_names)):
             reached = int(session.next_state[number, action])
-            child = state.clone()
+            # What leads back to the same state changes nothing.
+            child = state if reached == number else state.clone()
             costs[action] = session.apply(child, rows, torch.full_like(rows, action))
             if reached not in seen:
                 seen.add(reached)

@@ -5,7 +5,7 @@ Axes: n rows, m of them chosen, L layers, C channels, H x W pixels.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -70,7 +70,14 @@ class MainState:
 
     def clone(self) -> Self:
         """Return an independent copy."""
-        return copy.deepcopy(self)
+        return replace(
+            self,
+            layers=copy.deepcopy(self.layers),
+            pooled=self.pooled.clone(),
+            logits=self.logits.clone(),
+            state_id=self.state_id.clone(),
+            residual=self.residual.clone(),
+        )
 
 
 def _pixels(maps: Tensor) -> Tensor:

@@ -56,6 +56,9 @@ class RowMaps(Sequence[LayerBuffer]):
     maps: Tensor
     layout: Layout
 
+    def __deepcopy__(self, memo: Any) -> "RowMaps":
+        return RowMaps(self.maps.clone(), self.layout)
+
     def __len__(self) -> int:
         """Return the number of items, L + 1."""
         return len(self.layout.maps)

@@ -35,7 +35,7 @@ class OpenLayer(ConvFixedPointLayer):
     """Layer whose free weight is ``W`` itself, so that every library has the same."""
 
     def weight(self) -> Tensor:
-        """The free weight as it is."""
+        """Return the free weight as it is."""
         return self.free_weight
 
 
@@ -43,20 +43,18 @@ class Subject(NamedTuple):
     """A layer with its input.
 
     Attributes:
-        name: ``kind-channels@size``.
         layer: The layer; its free weight is W.
         x: Injected input [n, C, H, W].
-        y: Labels of the samples, int64 [n].
+        labels: Labels of the samples, int64 [n].
     """
 
-    name: str
     layer: OpenLayer
     x: Tensor
-    y: Tensor
+    labels: Tensor
 
 
-def subject(name: str, num_samples: int) -> Subject:
-    """Make the subject of a name, for example ``smoothing-32@16``.
+def make_subject(name: str, num_samples: int) -> Subject:
+    """Return the subject of a name: kind-channels@side, as in ``smoothing-32@16``.
 
     Raises:
         ConfigError: for a name that is none.
@@ -72,22 +70,24 @@ def subject(name: str, num_samples: int) -> Subject:
             "as in smoothing-32@16"
         ) from None
     images, labels = digits(num_samples, side, seed=1)
-    weight, stem = make(channels, side)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weight, stem = make(channels, side)
     layer = OpenLayer(channels, side, side, kappa=KAPPA)
     layer.load_state_dict({"free_weight": weight})
     with torch.no_grad():
-        return Subject(name, layer, stem(images).contiguous(), labels)
+        return Subject(layer, stem(images).contiguous(), labels)
 
 
 def in_double(layer: OpenLayer) -> OpenLayer:
-    """The same layer in double precision."""
+    """Return the same layer in double precision."""
     double = OpenLayer(*layer.state_shape).double()
     double.load_state_dict(layer.state_dict())
     return double
 
 
 def digits(num_samples: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images [n, 1, side, side] of the digits with some noise, and their labels."""
+    """Return noisy images [n, 1, side, side] of the digits, and their labels."""
     bunch = load_digits()
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(bunch.target), generator=generator)[:num_samples]
@@ -98,7 +98,7 @@ def digits(num_samples: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def operator_norm(weight: Tensor, side: int, steps: int = 300) -> float:
-    """Largest singular value of a zero-padded convolution, by power iteration."""
+    """Return the largest singular value of a zero-padded convolution, by powers."""
     kernel, padding = weight.double(), weight.shape[-1] // 2
     v = torch.ones(1, kernel.shape[1], side, side, dtype=torch.float64)
     for _ in range(steps):
@@ -108,13 +108,12 @@ def operator_norm(weight: Tensor, side: int, steps: int = 300) -> float:
 
 
 def _stem(channels: int) -> nn.Sequential:
-    """Convolution and normalisation by the batch: the layer's injected input."""
+    """Return convolution and normalisation by the batch: the layer's injected input."""
     norm = nn.BatchNorm2d(channels, track_running_stats=False)
     return nn.Sequential(nn.Conv2d(1, channels, 3, padding=1, bias=False), norm)
 
 
 def _smoothing(channels: int, side: int) -> tuple[Tensor, nn.Module]:
-    torch.manual_seed(0)
     mixing = torch.rand(channels, channels)
     mixing = mixing / mixing.sum(1, keepdim=True)
     mixing = 0.5 * torch.eye(channels)[torch.randperm(channels)] + 0.5 * mixing
@@ -124,23 +123,20 @@ def _smoothing(channels: int, side: int) -> tuple[Tensor, nn.Module]:
 
 
 def _random(channels: int, side: int) -> tuple[Tensor, nn.Module]:
-    torch.manual_seed(0)
     layer = ConvFixedPointLayer(channels, side, side, kappa=KAPPA)
     return layer.weight().detach(), _stem(channels)
 
 
 def _trained(channels: int, side: int) -> tuple[Tensor, nn.Module]:
-    torch.manual_seed(0)
     solver = SolverConfig(rtol=1e-2, max_steps=60, adjoint_rtol=1e-1)
     layer = ConvFixedPointLayer(channels, side, side, kappa=KAPPA, solver=solver)
-    stem, head = _stem(channels), nn.Linear(channels, 10)
+    top = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)
+    net = nn.Sequential(_stem(channels), layer, *top)
     images, labels = digits(1300, side, seed=2)
-    parts = nn.ModuleList([stem, layer, head])
-    optimizer = torch.optim.Adam(parts.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(_TRAIN_STEPS):
         rows = torch.randint(0, len(images), (32,))
-        logits = head(layer(stem(images[rows])).mean((2, 3)))
         optimizer.zero_grad()
-        F.cross_entropy(logits, labels[rows]).backward()
+        F.cross_entropy(net(images[rows]), labels[rows]).backward()
         optimizer.step()
-    return layer.weight().detach(), stem
+    return layer.weight().detach(), net[0]
