@@ -117,3 +117,15 @@ class TokenSession:
         """Take other weights."""
         self.net.load_state_dict(weights)
         self.weight = self.net.layer.weight()
+
+    def to_saved(self):
+        """Return what a predictor's folder needs to make this session anew."""
+        options = {"vocabulary": len(self.net.embedding.weight)}
+        return "token-net", options, self.net.state_dict()
+
+
+def restore(options, tensors) -> TokenSession:
+    """Make a session from what `to_saved` returned."""
+    net = TokenNet(num_classes=len(tensors["head.weight"]), **options)
+    net.load_state_dict(tensors)
+    return TokenSession(net)

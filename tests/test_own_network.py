@@ -21,11 +21,19 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.oracle import optimum
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.predictor.policies import PlanPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.protocol import FiniteStates, Inspectable
 from dynalay_gym.testing import check_vector_env
-from examples.own_network import PADDING, PORTIONS, TokenNet, TokenSession
+from examples.own_network import (
+    PADDING,
+    PORTIONS,
+    TokenNet,
+    TokenSession,
+    restore,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,6 +160,26 @@ def test_exact_learning_and_ppo_learn_on_it() -> None:
     best = optimum(walked, penalty).returns.mean()
     assert found["exact"] > 0.9 * best
     assert found["ppo"] > 0.5 * best
+
+
+@pytest.mark.parametrize("portions", [0, 2, PORTIONS])
+def test_a_predictor_answers_is_saved_and_loaded(portions: int, tmp_path: Path) -> None:
+    session = make_session()
+    split = make_split(session)
+    rule = PlanPolicy([1] * portions)
+    predictor = DynaLayPredictor(session, rule, penalty=0.1, max_decisions=6)
+    found = predictor.infer(split.inputs)
+    assert (found.solver_steps == 2 * portions).all()
+    if portions == PORTIONS:
+        assert predictor.score(split.inputs, split.labels) == 1.0
+    predictor.save(tmp_path / "predictor")
+    with pytest.raises(CheckpointError, match="token-net"):
+        DynaLayPredictor.load(tmp_path / "predictor")
+    loaded = DynaLayPredictor.load(
+        tmp_path / "predictor", sessions={"token-net": restore}
+    )
+    for mine, theirs in zip(found, loaded.infer(split.inputs), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_what_it_does_not_offer_is_refused_by_name() -> None:

@@ -3,8 +3,6 @@
 Axes: S states, A actions, L layers.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,21 +46,3 @@ def useful_actions(next_state: Automaton) -> NDArray[np.bool_]:
     useful: NDArray[np.bool_] = next_state != np.arange(len(next_state))[:, None]
     useful[:, 0] = True
     return useful
-
-
-def follow(next_state: Automaton, actions: Iterable[int], state: int = 0) -> int:
-    """Return the state that some actions lead to, one after the other."""
-    for action in actions:
-        state = int(next_state[state, action])
-    return state
-
-
-def full_path(next_state: Automaton, full_plan: Iterable[int]) -> list[int]:
-    """Return the actions of *always*: each of the plan, repeated while it is useful."""
-    useful, state, path = useful_actions(next_state), 0, list[int]()
-    for action in full_plan:
-        while useful[state, action]:
-            assert len(path) < len(next_state), "a repeated action ends at some state"
-            path.append(action)
-            state = int(next_state[state, action])
-    return path

@@ -50,9 +50,13 @@ def data() -> Split:
     return Split(inputs=images, labels=labels, name="main")
 
 
-def trainer(data: Split, config: TrainingConfig = TRAINING) -> MainTrainer:
+def trainer(
+    data: Split,
+    config: TrainingConfig = TRAINING,
+    architecture: MainNetworkConfig = CONFIG,
+) -> MainTrainer:
     torch.manual_seed(0)
-    return MainTrainer(MainNetwork(CONFIG), data, config)
+    return MainTrainer(MainNetwork(architecture), data, config)
 
 
 def weights(one: MainTrainer) -> torch.Tensor:
@@ -81,12 +85,14 @@ def test_an_interrupted_run_continues_to_the_bit(
 ) -> None:
     """A validation after every epoch leaves the network as it was."""
     config = replace(TRAINING, epochs=2)
+    # So wide that a memory format which a validation left behind would show.
+    architecture = replace(CONFIG, channels=(4, 8), hidden=(8, 16))
 
     def run(one: MainTrainer, folder: Path) -> None:
         with MetricWriter(folder) as writer:
             train(one, data, folder, writer)
 
-    whole, first, second = (trainer(data, config) for _ in range(3))
+    whole, first, second = (trainer(data, config, architecture) for _ in range(3))
     run(whole, tmp_path / "whole")
     save = first.save
 

@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynalay_gym.sessions.states import (
-    follow,
-    full_path,
     layer_levels,
     layer_states,
     useful_actions,
@@ -66,10 +64,11 @@ def test_levels_are_the_digits_of_a_state(num_layers: int, num_levels: int) -> N
 def test_any_sequence_of_actions(size: tuple[int, int], data: st.DataObject) -> None:
     actions = data.draw(st.lists(st.integers(0, size[0]), max_size=12))
     start = data.draw(st.integers(0, (size[1] + 1) ** size[0] - 1))
-    layers = Layers(*size, start)
+    layers, table, state = Layers(*size, start), layer_states(*size), start
     for action in actions:
         layers.choose(action)
-    assert follow(layer_states(*size), actions, start) == layers.state
+        state = int(table[state, action])
+    assert state == layers.state
 
 
 @pytest.mark.parametrize(("num_layers", "num_levels"), SIZES)
@@ -85,25 +84,3 @@ def test_an_action_is_useful_if_it_changes_the_state(
             rises = levels[state, layer] < num_levels
             clears = levels[state, layer + 1 :].any()
             assert useful[state, layer + 1] == (rises or clears)
-
-
-@pytest.mark.parametrize(("num_layers", "num_levels"), SIZES)
-def test_always_raises_one_layer_after_the_other(
-    num_layers: int, num_levels: int
-) -> None:
-    table, plan = layer_states(num_layers, num_levels), range(1, num_layers + 1)
-    path = full_path(table, plan)
-    assert path == [layer for layer in plan for _ in range(num_levels)]
-    assert follow(table, path) == len(table) - 1
-
-
-def test_a_plan_may_be_any_order() -> None:
-    table = layer_states(2, 2)
-    assert full_path(table, (2, 1)) == [2, 2, 1, 1]
-    assert full_path(table, (2,)) == [2, 2]
-    assert full_path(table, ()) == []
-
-
-def test_a_plan_without_an_end_is_an_error_of_the_automaton() -> None:
-    with pytest.raises(AssertionError, match="ends"):
-        full_path(np.array([[0, 1], [1, 0]]), (1,))
