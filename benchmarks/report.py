@@ -45,10 +45,11 @@ def table(columns: Columns, rows: Iterable[Row]) -> str:
 
 
 def show(value: Any, form: str) -> str:
-    """Return a number in a format; of a `spread` the median (low to high)."""
+    """Return a number in a format; of a `spread` or interval: middle (low to high)."""
     if isinstance(value, Mapping):
-        low, median, high = (format(value[k], form) for k in ("low", "median", "high"))
-        return f"{median} ({low} to {high})"
+        low, high = format(value["low"], form), format(value["high"], form)
+        (middle,) = (v for key, v in value.items() if key not in ("low", "high"))
+        return f"{format(middle, form)} ({low} to {high})"
     return value if isinstance(value, str) else format(value, form)
 
 

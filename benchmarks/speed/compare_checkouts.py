@@ -91,6 +91,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self.close()
             raise ConfigError("a workload failed; its message is above")
         return line
 

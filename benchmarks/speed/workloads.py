@@ -97,11 +97,10 @@ def predict(num: int, with_agent: bool) -> Job:
     network, _ = load_network(SHIPPED / "digits")
     torch.manual_seed(3)  # this one takes every action, 2.3 decisions on average
     agent = AgentNet(DIGITS_OBSERVATION, 4)
-    head = agent.policy_head
-    with torch.no_grad():
-        agent.torso[0].weight.mul_(8)
-        for weight in (head.head.weight, head.tail[0][1].weight):
-            weight.mul_(100)
+    weights = agent.state_dict()
+    weights["torso.0.weight"] *= 8
+    for name in ("policy_head.head.weight", "policy_head.tail.0.1.weight"):
+        weights[name] *= 100
     policy: Any = NetworkPolicy(agent) if with_agent else PlanPolicy((1, 2))
     predictor = DynaLayPredictor(network, policy, penalty=0.1)
     images = load_split("digits", "test").inputs[:num]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchdeq import get_deq  # type: ignore[import-untyped,import-not-found,unused-ignore]
+from torchdeq import get_deq
 
 from benchmarks.speed.baselines.layers import OpenLayer
 

@@ -67,7 +67,7 @@ def measure_rows(num: int, options: Options, clock: Clock) -> dict[str, Any]:
 def envpool_cartpole(num_rows: int) -> dict[str, Any]:
     """Return EnvPool's CartPole on one thread; nothing where it is not installed."""
     try:
-        import envpool  # type: ignore[import-not-found,unused-ignore]
+        import envpool
     except ImportError:
         return {}
     level = gym.logger.min_level
