@@ -31,8 +31,8 @@ class ExactConfig(AgentConfig):
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
         super().__post_init__()
-        self.check_positive("learning_rate", "batch_size")
-        self.check_positive("temperature_start", "temperature_end")
+        self.check_positive("learning_rate batch_size temperature_start")
+        self.check_positive("temperature_end")
 
     @property
     def steps_per_turn(self) -> int:
