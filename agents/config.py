@@ -32,7 +32,8 @@ class AgentConfig:
     needs_table: ClassVar[bool] = False
 
     total_timesteps: int
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of each of its networks."""
 
     @property
     def needs_baseline_envs(self) -> bool:

@@ -21,8 +21,6 @@ class PolicyGradientConfig(AgentConfig):
     """Adam's step size; falls linearly to a tenth."""
     num_steps: int = 8
     """Steps of every sub-environment per rollout; one update per rollout."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the torso (and of the value network)."""
     baseline: Literal["value", "greedy"] = "value"
     """Subtracted from the returns: the value network, or a greedy rollout of the
     policy on the same samples."""

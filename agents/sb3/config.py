@@ -40,8 +40,6 @@ class ActorCriticConfig(SB3Config):
     """Lambda of the generalised advantages."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy and of the value network."""
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
@@ -126,8 +124,6 @@ class DQNConfig(SB3Config):
     """Share of the training over which exploration falls."""
     exploration_final_eps: float = 0.05
     """Share of random actions after that."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the Q network."""
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
