@@ -173,11 +173,18 @@ def train(
 
 
 def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
-    """Write main network and greedy policy as one folder that needs no `agents`."""
+    """Write main network and greedy policy as one folder that needs no `agents`.
+
+    A network that a predictor cannot run is said so in a line; the run goes on.
+    """
     from dynalay_gym.predictor.policies import NetworkPolicy
     from dynalay_gym.predictor.predictor import DynaLayPredictor
 
-    policy = NetworkPolicy(agent.policy.net)
+    try:
+        policy = NetworkPolicy(getattr(agent.policy, "net", agent.module))
+    except ConfigError as error:
+        print(f"no predictor is written: {error}", file=sys.stderr)
+        return
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 
