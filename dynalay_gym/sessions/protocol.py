@@ -3,7 +3,7 @@
 A session runs one network for many inputs at once. An *action* does a piece of work on
 some rows (iterates a layer, runs a block); action 0 stops and does none. Any network
 that can be run in such pieces can implement `NetworkSession`; nothing above it knows
-which network it is. `docs/bring-your-own-network.md` builds one in 40 lines.
+which network it is. `docs/bring-your-own-network.md` builds one.
 
 Axes: n rows (one input each), m of them chosen, A actions, F features, K classes,
 S states of one input.
