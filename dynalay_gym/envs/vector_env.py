@@ -1,4 +1,4 @@
-"""The batched Gymnasium environment: a shell of the decision process.
+"""The batched Gymnasium environment, around the decision process of `process.py`.
 
 Axes: N rows (sub-environments, one sample each), D features, A actions.
 """
@@ -154,10 +154,18 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
     def _step_some(
         self, chosen: NDArray[np.int64], waiting: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Let all but the finished rows act; in NextStep those start their next one.
+        """Step the unfinished rows; start the next episode of the others (NextStep).
+
+        Args:
+            chosen: Actions of all rows, int64 [N].
+            waiting: The finished rows; in NextStep their next episodes start, with
+                reward 0.
 
         Returns:
             Rewards and terminations of all rows, [N].
+
+        Raises:
+            InvalidActionError: In Disabled mode, where a finished row must be reset.
         """
         if self.autoreset_mode is AutoresetMode.DISABLED:
             raise InvalidActionError(
@@ -176,8 +184,8 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
     def load_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
         """Give the network other weights between two steps.
 
-        Rows in mid-episode stay in their states, under the new weights; their counts,
-        the cost unit and the penalties stay too. A table is computed anew.
+        A row inside an episode keeps its state, under the new weights; its counts, the
+        cost unit and the penalties stay too. A table is recomputed.
 
         Args:
             weights: ``state_dict`` of a network of the same architecture.
@@ -310,7 +318,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         return {"flat": flat} | {k: self._out(squash(v)) for k, v in maps.items()}
 
     def _observe_anew(self, observations: Any, rows: NDArray[np.int64]) -> Any:
-        """Return a copy of all observations in which some rows are observed anew."""
+        """Return a copy of all observations in which some rows are replaced."""
         if self.config.observation == "dict":
             return self._observations()
         changed = (
