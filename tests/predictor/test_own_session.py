@@ -119,9 +119,9 @@ def test_it_comes_back_with_the_same_answers(kind: str, tmp_path: Path) -> None:
 
 def test_what_it_does_not_offer_is_refused_by_name(tmp_path: Path) -> None:
     plain = DynaLayPredictor(make_session(Unsavable), make_policy("plan"), penalty=0.1)
-    with pytest.raises(ConfigError, match=r"TokenSession cannot be saved.*to_saved"):
+    with pytest.raises(ConfigError, match=r"Unsavable cannot be saved.*to_saved"):
         plain.save(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"only main networks.*TokenSession"):
+    with pytest.raises(ConfigError, match=r"only main networks.*Unsavable"):
         export_parts(plain, tmp_path / "a")
     with pytest.raises(ConfigError, match="solver settings"):
         make_predictor("plan", rtol=0.1)
