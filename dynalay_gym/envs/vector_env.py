@@ -79,6 +79,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._all_rows, self._num_actions = np.arange(num_envs), self.num_actions
+        self._device = self.device
         self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
 
     @property
@@ -329,17 +330,18 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
 
     def _infos(self, values: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return infos [N, ...] of all rows, each with its ``_key`` mask."""
-        known = np.full(self.num_envs, True)
-        infos: dict[str, Any] = values | dict.fromkeys(_MASK_KEYS, known)
+        known = self._out(np.full(self.num_envs, True))
         if self.output == "torch":
-            infos = {name: self._out(value) for name, value in infos.items()}
-        return infos
+            values = {name: self._out(value) for name, value in values.items()}
+        return values | dict.fromkeys(_MASK_KEYS, known)
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
         """Return an array or tensor in the form that the user chose."""
         if self.output == "numpy":
             return value.numpy(force=True) if isinstance(value, Tensor) else value
-        return torch.as_tensor(value).to(self.device)
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        # Most is where it should be; to ask costs less than `to` does.
+        return tensor if tensor.device == self._device else tensor.to(self._device)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
