@@ -15,6 +15,7 @@ from dynalay_gym.fixed_point.layers import DenseFixedPointLayer
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, softmax_summary, squash
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.states import layer_states, useful_actions
+from dynalay_gym.utils.digest import tensors_digest
 
 WIDTH, PORTIONS, STEPS, PADDING = 8, 4, 2, 0
 
@@ -109,9 +110,8 @@ class TokenSession:
         return torch.from_numpy(useful_actions(self.next_state))[state.level[rows]]
 
     def fingerprint(self) -> str:
-        """Return a name of the weights, by which transition tables are kept."""
-        weights = self.net.state_dict().values()
-        return " ".join(str(weight.double().sum().item()) for weight in weights)
+        """Return a hash of the weights, by which transition tables are kept."""
+        return tensors_digest(self.net.state_dict())
 
     def load_weights(self, weights) -> None:
         """Take other weights."""

@@ -145,19 +145,3 @@ def visit_states(
 
 def _all_rows(session: NetworkSession, inputs: Tensor) -> Tensor:
     return torch.arange(len(inputs), device=session.device)
-
-
-def state_accuracies(session: FiniteSession, split: Split) -> list[float]:
-    """Return the accuracy in every state over a split, [S]."""
-    right = torch.zeros(len(session.next_state), dtype=torch.int64)
-    for start in range(0, len(split), BATCH):
-        inputs = split.inputs[start : start + BATCH]
-        labels = split.labels[start : start + BATCH]
-        rows = _all_rows(session, inputs)
-        state_ids = torch.empty_like(rows)
-        for number in range(len(right)):
-            state = session.begin(inputs)
-            session.reach(state, rows, state_ids.fill_(number))
-            answers = session.logits(state, rows).argmax(1)
-            right[number] += (answers == labels).sum().cpu()
-    return [count / len(split) for count in right.tolist()]

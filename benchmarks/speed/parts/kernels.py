@@ -17,6 +17,7 @@ from benchmarks.speed.subjects import load_subject
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.sessions.accel.maps import FROM_ZERO, NO_NORM, convolve
 from dynalay_gym.sessions.accel.pack import pack
+from dynalay_gym.sessions.states import layer_states
 
 ROWS = 64
 WAYS = {
@@ -31,7 +32,8 @@ def measure(options: Options) -> list[Table]:
     rows = []
     for preset in options.presets:
         network = load_subject(preset, options).network.to("cpu").freeze()
-        net, _ = pack(network, SolverConfig())
+        states = layer_states(network.num_layers)
+        net, _ = pack(network, SolverConfig(), states)
         for i in range(network.num_layers):
             conv = net.layers[i]["recurrence"]
             turns = make_turns(conv, net.numbers, options.seconds / 5)

@@ -18,7 +18,7 @@ from dynalay_gym.networks.norm import PatternNorm
 from dynalay_gym.sessions.accel.maps import CONV
 from dynalay_gym.sessions.accel.network import LAYER, Net
 from dynalay_gym.sessions.accel.vectors import LANES, Numbers, pack_matrix
-from dynalay_gym.sessions.states import layer_states
+from dynalay_gym.sessions.states import Automaton
 
 
 def is_packable(network: MainNetwork) -> bool:
@@ -63,12 +63,15 @@ class Layout(NamedTuple):
     maps: tuple[tuple[Map | None, ...], ...]
 
 
-def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
+def pack(
+    network: MainNetwork, solver: SolverConfig, next_state: Automaton
+) -> tuple[Net, Layout]:
     """Pack a frozen network on the CPU.
 
     Args:
         network: The network, float32.
         solver: Tolerance and most steps of a solve.
+        next_state: State that an action leads to, int64 [S, A].
     """
     config, packer = network.config, _Packer()
     channels, side, _ = config.in_shape
@@ -88,7 +91,7 @@ def pack(network: MainNetwork, solver: SolverConfig) -> tuple[Net, Layout]:
     net = Net(
         numbers=np.concatenate(packer.numbers),
         layers=np.stack(packer.layers + stems),
-        next_state=layer_states(network.num_layers),
+        next_state=next_state,
         head_norm=torch.stack(network.head_norm.affine(), 1).numpy(),
         head=network.head.numpy().T.copy(),
         head_bias=network.head_bias.numpy().copy(),

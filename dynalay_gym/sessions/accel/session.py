@@ -85,7 +85,7 @@ class CompiledSession(TorchSession):
         max_steps: int | None = None,
     ) -> None:
         super().__init__(network, rtol, max_steps)
-        self._net, self._layout = pack(self.network, self.solver)
+        self._net, self._layout = pack(self.network, self.solver, self.next_state)
 
     def restart(self, state: MainState, rows: Tensor, inputs: Tensor) -> None:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
@@ -108,7 +108,7 @@ class CompiledSession(TorchSession):
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         super().load_weights(weights)
-        self._net, self._layout = pack(self.network, self.solver)
+        self._net, self._layout = pack(self.network, self.solver, self.next_state)
 
     def _new_layers(self, num_rows: int) -> RowMaps:
         maps = np.empty((num_rows, self._layout.size), dtype=np.float32)
