@@ -18,7 +18,6 @@ from dynalay_gym.errors import ConfigError, DynaLayError
 if TYPE_CHECKING:
     from agents.base import Agent, Progress
     from agents.environments import Environments
-    from agents.joint_run import JointRun
     from dynalay_gym.cotraining.warm_up import OnStep
     from dynalay_gym.utils.metrics import MetricWriter
 
@@ -71,9 +70,16 @@ def run_joint(options: Options, config: AgentConfig) -> None:
     envs, folder = joint.envs, joint.folder
     what = f"{config.algo} and main network on {options.dataset}"
     print(f"{folder}: {what}, penalty {envs.penalty:.4g}")
+
+    def on_progress(taken: int, words: str) -> None:
+        move(bar, taken)
+        steps = 0 if joint.trainer is None else joint.trainer.steps
+        bar.set_postfix_str(f"main step {steps} {words}")
+
     with MetricWriter(folder) as writer:
         try:
-            learn_jointly(joint, writer)
+            with progress_bar(joint.total, initial=joint.taken) as bar:
+                joint.learn(writer, on_progress)
         except KeyboardInterrupt:
             print(f"continue with the same options, --resume {folder}", file=sys.stderr)
             raise
@@ -82,18 +88,6 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         report(options, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
     print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
-
-
-def learn_jointly(joint: "JointRun", writer: "MetricWriter") -> None:
-    """Train with one bar over both networks."""
-    with progress_bar(joint.total, initial=joint.taken) as bar:
-
-        def on_progress(taken: int, words: str) -> None:
-            move(bar, taken)
-            steps = 0 if joint.trainer is None else joint.trainer.steps
-            bar.set_postfix_str(f"main step {steps} {words}")
-
-        joint.learn(writer, on_progress)
 
 
 def warm_up_bar() -> "OnStep":
@@ -132,13 +126,13 @@ def choose_config(options: Options) -> AgentConfig:
     from agents.saving import load_config
 
     config = load_config(options.load)
-    wrong = None
-    if options.algo not in (None, config.algo):
-        wrong = f"holds an agent of {config.algo}, not of {options.algo}", "algo"
-    elif options.config(config.algo) != default_configs()[config.algo]:
-        wrong = "brings its own hyper-parameters", f"{config.algo}.*"
-    if wrong:
-        raise ConfigError(f"--load {wrong[0]}; leave --{wrong[1]} out")
+    algo = config.algo
+    if options.algo not in (None, algo):
+        what = f"holds an agent of {algo}, not of {options.algo}"
+        raise ConfigError(f"--load {what}; leave --algo out")
+    if options.config(algo) != default_configs()[algo]:
+        what = "brings its own hyper-parameters"
+        raise ConfigError(f"--load {what}; leave --{algo}.* out")
     return config
 
 
@@ -147,10 +141,10 @@ def build_agent(options: Options, config: AgentConfig, envs: "Environments") -> 
     from agents.registry import make_agent
     from agents.saving import load_agent
 
-    seed, baseline = options.seed, envs.baseline
+    how: Any = {"seed": options.seed, "baseline_envs": envs.baseline}
     if options.load is None:
-        return make_agent(envs.train, config, seed=seed, baseline_envs=baseline)
-    return load_agent(options.load, envs.train, seed=seed, baseline_envs=baseline)
+        return make_agent(envs.train, config, **how)
+    return load_agent(options.load, envs.train, **how)
 
 
 def train(
@@ -179,11 +173,18 @@ def train(
 
 
 def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
-    """Write main network and greedy policy as one folder that needs no `agents`."""
+    """Write main network and greedy policy as one folder that needs no `agents`.
+
+    A network that a predictor cannot run is said so in a line; the run goes on.
+    """
     from dynalay_gym.predictor.policies import NetworkPolicy
     from dynalay_gym.predictor.predictor import DynaLayPredictor
 
-    policy = NetworkPolicy(agent.policy.net)
+    try:
+        policy = NetworkPolicy(getattr(agent.policy, "net", agent.module))
+    except ConfigError as error:
+        print(f"no predictor is written: {error}", file=sys.stderr)
+        return
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 

@@ -3,6 +3,7 @@
 Axes: N sub-environments, D observation features, A actions.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,11 +19,10 @@ from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
-from dynalay_gym.utils.schedules import linear
+from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
+from dynalay_gym.utils.training_state import load_training_state, training_state
 
 Progress = Callable[[int], None]
-LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
 
 
 class Agent(Protocol):
@@ -34,17 +34,14 @@ class Agent(Protocol):
     @property
     def config(self) -> Any:
         """Its hyper-parameters, an `AgentConfig`."""
-        ...
 
     @property
     def policy(self) -> GreedyNetPolicy:
         """The greedy policy, over the weights as they are now."""
-        ...
 
     @property
     def module(self) -> nn.Module:
         """All that it trains: the state dict of this is what is saved."""
-        ...
 
     def learn(
         self,
@@ -63,7 +60,6 @@ class Agent(Protocol):
         Raises:
             DivergedError: A number is no longer finite.
         """
-        ...
 
 
 @runtime_checkable
@@ -75,7 +71,6 @@ class Resumable(Protocol):
 
         Call it from `on_progress`, where a rollout and its update are complete.
         """
-        ...
 
     def load_training_state(
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
@@ -90,7 +85,6 @@ class Resumable(Protocol):
                 agent never stepped it.
             infos: The infos that belong to them.
         """
-        ...
 
 
 class NetAgent:
@@ -129,18 +123,39 @@ class NetAgent:
         """Return a fresh optimiser over the weights that are trained."""
         raise NotImplementedError
 
-    def begin_training(
-        self, total_timesteps: int, device: torch.device | str
-    ) -> LambdaLR:
-        """Start a training from its first step, or continue the one that was loaded.
+    def begin(self) -> torch.device | str:
+        """Prepare for a training; return the device that it runs on."""
+        return "cpu"
+
+    def train(self, total_timesteps: int, scheduler: LambdaLR) -> dict[str, float]:
+        """Learn for a while.
+
+        Adds what it took to `taken`, and steps the schedule after every update.
 
         Args:
             total_timesteps: Timesteps at which the training ends.
-            device: Where the network and the random numbers belong.
+            scheduler: Schedule of the step size.
 
         Returns:
-            Schedule of the step size: linear in the timesteps taken, down to a tenth.
+            Metrics by tag.
+
+        Raises:
+            DivergedError: A number is no longer finite.
         """
+        raise NotImplementedError
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        writer: MetricWriter | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Train for `total_timesteps`; see `Agent.learn`.
+
+        The step size falls linearly in the timesteps taken, down to a tenth.
+        """
+        device = self.begin()
         if not self._loaded:
             self._reset_training(device)
         self._loaded = False
@@ -149,13 +164,20 @@ class NetAgent:
             done = min(self.taken / total_timesteps, 1.0)
             return linear(1.0, LEARNING_RATE_END, done)
 
-        return LambdaLR(self.optimizer, share_of_learning_rate)
+        scheduler = LambdaLR(self.optimizer, share_of_learning_rate)
+        first, start = self.taken, time.perf_counter()
+        while self.taken < total_timesteps:
+            metrics = self.train(total_timesteps, scheduler)
+            seconds = time.perf_counter() - start
+            if writer is not None:
+                fps = (self.taken - first) / seconds
+                writer.scalars(metrics | {"time/fps": fps}, self.taken)
+            if on_progress is not None:
+                on_progress(self.taken)
 
     def training_state(self) -> dict[str, Tensor]:
         """Return network, moments, random state and timesteps; see `Resumable`."""
-        tensors = {f"net/{key}": value for key, value in self.net.state_dict().items()}
-        tensors |= flatten(self.optimizer, "optimizer")
-        tensors["generator"] = self.generator.get_state()
+        tensors = training_state(self.net, self.optimizer, self.generator)
         return tensors | {"taken": torch.tensor(self.taken)}
 
     def load_training(
@@ -163,9 +185,7 @@ class NetAgent:
     ) -> None:
         """Let the next `learn` continue from `training_state`, on a device."""
         self._reset_training(device)
-        self.net.load_state_dict(strip_prefix("net/", tensors))
-        restore(self.optimizer, tensors, "optimizer")
-        self.generator.set_state(tensors["generator"].cpu())
+        load_training_state(tensors, self.net, self.optimizer, self.generator)
         self.taken, self._loaded = int(tensors["taken"]), True
 
     def _reset_training(self, device: torch.device | str) -> None:
@@ -190,11 +210,10 @@ def sizes(envs: VectorEnv) -> tuple[int, int]:
         ConfigError: Observations are not flat or actions not discrete.
     """
     observations, actions = envs.single_observation_space, envs.single_action_space
-    flat = isinstance(observations, Box) and len(observations.shape) == 1
-    if not flat or not isinstance(actions, Discrete):
+    shape = observations.shape if isinstance(observations, Box) else ()
+    if len(shape) != 1 or not isinstance(actions, Discrete):
         raise ConfigError(
             "agents need flat observations and discrete actions; "
             "pass observation='flat' to gym.make_vec"
         )
-    assert observations.shape is not None
-    return observations.shape[0], int(actions.n)
+    return shape[0], int(actions.n)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class AgentConfig:
     needs_table: ClassVar[bool] = False
 
     total_timesteps: int
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of each of its networks."""
 
     @property
     def needs_baseline_envs(self) -> bool:
@@ -52,21 +54,13 @@ class AgentConfig:
         Raises:
             ConfigError: An option is out of range; the message names its flag.
         """
-        if min(self.hidden, default=0) < 1:
-            raise self._complaint("hidden", "must hold widths of at least 1")
+        rule = "hold widths of at least 1"
+        check_range(self, "hidden", lambda x: min(x, default=0) > 0, rule, self.algo)
 
-    def check_positive(self, *names: str) -> None:
-        """Raise ConfigError if a field is not above 0."""
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise self._complaint(name, "must be above 0")
+    def check_positive(self, names: str) -> None:
+        """Raise ConfigError if one of the fields, "a b ...", is not above 0."""
+        check_range(self, names, lambda x: x > 0, "be above 0", self.algo)
 
-    def check_shares(self, *names: str) -> None:
-        """Raise ConfigError if a field is outside [0, 1]."""
-        for name in names:
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise self._complaint(name, "must lie in [0, 1]")
-
-    def _complaint(self, name: str, rule: str) -> ConfigError:
-        flag = f"--{self.algo}.{name.replace('_', '-')}"
-        return ConfigError(f"{flag} {rule}, got {getattr(self, name)}")
+    def check_shares(self, names: str) -> None:
+        """Raise ConfigError if one of the fields, "a b ...", is outside [0, 1]."""
+        check_range(self, names, lambda x: 0 <= x <= 1, "lie in [0, 1]", self.algo)

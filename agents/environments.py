@@ -42,29 +42,23 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
     Raises:
         DynaLayError: Options are wrong or files missing.
     """
-    transitions = "table" if config.needs_table else options.transitions
+    how: Any = {"transitions": "table" if config.needs_table else options.transitions}
     penalty = options.penalty
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
-    train = make_envs(
-        options,
-        "agent",
-        penalty,
-        options.num_envs,
-        output=config.output,
-        transitions=transitions,
-    )
+    how_train = how | {"output": config.output}
+    train = make_envs(options, "agent", penalty, options.num_envs, **how_train)
     baseline = None
     if config.needs_baseline_envs:
-        baseline = make_evaluation_envs(options, "agent", fixed, transitions)
-    test = make_evaluation_envs(options, "test", fixed, "live")
-    base: Any = test.unwrapped
+        baseline = make_evaluation_envs(options, "agent", fixed, **how)
+    validation = make_evaluation_envs(options, "validation", fixed, **how)
+    test: Any = make_evaluation_envs(options, "test", fixed, transitions="live")
     return Environments(
         train=train,
         baseline=baseline,
-        validation=make_evaluation_envs(options, "validation", fixed, transitions),
+        validation=validation,
         test=test,
-        penalty=base.penalty_range[0],
+        penalty=test.unwrapped.penalty_range[0],
     )
 
 
@@ -87,28 +81,13 @@ def make_envs(
 
 def env_arguments(options: Options) -> dict[str, Any]:
     """Return the arguments of every environment of a run."""
-    return {
-        "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
-        "data_dir": None if options.data_dir is None else str(options.data_dir),
-        "download": options.download,
-        "penalty": options.penalty,
-        "alpha": options.alpha,
-        "reward": options.reward,
-        "rtol": options.rtol,
-        "max_steps": options.max_steps,
-        "device": options.device,
-    }
+    names = "checkpoint data_dir download penalty alpha reward rtol max_steps device"
+    return {name: getattr(options, name) for name in names.split()}
 
 
 def make_evaluation_envs(
     options: Options, split: str, penalty: str | None, transitions: str
 ) -> VectorEnv:
     """Return an environment in which a whole split can be evaluated."""
-    return make_envs(
-        options,
-        split,
-        penalty,
-        EVALUATION_ENVS,
-        autoreset_mode="Disabled",
-        transitions=transitions,
-    )
+    how: Any = {"autoreset_mode": "Disabled", "transitions": transitions}
+    return make_envs(options, split, penalty, EVALUATION_ENVS, **how)

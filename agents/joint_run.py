@@ -29,9 +29,10 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.optimizer_state import strip_prefix
+from dynalay_gym.utils.training_state import strip_prefix
 
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
@@ -68,7 +69,16 @@ class JointRun:
         self.taken, self.best, self.best_step = 0, float("-inf"), 0
         first = replace(options, checkpoint=self.folder / "warm-up" / "main")
         envs = build_environments(first, config)
-        self.trainer = self._make_trainer(envs.train)
+        base: Any = envs.train.unwrapped
+        self.trainer: CoTrainer | None = None
+        if options.co_train:
+            self.trainer = CoTrainer(
+                base.problem,
+                self.splits["main"],
+                options.co,
+                seed=options.seed,
+                augmented=not dataset_spec(options.dataset).embedded,
+            )
         self.train_envs = CoTrainingEnv(
             envs.train,
             self.trainer,
@@ -123,26 +133,16 @@ class JointRun:
         """Give agent and environments the weights of the best pair, and measure it.
 
         Returns:
-            What `measure_again` says of its network. Cost unit and penalty of `envs`
-            stay those of the run.
+            What `warm_up.remeasure` says of its network. Cost unit and penalty of
+            `envs` stay those of the run.
         """
         self._load_agent("best/agent")
         folder = self.folder / "best" / "main"
         for envs in (self.envs.validation, self.envs.test):
             base: Any = envs.unwrapped
             base.load_weights(load_tensors(folder)[0])
-        return warm_up.measure_again(folder, self.splits, self._about(self.best_step))
-
-    def _make_trainer(self, envs: Any) -> CoTrainer | None:
-        if not self.options.co_train:
-            return None
-        return CoTrainer(
-            envs.unwrapped.problem,
-            self.splits["main"],
-            self.options.co,
-            seed=self.options.seed,
-            augmented=not dataset_spec(self.options.dataset).embedded,
-        )
+        about = _about(self.options, self.best_step)
+        return warm_up.remeasure(folder, self.splits, about)
 
     def _validate(self, writer: MetricWriter | None) -> str:
         """Evaluate on the validation split; keep the pair if it is the best so far."""
@@ -160,10 +160,6 @@ class JointRun:
             writer.scalars(metrics | result.scalars("validation"), self.taken)
         return f"validation return {result.mean_return:.3f}"
 
-    def _about(self, step: int) -> dict[str, Any]:
-        about = {"dataset": self.options.dataset, "step": step}
-        return about | {"options": options_dict(self.options)}
-
     def _load_agent(self, name: str) -> None:
         self.agent.module.load_state_dict(load_tensors(self.folder / name)[0])
 
@@ -177,7 +173,7 @@ class JointRun:
         if self.trainer is not None:
             weights = self.trainer.weights()
         kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
-        kept |= self._about(self.taken)
+        kept |= _about(self.options, self.taken)
         save_tensors(self.folder / "best" / "main", weights, kept)
 
     def _save(self) -> None:
@@ -206,6 +202,15 @@ class JointRun:
         rows = strip_prefix("rows/", tensors)
         shown = train.set_state(rows) if rows else (None, {})
         self.agent.load_training_state(strip_prefix("agent/", tensors), *shown)
+
+
+def _about(options: Options, step: int) -> dict[str, Any]:
+    """Return what a network's JSON says of the run that it comes from."""
+    return {
+        "dataset": options.dataset,
+        "step": step,
+        "options": options_dict(options),
+    }
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -265,21 +270,18 @@ def _prepare(
 
 def _settings(options: Options, config: AgentConfig) -> dict[str, Any]:
     """Return all that a run's numbers depend on, by flag, as JSON has it."""
-    parts = {"": options_dict(options), "co.": asdict(options.co)}
-    parts[f"{config.algo}."] = asdict(config)
-    flags = {f"{part}{key}": parts[part][key] for part in parts for key in parts[part]}
-    flags["algo"] = config.algo
-    return {key: plain(value) for key, value in flags.items() if key not in _FREE}
+    values = options_dict(options) | {"algo": config.algo}
+    settings = {key: value for key, value in values.items() if key not in _FREE}
+    for group, nested in (("co", options.co), (config.algo, config)):
+        settings |= {f"{group}.{key}": value for key, value in asdict(nested).items()}
+    return {key: plain(value) for key, value in settings.items()}
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     """Raise ConfigError unless the folder's run had the same settings."""
     theirs = read_settings(folder)["options"]
-    different = [
-        "--" + key.replace("_", "-")
-        for key in settings | theirs
-        if settings.get(key) != theirs.get(key)
-    ]
+    keys = settings | theirs
+    different = [flag(key) for key in keys if settings.get(key) != theirs.get(key)]
     if different:
         raise ConfigError(
             f"{folder} belongs to a run with other options ({', '.join(different)}); "
@@ -296,11 +298,11 @@ def _check_start(
         Folders of the network and the agent to start from; None for a fresh one.
     """
     run = options.warm_up_from
-    if run is None and options.co.main_epochs is not None:
-        arguments = env_arguments(options)
-        warm_up.check_environment(dataset=options.dataset, **arguments)
-        return None, None
     if run is None:
+        if options.co.main_epochs is not None:
+            arguments = env_arguments(options)
+            warm_up.check_environment(dataset=options.dataset, **arguments)
+            return None, None
         build_environments(options, config)  # whatever does not fit shows here
         return warm_up.network_folder(options.dataset, options.checkpoint), None
     theirs = read_settings(run)["options"]["dataset"]

@@ -11,6 +11,8 @@ from agents.registry import DEFAULT_ALGO, config_classes
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import check_range, flag
+from dynalay_gym.utils.io import plain
 
 
 def default_configs() -> dict[str, AgentConfig]:
@@ -102,65 +104,47 @@ class Options:
             raise ConfigError(
                 f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
             )
-        for name, least in (("num_envs", 1), ("num_threads", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{_flag(name)} must be at least {least}")
-        if self.total_timesteps is not None and self.total_timesteps < 0:
-            raise ConfigError("--total-timesteps must be at least 0")
+        check_range(self, "num_envs num_threads", lambda x: x >= 1, "be at least 1")
+        check_range(self, "seed", lambda x: x >= 0, "be at least 0")
+        if self.total_timesteps is not None:
+            check_range(self, "total_timesteps", lambda x: x >= 0, "be at least 0")
         if self.joint:
             self._check_joint()
             return
         for name in ("resume", "warm_up_from"):
             if getattr(self, name) is not None:
-                raise ConfigError(f"{_flag(name)} needs --co-train (or --freeze-main)")
+                raise ConfigError(f"{flag(name)} needs --co-train (or --freeze-main)")
 
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""
-        for wrong, message in (
-            (
-                self.co_train and self.freeze_main,
-                "give --co-train or --freeze-main, not both",
+        mistakes = {
+            "give --co-train or --freeze-main, not both": (
+                self.co_train and self.freeze_main
             ),
-            (
-                self.load is not None,
-                "--load holds no optimiser; use --warm-up-from instead",
+            "--load holds no optimiser; use --warm-up-from instead": self.load,
+            "--total-timesteps must be above 0 in a co-training": (
+                self.total_timesteps == 0
             ),
-            (
-                self.total_timesteps == 0,
-                "--total-timesteps must be above 0 in a co-training",
+            "--resume has its warm-up; leave --warm-up-from out": (
+                self.resume and self.warm_up_from
             ),
-            (
-                self.resume is not None and self.warm_up_from is not None,
-                "--resume has its warm-up; leave --warm-up-from out",
+            "a table would be computed anew after every turn of the main network; "
+            "use --transitions live": (
+                self.transitions == "table" and not self.config().needs_table
             ),
-            (
-                self.transitions == "table" and not self.config().needs_table,
-                "a table would be computed anew after every turn of the main network; "
-                "use --transitions live",
+            "an untrained network has no break-even penalty; give --penalty": (
+                self.co.main_epochs == 0 and self.penalty is None
             ),
-            (
-                self.co.main_epochs == 0 and self.penalty is None,
-                "an untrained network has no break-even penalty; give --penalty",
+            "--co.main-epochs trains a fresh network; leave --checkpoint out": (
+                self.co.main_epochs is not None and self.checkpoint
             ),
-            (
-                self.co.main_epochs is not None and self.checkpoint is not None,
-                "--co.main-epochs trains a fresh network; leave --checkpoint out",
-            ),
-        ):
-            if wrong:
+        }
+        for message, is_made in mistakes.items():
+            if is_made:
                 raise ConfigError(message)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def options_dict(options: Options) -> dict[str, Any]:
     """Return the run's options as JSON-able values, without the nested configs."""
-    nested = ("co", "configs")
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in values.items()
-        if name not in nested
-    }
+    names = [f.name for f in fields(options) if f.name not in ("co", "configs")]
+    return {name: plain(getattr(options, name)) for name in names}

@@ -2,7 +2,8 @@
 
 A new algorithm is one new file, with an agent and a subclass of `AgentConfig` that
 names it, and one line below. The line gives the command line its ``--algo`` and
-``--<algo>.<option>`` flags; training, saving, loading, evaluation and logging follow.
+``--<algo>.<option>`` flags, saving, loading and the table; `learn` writes its own
+metrics and calls `on_progress`, or nothing is validated.
 Where torch is imported at the top of that file, ``--help`` takes a second longer: the
 configs of this repository have files of their own for that reason alone.
 """

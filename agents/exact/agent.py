@@ -12,8 +12,7 @@ Axes: m inputs of a minibatch, K nodes, A actions.
 """
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,12 +20,11 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent, Progress, diverged
+from agents.base import NetAgent, diverged
 from agents.exact.config import ExactConfig
 from agents.exact.values import action_values, advantage_loss, soft_policy, visits
 from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.networks.policy import Infos
-from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import geometric
 
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
@@ -42,7 +40,6 @@ class Phased(Protocol):
         Args:
             decisions: Nodes learned from since the last call.
         """
-        ...
 
 
 class ExactAgent(NetAgent):
@@ -68,29 +65,6 @@ class ExactAgent(NetAgent):
         self._read_table()
         super().__init__(envs, config, seed)
 
-    def learn(
-        self,
-        total_timesteps: int,
-        *,
-        writer: MetricWriter | None = None,
-        on_progress: Progress | None = None,
-    ) -> None:
-        """Train for `total_timesteps` nodes; see `Agent.learn`."""
-        scheduler = self.begin_training(total_timesteps, "cpu")
-        first, start = self.taken, time.perf_counter()
-        while self.taken < total_timesteps:
-            before = self.taken
-            numbers = self._pass(total_timesteps, scheduler)
-            nodes = self.taken - before
-            if isinstance(self._envs, Phased) and self._envs.advance(nodes):
-                self._read_table()
-            if writer is not None:
-                seconds = time.perf_counter() - start
-                numbers["time/fps"] = (self.taken - first) / seconds
-                writer.scalars(numbers, self.taken)
-            if on_progress is not None:
-                on_progress(self.taken)
-
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return Adam over all weights but those of the value network."""
         weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
@@ -110,34 +84,29 @@ class ExactAgent(NetAgent):
         base: Any = self._envs.unwrapped
         self.tree = decision_tree(base)
 
-    def _pass(self, total: int, scheduler: LambdaLR) -> dict[str, float]:
-        """Learn from every input once, or until `total` nodes; return its metrics."""
-        config = self.config
-        seen: list[dict[str, Tensor]] = []
-        for samples in self._minibatches():
-            temperature = geometric(
-                config.temperature_start,
-                config.temperature_end,
-                min(self.taken / total, 1.0),
-            )
-            seen.append(self.update(samples, temperature))
+    def train(self, total_timesteps: int, scheduler: LambdaLR) -> dict[str, float]:
+        """Learn from every input once, or until the last timestep."""
+        config, first = self.config, self.taken
+        ends = config.temperature_start, config.temperature_end
+        updates: list[dict[str, Tensor]] = []
+        order = torch.randperm(self.tree.num_samples, generator=self.generator)
+        for samples in order.split(config.batch_size):
+            temperature = geometric(*ends, self.taken / total_timesteps)
+            updates.append(self.update(samples, temperature))
             self.taken += len(samples) * self.tree.nodes.num_nodes
             scheduler.step()
-            if self.taken >= total:
+            if self.taken >= total_timesteps:
                 break
-        numbers = {
-            name: torch.stack([row[name] for row in seen]).mean().item()
-            for name in seen[0]
+        metrics = {
+            name: torch.stack([each[name] for each in updates]).mean().item()
+            for name in updates[0]
         }
-        if not math.isfinite(numbers["train/value_loss"]):
+        if not math.isfinite(metrics["train/value_loss"]):
             raise diverged(config)
-        numbers["train/learning_rate"] = float(scheduler.get_last_lr()[0])
-        return numbers | {"train/temperature": temperature}
-
-    def _minibatches(self) -> Sequence[Tensor]:
-        order = torch.randperm(self.tree.num_samples, generator=self.generator)
-        parts: Sequence[Tensor] = order.split(self.config.batch_size)
-        return parts
+        if isinstance(self._envs, Phased) and self._envs.advance(self.taken - first):
+            self._read_table()
+        rate = float(scheduler.get_last_lr()[0])
+        return metrics | {"train/learning_rate": rate, "train/temperature": temperature}
 
     def update(self, samples: Tensor, temperature: float) -> dict[str, Tensor]:
         """Take one optimiser step on some inputs.

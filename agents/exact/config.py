@@ -21,8 +21,6 @@ class ExactConfig(AgentConfig):
     """Adam's step size; falls linearly to a tenth."""
     batch_size: int = 128
     """Inputs per gradient step, each with all its nodes."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the torso."""
     temperature_start: float = 0.1
     """Temperature of the soft policy at the start, in units of the return."""
     temperature_end: float = 0.01
@@ -31,8 +29,8 @@ class ExactConfig(AgentConfig):
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
         super().__post_init__()
-        self.check_positive("learning_rate", "batch_size")
-        self.check_positive("temperature_start", "temperature_end")
+        self.check_positive("learning_rate batch_size temperature_start")
+        self.check_positive("temperature_end")
 
     @property
     def steps_per_turn(self) -> int:

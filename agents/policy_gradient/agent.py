@@ -8,15 +8,16 @@ Axes: T rollout steps, B sub-environments, M = T * B decisions, A actions.
 """
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent, Progress, diverged
+from agents.base import NetAgent, diverged
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.policy_gradient.losses import entropy, policy_gradient_loss, value_loss
 from agents.policy_gradient.returns import discounted_returns, generalized_advantages
@@ -29,8 +30,7 @@ from agents.policy_gradient.rollout import (
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.autoreset import check_autoreset
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.networks.policy import Infos, as_tensor
-from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.networks.policy import Infos
 from dynalay_gym.utils.schedules import geometric, linear
 
 
@@ -45,7 +45,8 @@ class PolicyGradientAgent(NetAgent):
             which `baseline="greedy"` evaluates the policy; not used otherwise.
 
     Raises:
-        ConfigError: An environment is in the wrong autoreset mode, or missing.
+        ConfigError: An environment is in the wrong autoreset mode, or missing; or a
+            rollout has a single decision.
     """
 
     config: PolicyGradientConfig
@@ -61,37 +62,38 @@ class PolicyGradientAgent(NetAgent):
         check_autoreset(envs, AutoresetMode.SAME_STEP, "the policy gradient")
         if config.needs_baseline_envs and baseline_envs is None:
             raise ConfigError("baseline 'greedy' needs baseline_envs")
-        self.envs = envs
-        self.baseline_envs = baseline_envs
+        if envs.num_envs * config.num_steps < 2:
+            raise ConfigError(
+                "a rollout of one decision has no standard deviation; give more than 1 "
+                "for --num-envs or --policy-gradient.num-steps"
+            )
+        self.envs, self.baseline_envs = envs, baseline_envs
         self._state: RolloutState | None = None
         super().__init__(envs, config, seed)
 
-    def learn(
-        self,
-        total_timesteps: int,
-        *,
-        writer: MetricWriter | None = None,
-        on_progress: Progress | None = None,
-    ) -> None:
-        """Train for `total_timesteps` steps; see `Agent.learn`."""
+    def begin(self) -> torch.device:
+        """Reset the environment if no training has done so; return its device."""
         if self._state is None:
             self._state = RolloutState.of(*self.envs.reset(seed=self._seed))
-        state = self._state
-        scheduler = self.begin_training(total_timesteps, state.observations.device)
+        return self._state.observations.device
+
+    def train(self, total_timesteps: int, scheduler: LambdaLR) -> dict[str, float]:
+        """Collect one rollout and take one optimiser step on it."""
+        assert self._state is not None, "begin comes before"
+        config, share = self.config, self.taken / total_timesteps
         policy = SamplingPolicy(self.net, self.generator)
-        first, start = self.taken, time.perf_counter()
-        while self.taken < total_timesteps:
-            share = self.taken / total_timesteps
-            policy.epsilon = self._epsilon(share)
-            rollout = collect_rollout(self.envs, policy, self.config.num_steps, state)
-            losses = self.update(rollout, state, policy, self._entropy_coef(share))
-            self.taken += rollout.rewards.numel()
-            scheduler.step()
-            if writer is not None:
-                fps = (self.taken - first) / (time.perf_counter() - start)
-                writer.scalars(_tagged(rollout, losses, fps), self.taken)
-            if on_progress is not None:
-                on_progress(self.taken)
+        policy.epsilon = linear(config.epsilon_start, config.epsilon_end, share)
+        entropy_coef = geometric(config.entropy_start, config.entropy_end, share)
+        rollout = collect_rollout(self.envs, policy, config.num_steps, self._state)
+        losses = self.update(rollout, self._state, policy, entropy_coef)
+        self.taken += rollout.rewards.numel()
+        scheduler.step()
+        metrics = {f"train/{name}": value for name, value in losses.items()}
+        if rollout.terminations.any():
+            metrics["rollout/ep_rew_mean"] = rollout.episode_returns.mean().item()
+            lengths = rollout.episode_lengths.float()
+            metrics["rollout/ep_len_mean"] = lengths.mean().item()
+        return metrics
 
     def update(
         self,
@@ -152,13 +154,10 @@ class PolicyGradientAgent(NetAgent):
             DivergedError: The length is not finite.
         """
         limit = self.config.max_grad_norm
-        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        length = norm.item()
-        if not math.isfinite(length):
+        norm = nn.utils.clip_grad_norm_(weights, limit).item()
+        if not math.isfinite(norm):
             raise diverged(self.config)
-        if length > limit:
-            nn.utils.clip_grads_with_norm_(weights, limit, norm)
-        return length
+        return norm
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return Adam over all weights."""
@@ -178,12 +177,6 @@ class PolicyGradientAgent(NetAgent):
         device = self._state.observations.device
         self._state.earned = tensors["earned"].to(device)
         self.load_training(tensors, device)
-
-    def _epsilon(self, share: float) -> float:
-        return linear(self.config.epsilon_start, self.config.epsilon_end, share)
-
-    def _entropy_coef(self, share: float) -> float:
-        return geometric(self.config.entropy_start, self.config.entropy_end, share)
 
     def _targets(
         self, rollout: Rollout, state: RolloutState, values: Tensor
@@ -205,26 +198,15 @@ class PolicyGradientAgent(NetAgent):
     def _greedy_returns(self, rollout: Rollout) -> Tensor:
         """Return what the greedy policy earns [T, B] on the rollout's samples."""
         assert self.baseline_envs is not None
-        episodes = torch.stack(
-            [rollout.indices.double(), rollout.penalties.double()], dim=-1
-        ).flatten(0, 1)
+        columns = rollout.indices.flatten(), rollout.penalties.flatten()
+        episodes = torch.stack([column.double() for column in columns], dim=1)
         unique, where = torch.unique(episodes, dim=0, return_inverse=True)
-        episodes = unique.cpu()
+        index, penalty = unique.numpy(force=True).T
         result = evaluate(
             self.baseline_envs,
             self.policy,
-            indices=episodes[:, 0].long().numpy(),
-            penalty=episodes[:, 1].float().numpy(),
+            indices=index.astype(np.int64),
+            penalty=penalty.astype(np.float32),
         )
-        returns = as_tensor(result.returns, rollout.rewards.device)
-        return returns.float()[where].view_as(rollout.rewards)
-
-
-def _tagged(rollout: Rollout, losses: dict[str, float], fps: float) -> dict[str, float]:
-    """Return the metrics of an update under Stable-Baselines3's tags."""
-    tagged = {f"train/{name}": value for name, value in losses.items()}
-    tagged["time/fps"] = fps
-    if rollout.terminations.any():
-        tagged["rollout/ep_rew_mean"] = rollout.episode_returns.mean().item()
-        tagged["rollout/ep_len_mean"] = rollout.episode_lengths.float().mean().item()
-    return tagged
+        returns = torch.as_tensor(result.returns).to(rollout.rewards)
+        return returns[where].view_as(rollout.rewards)

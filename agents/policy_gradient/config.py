@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from agents.config import AgentConfig
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,6 @@ class PolicyGradientConfig(AgentConfig):
     """Adam's step size; falls linearly to a tenth."""
     num_steps: int = 8
     """Steps of every sub-environment per rollout; one update per rollout."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the torso (and of the value network)."""
     baseline: Literal["value", "greedy"] = "value"
     """Subtracted from the returns: the value network, or a greedy rollout of the
     policy on the same samples."""
@@ -44,13 +42,10 @@ class PolicyGradientConfig(AgentConfig):
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
         super().__post_init__()
-        self.check_positive("learning_rate", "num_steps", "max_grad_norm")
-        self.check_shares("gae_lambda", "epsilon_start", "epsilon_end")
-        if min(self.entropy_start, self.entropy_end) < 0:
-            raise ConfigError(
-                "--policy-gradient.entropy-start and --policy-gradient.entropy-end "
-                "must be at least 0"
-            )
+        self.check_positive("learning_rate num_steps max_grad_norm")
+        self.check_shares("gae_lambda epsilon_start epsilon_end")
+        names = "entropy_start entropy_end"
+        check_range(self, names, lambda x: x >= 0, "be at least 0", self.algo)
 
     @property
     def needs_baseline_envs(self) -> bool:

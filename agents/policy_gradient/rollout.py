@@ -29,9 +29,7 @@ class SamplingPolicy:
     """
 
     def __init__(self, net: AgentNet, generator: torch.Generator | None = None) -> None:
-        self.net = net
-        self.generator = generator
-        self.epsilon = 0.0
+        self.net, self.generator, self.epsilon = net, generator, 0.0
 
     def log_probs(self, observations: Tensor, mask: Tensor) -> Tensor:
         """Return the log-probabilities that actions are drawn from, float32 [N, A].

@@ -1,1 +1,4 @@
-"""PPO, A2C and DQN of Stable-Baselines3."""
+"""PPO, A2C and DQN of Stable-Baselines3.
+
+Reading order: agent, config.
+"""

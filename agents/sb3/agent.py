@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from agents.base import Progress, diverged, sizes
 from agents.sb3.config import SB3Config
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
+from dynalay_gym.utils.training_state import load_training_state, training_state
 
 
 class SB3Agent:
@@ -37,7 +38,8 @@ class SB3Agent:
         seed: Seeds the weights, the exploration and the environment.
 
     Raises:
-        ConfigError: The environment is in the wrong autoreset mode.
+        ConfigError: The environment is in the wrong autoreset mode, or
+            Stable-Baselines3 refuses the options.
     """
 
     def __init__(self, envs: VectorEnv, config: SB3Config, *, seed: int = 0) -> None:
@@ -88,8 +90,8 @@ class SB3Agent:
         stream of its random actions) is not kept, so it fills from empty.
         """
         model: Any = self.model
-        tensors = {f"net/{k}": v for k, v in self.module.state_dict().items()}
-        tensors |= flatten(model.policy.optimizer, "optimizer") | _random_states()
+        tensors = training_state(self.module, model.policy.optimizer)
+        tensors |= _random_states()
         counts = [model.num_timesteps, model._n_updates, model._episode_num]
         return tensors | {"counts": torch.tensor(counts)}
 
@@ -101,8 +103,7 @@ class SB3Agent:
         The monitor's sums start from 0, so the first mean return is too low.
         """
         model: Any = self.model
-        self.module.load_state_dict(strip_prefix("net/", tensors))
-        restore(model.policy.optimizer, tensors, "optimizer")
+        load_training_state(tensors, self.module, model.policy.optimizer)
         counts = [int(count) for count in tensors["counts"]]
         model.num_timesteps, model._n_updates, model._episode_num = counts
         model._last_obs = as_numpy(observations)
@@ -125,18 +126,21 @@ def scoring_net(model: BaseAlgorithm) -> nn.Sequential:
 
 
 def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
-    """Return the algorithm that the config belongs to."""
+    """Return the algorithm that the config belongs to.
+
+    Raises:
+        ConfigError: Stable-Baselines3 refuses the options.
+    """
     ours = {field.name for field in fields(SB3Config)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
-    model: BaseAlgorithm = getattr(stable_baselines3, config.sb3_class)(
-        "MlpPolicy",
-        envs,
-        policy_kwargs={"net_arch": config.net_arch},
-        gamma=1.0,
-        seed=seed,
-        device="cpu",
-        **options,
-    )
+    options |= {"policy_kwargs": {"net_arch": config.net_arch}, "seed": seed}
+    make: Any = getattr(stable_baselines3, config.sb3_class)
+    try:
+        model: BaseAlgorithm = make(
+            "MlpPolicy", envs, gamma=1.0, device="cpu", **options
+        )
+    except AssertionError as error:
+        raise ConfigError(f"--algo {config.algo}: {error}") from None
     return model
 
 
@@ -191,13 +195,12 @@ class _Report(BaseCallback):
 
 def _random_states() -> dict[str, Tensor]:
     """Return the states of the global generators that SB3 draws from, as tensors."""
-    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - it draws from it
-    inner = state["state"]
-    numbers = [inner["pos"], state["has_gauss"], state["gauss"]]
+    state: Any = np.random.get_state()  # noqa: NPY002 - it draws from it
+    _, key, *rest = state  # rest: position in key, whether a normal is kept, which one
     return {
         "random/torch": torch.get_rng_state(),
-        "random/numpy": torch.from_numpy(inner["key"].astype(np.int64)),
-        "random/numpy-rest": torch.tensor(numbers, dtype=torch.float64),
+        "random/numpy": torch.from_numpy(key.astype(np.int64)),
+        "random/numpy-rest": torch.tensor(rest, dtype=torch.float64),
     }
 
 

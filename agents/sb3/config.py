@@ -29,38 +29,22 @@ class SB3Config(AgentConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(SB3Config):
-    """Options of Stable-Baselines3's PPO."""
+class ActorCriticConfig(SB3Config):
+    """What Stable-Baselines3's PPO and A2C have in common."""
 
-    algo: ClassVar[str] = "ppo"
-    sb3_class: ClassVar[str] = "PPO"
-    log_interval: ClassVar[int] = 1
-
-    total_timesteps: int = 100_000
-    """Decisions to train on unless --total-timesteps says otherwise."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
-    n_steps: int = 64
+    """The optimiser's step size: Adam's (ppo), RMSprop's (a2c)."""
+    n_steps: int
     """Steps of every sub-environment per rollout."""
-    batch_size: int = 512
-    """Decisions per gradient step."""
-    n_epochs: int = 10
-    """Passes over each rollout."""
     gae_lambda: float = 0.95
     """Lambda of the generalised advantages."""
-    clip_range: float = 0.2
-    """How far a probability ratio counts."""
-    ent_coef: float = 0.02
-    """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
     max_grad_norm: float = 0.5
     """Gradients are clipped to this norm."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy and of the value network."""
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
         super().__post_init__()
-        self.check_positive("learning_rate", "n_steps", "batch_size", "n_epochs")
+        self.check_positive("learning_rate n_steps")
         self.check_shares("gae_lambda")
 
     @property
@@ -70,7 +54,34 @@ class PPOConfig(SB3Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2CConfig(SB3Config):
+class PPOConfig(ActorCriticConfig):
+    """Options of Stable-Baselines3's PPO."""
+
+    algo: ClassVar[str] = "ppo"
+    sb3_class: ClassVar[str] = "PPO"
+    log_interval: ClassVar[int] = 1
+
+    total_timesteps: int = 100_000
+    """Decisions to train on unless --total-timesteps says otherwise."""
+    n_steps: int = 64
+    """Steps of every sub-environment per rollout."""
+    batch_size: int = 512
+    """Decisions per gradient step."""
+    n_epochs: int = 10
+    """Passes over each rollout."""
+    clip_range: float = 0.2
+    """How far a probability ratio counts."""
+    ent_coef: float = 0.02
+    """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the flag."""
+        super().__post_init__()
+        self.check_positive("batch_size n_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(ActorCriticConfig):
     """Options of Stable-Baselines3's A2C."""
 
     algo: ClassVar[str] = "a2c"
@@ -79,29 +90,10 @@ class A2CConfig(SB3Config):
 
     total_timesteps: int = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    learning_rate: float = 1e-3
-    """RMSprop's step size."""
     n_steps: int = 16
     """Steps of every sub-environment per rollout; one update per rollout."""
-    gae_lambda: float = 0.95
-    """Lambda of the generalised advantages."""
     ent_coef: float = 0.01
     """Weight of the entropy bonus."""
-    max_grad_norm: float = 0.5
-    """Gradients are clipped to this norm."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the policy and of the value network."""
-
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("learning_rate", "n_steps")
-        self.check_shares("gae_lambda")
-
-    @property
-    def steps_per_turn(self) -> int:
-        """A rollout."""
-        return self.n_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +124,13 @@ class DQNConfig(SB3Config):
     """Share of the training over which exploration falls."""
     exploration_final_eps: float = 0.05
     """Share of random actions after that."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the Q network."""
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
         super().__post_init__()
-        self.check_positive(
-            "learning_rate", "buffer_size", "batch_size", "gradient_steps"
-        )
-        self.check_positive("train_freq", "target_update_interval")
-        self.check_shares("exploration_fraction", "exploration_final_eps")
+        self.check_positive("learning_rate buffer_size batch_size gradient_steps")
+        self.check_positive("train_freq target_update_interval")
+        self.check_shares("exploration_fraction exploration_final_eps")
 
     @property
     def net_arch(self) -> Any:

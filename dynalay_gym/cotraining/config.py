@@ -1,17 +1,18 @@
 """Options of co-training: a dataclass without torch, so that help is instant."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import check_range
 
-_INFINITY = float("inf")
-_POSITIVE = ("update_ratio", "learning_rate", "max_grad_norm", "adjoint_rtol")
-_SHARES = ("keep_share", "replay_share", "epsilon_start", "epsilon_end")
+_POSITIVE = "update_ratio learning_rate max_grad_norm adjoint_rtol"
+_SHARES = "keep_share replay_share epsilon_start epsilon_end"
 _AT_LEAST = (  # 0, 1, 2
-    ("loss_lambda", "weight_decay", "agent_steps", "adjoint_max_steps", "main_epochs"),
-    ("every", "replay_size", "validations"),
-    ("batch_size",),
+    "loss_lambda weight_decay agent_steps adjoint_max_steps main_epochs",
+    "every replay_size validations",
+    "batch_size",
 )
 
 
@@ -66,21 +67,15 @@ class CoTrainingConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the flag."""
-        for name in _POSITIVE:
-            self._check(name, 0 < getattr(self, name) < _INFINITY, "be above 0")
-        for name in _SHARES:
-            self._check(name, 0 <= getattr(self, name) <= 1, "lie in [0, 1]")
+        check_range(self, _POSITIVE, lambda x: 0 < x < inf, "be above 0", "co")
+        check_range(self, _SHARES, lambda x: 0 <= x <= 1, "lie in [0, 1]", "co")
+        check_range(self, "replay_share", lambda x: x < 1, "be below 1", "co")
         for least, names in enumerate(_AT_LEAST):
-            for name in names:
-                value = getattr(self, name)
-                sound = value is None or least <= value < _INFINITY
-                self._check(name, sound, f"be at least {least}")
-        self._check("replay_share", self.replay_share < 1, "be below 1")
 
-    def _check(self, name: str, sound: bool, rule: str) -> None:
-        if not sound:
-            flag = "--co." + name.replace("_", "-")
-            raise ConfigError(f"{flag} must {rule}, got {getattr(self, name)}")
+            def is_sound(value: float | None, least: int = least) -> bool:
+                return value is None or least <= value < inf
+
+            check_range(self, names, is_sound, f"be at least {least}", "co")
 
     def check_batch(self, num_samples: int) -> None:
         """Raise ConfigError if a batch is larger than the main split."""

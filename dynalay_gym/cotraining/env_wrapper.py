@@ -6,8 +6,9 @@ environment, and returns the step's observations as the new network makes them. 
 algorithm, ours, Stable-Baselines3's or a user's own loop, needs a line for it or ever
 acts on an observation of old weights, as it would with a callback.
 
-Rows in mid-episode stay in their states, under the new weights (a state depends on the
-sample and on the actions alone); what an episode was paid for earlier steps stays.
+Rows in the middle of an episode stay in their states, under the new weights (a state
+depends on the sample and on the actions alone); what an episode was paid for earlier
+steps stays.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
@@ -30,10 +29,8 @@ from dynalay_gym.networks.policy import Policy
 from dynalay_gym.networks.training import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import state_name
-from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
-from dynalay_gym.utils.schedules import linear
-
-LEARNING_RATE_END = 0.1  # share of the step size that is left at the end
+from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
+from dynalay_gym.utils.training_state import load_training_state, training_state
 
 
 class CoTrainer:
@@ -130,20 +127,19 @@ class CoTrainer:
         if steps <= 0:
             return None
         epsilon = linear(config.epsilon_start, config.epsilon_end, share)
-        rate = LambdaLR(
-            self._optimizer, lambda _: linear(1.0, LEARNING_RATE_END, share)
-        )
+        rate = config.learning_rate * linear(1.0, LEARNING_RATE_END, share)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         batches, visited, returns, macs = self._batches(policy, steps, epsilon)
         losses = [self._step(batch[:, 0], batch[:, 1]) for batch in batches]
         self.problem.session.load_weights(self.weights())
         loss, keep_loss, _ = torch.stack(losses).mean(0).tolist()
         mean_return, num_layers = float(returns.mean()), self.network.num_layers
         shares = torch.bincount(visited, minlength=2**num_layers) / len(visited)
-        metrics = {
-            f"main/visited/{state_name(state, num_layers)}": part
-            for state, part in enumerate(shares.tolist())
-        }
-        return metrics | {
+        return {
+            f"main/visited/{state_name(state, num_layers)}": visits
+            for state, visits in enumerate(shares.tolist())
+        } | {
             "main/loss": loss,
             "main/keep_loss": keep_loss,
             "main/return": mean_return,
@@ -151,27 +147,21 @@ class CoTrainer:
             "main/total_loss": loss - config.loss_lambda * mean_return,
             "main/macs": float(macs.mean()),
             "main/grad_norm": losses[-1][2].item(),
-            "main/learning_rate": rate.get_last_lr()[0],
+            "main/learning_rate": rate,
             "main/epsilon": epsilon,
             "main/steps": self.steps,
         }
 
     def training_state(self) -> dict[str, Tensor]:
         """Return all that the next turn depends on, the policy left out."""
-        tensors = {f"network/{key}": value for key, value in self.weights().items()}
-        tensors |= flatten(self._optimizer, "optimizer")
-        return tensors | {
-            "recent": self._recent,
-            "generator": self._generator.get_state(),
-            "steps": torch.tensor(self.steps),
-        }
+        tensors = training_state(self.network, self._optimizer, self._generator)
+        steps = torch.tensor(self.steps)
+        return tensors | {"recent": self._recent, "steps": steps}
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `training_state` returned, in an equal trainer."""
-        self.network.load_state_dict(strip_prefix("network/", tensors))
-        restore(self._optimizer, tensors, "optimizer")
+        load_training_state(tensors, self.network, self._optimizer, self._generator)
         self._recent = tensors["recent"]
-        self._generator.set_state(tensors["generator"].cpu())
         self.steps = int(tensors["steps"])
         self.problem.session.load_weights(self.weights())
 
@@ -213,7 +203,8 @@ class CoTrainer:
             Loss of the samples, loss of the kept ones (0 if none), and norm of the
             gradient before clipping: float32 [3].
         """
-        num_kept = round(self.config.keep_share * len(index))
+        config = self.config
+        num_kept = round(config.keep_share * len(index))
         num_kept = max(num_kept, 2) if num_kept else 0  # one alone has no statistics
         kept_share = num_kept / (num_kept + len(index))
         self._optimizer.zero_grad(set_to_none=True)
@@ -229,8 +220,8 @@ class CoTrainer:
                 "lower --co.learning-rate, or use --co.precision fp32; --resume "
                 "continues from the last saved state"
             )
-        parameters, limit = self.network.parameters(), self.config.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        parameters = self.network.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         with selective.hold_unused(selective.pattern_parameters(self.network)):
             self._optimizer.step()
         self.steps += 1

@@ -33,8 +33,8 @@ def network_folder(dataset: str, checkpoint: Path | None) -> Path:
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
     """Return all splits of a data set by name; see `load_split` and its errors."""
-    place = resolve_device(device)
-    return {name: load_split(dataset, name, device=place, **files) for name in SPLITS}
+    files["device"] = resolve_device(device)
+    return {name: load_split(dataset, name, **files) for name in SPLITS}
 
 
 def train_network(
@@ -81,10 +81,8 @@ def train_network(
     export(folder / "main", network.eval(), splits, about)
 
 
-def measure_again(
-    folder: Path, splits: Splits, about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Measure a saved network anew and write it beside its weights; see `export`.
+def remeasure(folder: Path, splits: Splits, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a saved network and write the numbers beside its weights; see `export`.
 
     During a run its cost unit and break-even stay what they were at the start, so that
     a return means the same from the first decision to the last.

@@ -2,7 +2,7 @@
 
 torchvision knows where the files come from and how to read them; this module adds
 what it lacks: a checksum for every file before anything is read, an error that names
-the file and the remedy, and downloads that appear whole or not at all.
+the file and the remedy, and atomic downloads.
 """
 
 import hashlib

@@ -93,8 +93,8 @@ def load_split(
         dataset: A key of `DATASETS`.
         split: One of `SPLITS`.
         data_dir: Folder with the files of all data sets; None is the environment
-            variable `DYNALAY_DATA_DIR`, or `~/.cache/dynalay_gym/data`. Not used by an
-            embedded data set.
+            variable `DYNALAY_DATA_DIR`, or `~/.cache/dynalay_gym/data`. Not used by a
+            data set that ships with the installation (`DatasetSpec.embedded`).
         download: Fetch files that are missing or corrupt.
         device: Where the tensors go.
 

@@ -135,12 +135,16 @@ def check_state(
     expected: Mapping[str, NDArray[Any]],
     problem: DecisionProblem,
 ) -> None:
-    """Check all of a saved environment's numbers before any of them is used.
+    """Check a saved environment's arrays before any of them is used.
+
+    All of them are checked for shape and type; `state_ids`, `decisions`, `consecutive`,
+    `last_action`, `history` and `index` for their range, too.
 
     Args:
-        state: The numbers, by name.
-        expected: Numbers of an environment that they are meant for.
-        problem: What that environment decides on.
+        state: The arrays, by name.
+        expected: Arrays of this environment, whose shapes and types the state must
+            have.
+        problem: What this environment decides on.
 
     Raises:
         ConfigError: A part is missing, of another shape or type, or out of range.

@@ -129,7 +129,7 @@ class RowEpisodes:
         self._stream = EpisodeStream([0] * num_rows, num_samples, penalty_range)
 
     def seed(self, rows: NDArray[np.int64], seeds: Sequence[int | None]) -> None:
-        """Restart the streams of those of the rows that have one among N seeds."""
+        """Reseed each of `rows` whose entry in `seeds` (one per row, N) is not None."""
         given = {int(row): seed for row in rows if (seed := seeds[row]) is not None}
         self._stream.reseed(list(given), list(given.values()))
         self.seeded = True
@@ -139,7 +139,7 @@ class RowEpisodes:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Next episodes of the rows asked for: samples and penalties, [m] each.
 
-        What was asked for replaces what the streams give; they move on all the same.
+        Values in `asked` override the drawn ones; the streams advance in either case.
         """
         assert self.seeded, "seed comes before begin"
         index, penalty = self._stream.draw(asked.rows)

@@ -65,7 +65,7 @@ class Nodes:
 
 
 def enumerate_nodes(next_state: Automaton, max_decisions: int) -> Nodes:
-    """Follow all allowed actions, level by level; equal nodes are one.
+    """Follow all allowed actions, level by level, merging nodes with equal keys.
 
     Args:
         next_state: The network's automaton, int64 [S, A].
@@ -171,7 +171,10 @@ class DecisionTree:
         return self._table.features[:, self._layout["iterated"]].mean(1)[table_rows]
 
     def _episode_features(self) -> Tensor:
-        """Return an observation of every node without the network, float32 [K, D]."""
+        """Return the episode's columns of each node's observation, float32 [K, D].
+
+        The network's columns are 0.
+        """
         nodes, problem = self.nodes, self._problem
         episode = EpisodeState(
             nodes.num_nodes, problem.num_actions, problem.max_decisions

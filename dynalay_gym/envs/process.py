@@ -1,4 +1,6 @@
-"""The decision process of n rows; both env forms are shells of it.
+"""The environment logic without Gymnasium, for n rows.
+
+`DynaLayVectorEnv` wraps it, and `DynaLayEnv` is one row of that.
 
 Axes: n rows, m of them chosen, A actions, F network features, D = F + A + 3.
 """
@@ -39,7 +41,8 @@ class DecisionProblem:
         cost_unit: Multiply-adds that count as cost 1: mean extra ones of *always*.
         alpha: Weight of a right answer.
         split: Name of the split.
-        table: Every state of every sample, in place of the network's passes.
+        table: Precomputed transitions, used instead of running the network; None if
+            live.
     """
 
     session: NetworkSession
@@ -201,7 +204,7 @@ class Process(ABC):
 
     @abstractmethod
     def _apply(self, rows: Rows, actions: Integers) -> Outcome:
-        """Carry actions out, and bring `prediction`, `correct`, `action_mask` along."""
+        """Carry actions out; update `prediction`, `correct` and `action_mask`."""
 
     @abstractmethod
     def _features(self, rows: Rows) -> Tensor:

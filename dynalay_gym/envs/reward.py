@@ -52,7 +52,11 @@ class LayerReward(Protocol):
     uses_iterated: ClassVar[bool]
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m].
+
+        Use ``+``, ``-`` and ``*`` only: it is called with NumPy arrays [m] (live) and
+        with tensors [m, K, A] (oracle).
+        """
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class PaperReward:
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         gain = self.alpha * (decision.stop * decision.correct)
         return gain - decision.penalty * decision.cost * decision.consecutive
 
@@ -87,7 +91,7 @@ class ThreeTermReward:
     gamma: float = 0.2
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         gain = self.alpha * (decision.stop * decision.correct)
         compute = decision.penalty * decision.cost
         return gain - compute - self.gamma * decision.already_iterated
@@ -105,7 +109,7 @@ class LogScoreReward:
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         compute = decision.penalty * decision.cost * decision.consecutive
         return self.alpha * decision.log_score_gain - compute
 
@@ -125,7 +129,7 @@ class BlockDropReward:
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         right = 1 - decision.iterated * decision.iterated
         outcome = decision.correct * right + (-1.0 + decision.correct)
         return 2 * self.alpha * outcome * decision.stop

@@ -1,4 +1,4 @@
-"""The batched Gymnasium environment: a shell of the decision process.
+"""The batched Gymnasium environment, around the decision process of `process.py`.
 
 Axes: N rows (sub-environments, one sample each), D features, A actions.
 """
@@ -79,6 +79,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._all_rows, self._num_actions = np.arange(num_envs), self.num_actions
+        self._device = self.device
         self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
 
     @property
@@ -154,10 +155,18 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
     def _step_some(
         self, chosen: NDArray[np.int64], waiting: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Let all but the finished rows act; in NextStep those start their next one.
+        """Step the unfinished rows; start the next episode of the others (NextStep).
+
+        Args:
+            chosen: Actions of all rows, int64 [N].
+            waiting: The finished rows; in NextStep their next episodes start, with
+                reward 0.
 
         Returns:
             Rewards and terminations of all rows, [N].
+
+        Raises:
+            InvalidActionError: In Disabled mode, where a finished row must be reset.
         """
         if self.autoreset_mode is AutoresetMode.DISABLED:
             raise InvalidActionError(
@@ -176,8 +185,8 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
     def load_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
         """Give the network other weights between two steps.
 
-        Rows in mid-episode stay in their states, under the new weights; their counts,
-        the cost unit and the penalties stay too. A table is computed anew.
+        A row inside an episode keeps its state, under the new weights; its counts, the
+        cost unit and the penalties stay too. A table is recomputed.
 
         Args:
             weights: ``state_dict`` of a network of the same architecture.
@@ -310,7 +319,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         return {"flat": flat} | {k: self._out(squash(v)) for k, v in maps.items()}
 
     def _observe_anew(self, observations: Any, rows: NDArray[np.int64]) -> Any:
-        """Return a copy of all observations in which some rows are observed anew."""
+        """Return a copy of all observations in which some rows are replaced."""
         if self.config.observation == "dict":
             return self._observations()
         changed = (
@@ -321,17 +330,18 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
 
     def _infos(self, values: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return infos [N, ...] of all rows, each with its ``_key`` mask."""
-        known = np.full(self.num_envs, True)
-        infos: dict[str, Any] = values | dict.fromkeys(_MASK_KEYS, known)
+        known = self._out(np.full(self.num_envs, True))
         if self.output == "torch":
-            infos = {name: self._out(value) for name, value in infos.items()}
-        return infos
+            values = {name: self._out(value) for name, value in values.items()}
+        return values | dict.fromkeys(_MASK_KEYS, known)
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
         """Return an array or tensor in the form that the user chose."""
         if self.output == "numpy":
             return value.numpy(force=True) if isinstance(value, Tensor) else value
-        return torch.as_tensor(value).to(self.device)
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        # Most is where it should be; to ask costs less than `to` does.
+        return tensor if tensor.device == self._device else tensor.to(self._device)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -119,7 +119,7 @@ def evaluate(
     episodes = _Episodes(samples, penalty, envs.num_envs, base.single_action_space.n)
     start = time.perf_counter()
     observations, infos = envs.reset(options=episodes.options())
-    while not episodes.finished:
+    while episodes.remaining > 0:
         actions = policy.act(observations, infos)
         observations, rewards, terminations, truncations, infos = envs.step(actions)
         ended = as_numpy(terminations) | as_numpy(truncations)
@@ -144,10 +144,12 @@ def evaluate(
 
 
 class _Episodes:
-    """Which row decides on which sample, and what each sample has come to so far.
+    """Which row decides on which sample, and what has become of each sample.
 
-    `positions` [N] says where in the list of samples each row is; positions from n on
-    are repeats, which are not counted.
+    Attributes:
+        positions: Where in the list of samples each row is, int64 [N]; those from n on
+            are repeats, which are not counted.
+        remaining: Number of samples without an answer.
     """
 
     def __init__(
@@ -163,17 +165,12 @@ class _Episodes:
         if penalty is not None and np.shape(penalty) not in ((), (num,)):
             raise ConfigError(f"penalty must be one number or {num} of them")
         self._samples, self._penalty = samples, penalty
-        self._next, self._remaining = num_envs, num
+        self._next, self.remaining = num_envs, num
         self.positions = np.arange(num_envs)
         self.returns = np.zeros(num)
         self.correct = np.zeros(num, dtype=bool)
         self.macs = np.zeros(num, dtype=np.int64)
         self.actions = np.zeros((num, num_actions), dtype=np.int64)
-
-    @property
-    def finished(self) -> bool:
-        """Whether every sample has its answer."""
-        return self._remaining == 0
 
     def options(self) -> dict[str, Any]:
         """Return the reset options that give every row its sample and penalty."""
@@ -194,7 +191,7 @@ class _Episodes:
         self.macs[positions] += as_numpy(infos["macs"])[counted]
         self.correct[positions] = as_numpy(infos["correct"])[counted]
         self.actions[positions, as_numpy(actions)[counted]] += 1
-        self._remaining -= int((ended & counted).sum())
+        self.remaining -= int((ended & counted).sum())
 
     def assign(self, ended: np.ndarray) -> None:
         """Give the rows that ended, bool [N], the next samples."""

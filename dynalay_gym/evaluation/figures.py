@@ -17,24 +17,14 @@ def plot_rows(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for row in rows:
-        point = row["compute"], row["accuracy"]
+    points = {row["policy"]: (row["compute"], row["accuracy"]) for row in rows}
+    beside: Any = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8}
+    for policy, point in points.items():
         axes.plot(*point, "o")
-        axes.annotate(
-            row["policy"],
-            point,
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    ends = [row for row in rows if row["policy"] in ("nop", "always")]
-    axes.plot(
-        [row["compute"] for row in ends],
-        [row["accuracy"] for row in ends],
-        linestyle=":",
-        color="grey",
-        zorder=0,
-    )
+        axes.annotate(policy, point, **beside)
+    ends = [points[policy] for policy in ("nop", "always") if policy in points]
+    if ends:
+        axes.plot(*zip(*ends, strict=True), linestyle=":", color="grey", zorder=0)
     axes.set_xlabel("compute (main network's MACs, plain pass = 1)")
     axes.set_ylabel("accuracy")
     axes.set_title(title, fontsize=10)

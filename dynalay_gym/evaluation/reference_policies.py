@@ -42,8 +42,7 @@ class SweepPolicy:
             raise ConfigError(f"a sweep takes every action at most once, got {plan}")
         base: Any = envs.unwrapped
         self.name = name
-        self._plan = np.asarray(plan, dtype=np.int64)
-        self._choices = np.append(self._plan, base.nop_action)
+        self._choices = np.append(np.asarray(plan, np.int64), base.nop_action)
         self._last_action = base.observation_layout["last_action"]
 
     def act(self, observations: Array, infos: Infos) -> Array:
@@ -64,7 +63,6 @@ class OncePolicy(SweepPolicy):
     def __init__(self, envs: VectorEnv, *, name: str) -> None:
         base: Any = envs.unwrapped
         super().__init__(envs, base.full_plan, name=name)
-        self._nop_action = base.nop_action
 
     def stops(self, observations: np.ndarray) -> np.ndarray:
         """Return which rows stop, bool [N]; it counts for fresh episodes only."""
@@ -75,7 +73,7 @@ class OncePolicy(SweepPolicy):
         fresh = as_numpy(infos["decisions"]) == 0
         stop = fresh & self.stops(as_numpy(observations))
         actions = as_numpy(super().act(observations, infos))
-        return like(np.where(stop, self._nop_action, actions), observations)
+        return like(np.where(stop, self._choices[-1], actions), observations)
 
 
 class ThresholdPolicy(OncePolicy):
@@ -114,18 +112,10 @@ class RandomMixPolicy(OncePolicy):
         envs: An environment of the network.
         probability: Of sweeping, in [0, 1].
         seed: Seed of the draws.
-        name: Label of the policy in tables.
     """
 
-    def __init__(
-        self,
-        envs: VectorEnv,
-        probability: float,
-        seed: int = 0,
-        *,
-        name: str = "random-mix",
-    ) -> None:
-        super().__init__(envs, name=name)
+    def __init__(self, envs: VectorEnv, probability: float, seed: int = 0) -> None:
+        super().__init__(envs, name="random-mix")
         self._probability = probability
         self._rng = np.random.default_rng(seed)
 
@@ -173,10 +163,8 @@ def make_reference_policies(
     """
     base: Any = envs.unwrapped
     validation_base: Any = validation_envs.unwrapped
-    nop, always = (
-        SweepPolicy(envs, plan, name=name)
-        for name, plan in (("nop", ()), ("always", base.full_plan))
-    )
+    nop = SweepPolicy(envs, (), name="nop")
+    always = SweepPolicy(envs, base.full_plan, name="always")
     return [
         nop,
         always,
@@ -209,14 +197,11 @@ def _tuned_thresholds(
     stop, go = (evaluate(envs, policy, penalty=penalty) for policy in (nop, always))
     first = first_observations(envs, penalty)
     policies: list[Policy] = []
-    for name, feature, sign in (
-        ("max-prob", "max_prob", 1),
-        ("entropy", "entropy", -1),
-    ):
+    for name, sign in (("max-prob", 1), ("entropy", -1)):
+        feature = name.replace("-", "_")
         policy = ThresholdPolicy(envs, feature, sign, np.inf, name=name)
-        policy.threshold = best_threshold(
-            policy.confidence(first), stop.returns, go.returns
-        )
+        confidence = policy.confidence(first)
+        policy.threshold = best_threshold(confidence, stop.returns, go.returns)
         policies.append(policy)
     return policies
 

@@ -40,8 +40,11 @@ def make_rows(
 def _row(
     result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None
 ) -> dict[str, Any]:
-    low, high = bootstrap_interval(result.returns, groups)
-    regret = {} if optimum is None else _regret(optimum - result.returns, groups)
+    regret: dict[str, Any] = {}
+    if optimum is not None:
+        distances = optimum - result.returns
+        regret["regret"] = float(distances.mean())
+        regret["regret_interval"] = list(bootstrap_interval(distances, groups))
     names = ["nop", *map(str, range(1, result.actions.shape[1]))]
     return {
         "policy": result.policy,
@@ -50,18 +53,12 @@ def _row(
         "extra_share": result.extra_share,
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
         "return": result.mean_return,
-        "return_interval": [low, high],
+        "return_interval": list(bootstrap_interval(result.returns, groups)),
         **regret,
         "us_per_sample": 1e6 * result.seconds_per_sample,
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
     }
-
-
-def _regret(regrets: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """Return the distance to the exact optimum, with its paired interval."""
-    interval = list(bootstrap_interval(regrets, groups))
-    return {"regret": float(regrets.mean()), "regret_interval": interval}
 
 
 def format_regret(row: dict[str, Any]) -> str:

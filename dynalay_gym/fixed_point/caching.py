@@ -1,4 +1,4 @@
-"""What is computed once from weights that do not change any more."""
+"""Modules that compute once what they derive from weights that no longer change."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Self
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Freezable(nn.Module, ABC):
-    """A module that uses something computed from its weights, and can keep it."""
+    """A module that uses values derived from its weights, and can cache them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,13 +15,13 @@ class Freezable(nn.Module, ABC):
 
     @abstractmethod
     def freeze(self) -> Self:
-        """Compute it once for many uses.
+        """Compute and cache the values derived from the weights.
 
-        ``train()`` forgets it; weights that change in another way need another call.
+        Call it again after changing them; ``train()`` clears the cache.
         """
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; training forgets what was computed."""
+        """Set the training mode; training clears the cache."""
         if mode:
             self._frozen = None
         return super().train(mode)

@@ -1,7 +1,8 @@
-"""Evidence of a solve: residuals, and which samples are still iterated.
+"""Bookkeeping of a batched solve.
 
-The decision who stays rests on a few numbers per sample. They are kept in main memory,
-where reading them costs least; the states stay on their device.
+Who still iterates, and each sample's residual, steps and status: a few numbers per
+sample, kept in main memory, where reading them costs least. The states stay on their
+device.
 
 Axes: n samples, m of them still iterated.
 """
@@ -147,8 +148,8 @@ def relative_residual(new: Tensor, old: Tensor) -> Tensor:
         old: Earlier iterate [n, ...].
 
     Returns:
-        Float [n]. A dead state (both zero) has residual 0: it has converged. Infinite
-        if only the later one is zero, NaN if a norm is not finite.
+        Float [n]. Where both are zero the residual is 0: the sample has converged.
+        Infinite if only the later one is zero, NaN if a norm is not finite.
 
     References:
         Mathur & Plis (2023), DynaLay, eq. 13.

@@ -3,7 +3,7 @@
 With the mask ``m = [z* > 0]`` and the loss gradient v for z*, the implicit function
 theorem gives
 
-    y = m (v + W^T y),   dx = y,   dW = sum over samples of y (x) z*:
+    y = m (v + W^T y),   dx = y,   dW = sum of outer products y ⊗ z*:
 
 again a fixed point, found by the same solvers. All that is kept for the backward pass
 is z*, so memory does not grow with the number of iterations.

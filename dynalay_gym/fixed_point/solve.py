@@ -80,11 +80,11 @@ class SolverConfig:
 def fixed_point_iteration(
     f: Map, z0: Tensor, *args: Tensor, rtol: float, max_steps: int
 ) -> SolveResult:
-    """Iterate ``z <- f(z, *args)`` until each sample's relative residual is below rtol.
+    """Iterate ``z <- f(z, *args)``: one batch, plain, no gradient.
 
-    Samples that converge leave the batch at once, so no sample pays for the slowest.
-    Divergence is data: a sample whose iterate stops being finite keeps its last finite
-    one and is flagged.
+    A sample leaves the batch as soon as its relative residual is below rtol, so none
+    waits for the slowest. Divergence is no error: a sample whose iterate stops being
+    finite keeps its last finite one, and its status says so.
 
     Args:
         f: The map; row i of its output depends on row i of its arguments alone.
@@ -112,7 +112,9 @@ def fixed_point_iteration(
 
 
 def iterate(f: Map, z0: Tensor, *args: Tensor, config: SolverConfig) -> SolveResult:
-    """Iterate to the fixed point of ``f(., *args)`` without gradient, tile by tile.
+    """Find the fixed point of ``f(., *args)``: any method, no gradient.
+
+    The batch is cut into tiles that fit the processor's cache.
 
     Args:
         f: The map; row i of its output depends on row i of its arguments alone. It
@@ -138,9 +140,10 @@ def iterate(f: Map, z0: Tensor, *args: Tensor, config: SolverConfig) -> SolveRes
 
 
 def solve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult:
-    """Find the fixed point of ``f(., x)``; differentiable when gradients are on.
+    """Find the fixed point of ``f(., x)``: `iterate` plus the gradient rule.
 
-    For any map. `FixedPointLayer.solve` knows its map and is faster and leaner.
+    It takes any map. `FixedPointLayer.solve` knows its map, and is faster and takes
+    less memory.
 
     Args:
         f: The map, as for `iterate`; its parameters receive gradients by closure.
@@ -151,8 +154,8 @@ def solve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult:
 
     Returns:
         SolveResult. With gradients on, ``value`` carries the gradient that the rule
-        defines, and its numbers are those of the solve without (unrolled: of plain
-        iteration).
+        defines. The values equal those without gradients (with ``unroll``, those of
+        plain iteration).
 
     References:
         DynaLay eq. 5 (implicit gradient); Liao et al. (2018), recurrent

@@ -68,16 +68,13 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Reset all rows with the seeds and options set before; return observations."""
-        seeds = None if self._seeds[0] is None else list(self._seeds)
-        observations, infos = self.envs.reset(
-            seed=seeds,  # type: ignore[arg-type]  # one seed per row
-            options=self._options[0] or None,
-        )
+        seeds: Any = None if self._seeds[0] is None else list(self._seeds)
+        options = self._options[0] or None
+        observations, infos = self.envs.reset(seed=seeds, options=options)
         self.reset_infos = self._rows(infos)
         self._reset_seeds()
         self._reset_options()
-        found: VecEnvObs = _host(observations)
-        return found
+        return _host(observations)  # type: ignore[no-any-return]
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions [N] for `step_wait`."""
@@ -92,9 +89,9 @@ class SB3VecEnv(VecEnv):
         if dones.any():
             last = _host(infos["final_obs"])
             final = self._rows(infos.get("final_info", {}))
-            for i in np.flatnonzero(dones):
+            for i in np.flatnonzero(dones).tolist():
                 rows[i] = final[i] | {
-                    "terminal_observation": _row(last, i),
+                    "terminal_observation": self._part(last, i),
                     "TimeLimit.truncated": bool(truncated[i] & ~terminated[i]),
                 }
         return _host(observations), as_numpy(rewards), dones, rows
@@ -182,9 +179,7 @@ class SB3VecEnv(VecEnv):
         if not arrays:
             return [{} for _ in range(self.num_envs)]
         # Numbers as Python's own, of larger entries views.
-        columns = [
-            each.tolist() if each.ndim == 1 else each for each in arrays.values()
-        ]
+        columns = (x.tolist() if x.ndim == 1 else x for x in arrays.values())
         rows = zip(*columns, strict=True)
         return [dict(zip(arrays, row, strict=True)) for row in rows]
 
@@ -194,10 +189,3 @@ def _host(observations: Any) -> Any:
     if isinstance(observations, Mapping):
         return {key: as_numpy(value) for key, value in observations.items()}
     return as_numpy(observations)
-
-
-def _row(observations: Any, i: Any) -> Any:
-    """Return row i of observations, an array or a dictionary of arrays."""
-    if isinstance(observations, dict):
-        return {key: value[i] for key, value in observations.items()}
-    return observations[i]

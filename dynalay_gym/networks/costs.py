@@ -6,7 +6,7 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
-from dynalay_gym.fixed_point import batch_invariant
+from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size
 from dynalay_gym.networks.main_layers import LayerMacs
 from dynalay_gym.networks.main_network import MainNetwork
 
@@ -28,12 +28,10 @@ class CostTable:
     @classmethod
     def of(cls, network: MainNetwork) -> "CostTable":
         """Return the cost table of a main network."""
-        stem = 0
-        if network.config.stem:
-            side = batch_invariant.conv2d_size(
-                network.config.in_shape[1], network.config.stem_stride
-            )
-            stem = batch_invariant.conv2d_macs(network.stem_weight.shape, side, side)
+        stem, config = 0, network.config
+        if config.stem:
+            side = conv2d_size(config.in_shape[1], config.stem_stride)
+            stem = conv2d_macs(network.stem_weight.shape, side, side)
         layers = tuple(layer.macs() for layer in network.main_layers)
         return cls(stem, layers, network.head.numel())
 

@@ -41,11 +41,8 @@ class LayerState(NamedTuple):
 
     def at(self, rows: Tensor) -> "LayerState":
         """Return some of the rows, int64 [m]."""
-        y, u = select_rows(self.y, rows), select_rows(self.u, rows)
-        optional = (self.h, self.x)
-        return LayerState(
-            y, u, *(p if p is None else select_rows(p, rows) for p in optional)
-        )
+        parts = (part if part is None else select_rows(part, rows) for part in self)
+        return LayerState(*parts)  # type: ignore[arg-type]  # y and u are there
 
 
 @dataclass(frozen=True)
@@ -157,10 +154,7 @@ class StateLayer(MainLayer):
     ordinary convolution, so both share their weights.
 
     Args:
-        below: Channels and side in pixels (C, size) of the layer below.
-        channels: Channels C of this layer.
-        stride: Stride of U.
-        num_patterns: Patterns of iterated layers below, 2^(l-1).
+        below, channels, stride, num_patterns: See `MainLayer`.
         kappa: Bound of ||W||, in (0, 1).
 
     References:
@@ -177,8 +171,8 @@ class StateLayer(MainLayer):
         kappa: float,
     ) -> None:
         super().__init__(below, channels, stride, num_patterns)
-        side = self.size
-        self.recurrence = ConvFixedPointLayer(channels, side, side, kappa=kappa)
+        sides = self.size, self.size
+        self.recurrence = ConvFixedPointLayer(channels, *sides, kappa=kappa)
 
     def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
         return state.u
@@ -198,13 +192,10 @@ class WideStreamLayer(MainLayer):
     so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free.
 
     Args:
-        below: Channels and side in pixels (C, size) of the layer below.
-        below_hidden: Channels and side of the hidden stream below.
-        channels: Channels C of y.
-        stride: Stride of U.
+        below, channels, stride, num_patterns: See `MainLayer`.
+        below_hidden: Channels and side in pixels of the hidden stream below.
         hidden: Channels Ch of h.
         pool: Ratio of the sides of y and h.
-        num_patterns: Patterns of iterated layers below, 2^(l-1).
         kappa: Bound of ||A||, in (0, 1).
     """
 

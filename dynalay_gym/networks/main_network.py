@@ -7,7 +7,7 @@ its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,43 +124,30 @@ class MainNetwork(nn.Module):
         config, below = self.config, (channels, size)
         image_channels, side, _ = config.in_shape
         below_hidden = image_channels * config.unshuffle**2, side // config.unshuffle
-        for i, (width, stride) in enumerate(
-            zip(config.channels, config.strides, strict=True)
-        ):
+        sizes = zip(config.channels, config.strides, strict=True)
+        for i, (width, stride) in enumerate(sizes):
             layer: StateLayer | WideStreamLayer
+            shared: Any = {"num_patterns": 2**i, "kappa": config.kappa}
             if config.form == "state":
-                layer = StateLayer(
-                    below, width, stride, num_patterns=2**i, kappa=config.kappa
-                )
+                layer = StateLayer(below, width, stride, **shared)
             else:
+                hidden, pool = config.hidden[i], config.pools[i]
                 layer = WideStreamLayer(
-                    below,
-                    below_hidden,
-                    width,
-                    stride,
-                    config.hidden[i],
-                    config.pools[i],
-                    num_patterns=2**i,
-                    kappa=config.kappa,
+                    below, below_hidden, width, stride, hidden, pool, **shared
                 )
-                below_hidden = config.hidden[i], layer.hidden_size
+                below_hidden = hidden, layer.hidden_size
             yield layer
             below = width, layer.size
 
     def stem(self, images: Tensor) -> LayerState:
         """Prepare images [n, C, H, W] as the state below layer 1."""
-        y = self.stem_activations(images)
-        if self.config.form == "state":
+        y, config = images, self.config
+        if config.stem:
+            u = conv2d(y, self.stem_weight, stride=config.stem_stride, padding=1)
+            y = torch.relu(self.stem_norm(u, 0))
+        if config.form == "state":
             return LayerState(y, y)
-        return LayerState(y, y, F.pixel_unshuffle(images, self.config.unshuffle))
-
-    def stem_activations(self, images: Tensor) -> Tensor:
-        """Return the visible activations of the stem; the images if there is none."""
-        if not self.config.stem:
-            return images
-        stride = self.config.stem_stride
-        u = conv2d(images, self.stem_weight, stride=stride, padding=1)
-        return torch.relu(self.stem_norm(u, 0))
+        return LayerState(y, y, F.pixel_unshuffle(images, config.unshuffle))
 
     def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
         """Return logits [n, K] of the last layer's state; see `answer`."""

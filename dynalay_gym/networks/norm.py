@@ -25,23 +25,19 @@ class PatternNorm(Freezable):
     Args:
         channels: Channels C.
         num_patterns: Number of patterns P; layer l of a main network has 2^(l-1).
-        momentum: Weight of a new batch in the running statistics, in [0, 1].
-        eps: Added to the variance, > 0.
+
+    Attributes:
+        momentum: Weight of a new batch in the running statistics.
+        eps: Added to the variance.
     """
 
+    momentum = 0.1
+    eps = 1e-5
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        num_patterns: int,
-        *,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> None:
+    def __init__(self, channels: int, num_patterns: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(num_patterns, channels))
         self.bias = nn.Parameter(torch.zeros(num_patterns, channels))
         self.register_buffer("running_mean", torch.zeros(num_patterns, channels))

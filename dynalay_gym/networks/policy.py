@@ -27,12 +27,10 @@ class Policy(Protocol):
     @property
     def name(self) -> str:
         """Label of the policy in tables."""
-        ...
 
     @property
     def macs_per_decision(self) -> int:
         """Multiply-adds of one choice for one input; 0 if it only reads a number."""
-        ...
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose an action for every row.
@@ -48,7 +46,6 @@ class Policy(Protocol):
             Actions int64 [N], of the same kind and on the same device as the
             observations.
         """
-        ...
 
 
 class PlanPolicy:
@@ -64,7 +61,8 @@ class PlanPolicy:
             predictor does not make them otherwise.
 
     Raises:
-        ConfigError: The plan is neither a list of integers nor a list of such lists.
+        ConfigError: The plan is neither a list of integers nor a list of such lists;
+            later, a sample has none.
     """
 
     macs_per_decision = 0
@@ -85,9 +83,8 @@ class PlanPolicy:
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the plan's next action; see ``Policy.act``."""
-        actions = like(self.actions, observations)
-        decision = infos["decisions"].clip(max=actions.shape[1] - 1)
-        chosen: Array = actions[infos["index"] * self.per_sample, decision]
+        decision = infos["decisions"].clip(max=self.actions.shape[1] - 1)
+        chosen: Array = like(self.actions, observations)[self._rows(infos), decision]
         return chosen
 
     def plans(self, observations: Array, infos: Infos) -> Array:
@@ -95,9 +92,18 @@ class PlanPolicy:
 
         Whoever runs the network can follow them without a look in between.
         """
-        actions = like(self.actions, observations)
-        found: Array = actions[infos["index"] * self.per_sample]
+        found: Array = like(self.actions, observations)[self._rows(infos)]
         return found
+
+    def _rows(self, infos: Infos) -> Any:
+        """Return which plan each row follows, int64 [N]."""
+        rows = infos["index"] * self.per_sample
+        if self.per_sample and len(rows) and int(rows.max()) >= len(self.actions):
+            raise ConfigError(
+                f"{self.name} has plans for {len(self.actions)} samples, and was asked "
+                f"for that of sample {int(rows.max())}; give one plan per sample"
+            )
+        return rows
 
 
 class GreedyNetPolicy:
@@ -114,8 +120,7 @@ class GreedyNetPolicy:
     def __init__(
         self, net: nn.Module, *, name: str, macs_per_decision: int | None = None
     ) -> None:
-        self.net = net
-        self.name = name
+        self.net, self.name = net, name
         if macs_per_decision is None:
             macs_per_decision = _count_macs(net)
         self.macs_per_decision = macs_per_decision
@@ -124,24 +129,17 @@ class GreedyNetPolicy:
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the best allowed action; see ``Policy.act``."""
         device = self._weight.device
-        mask = as_tensor(infos["action_mask"], device)
+        mask = torch.as_tensor(infos["action_mask"], device=device)
         with torch.no_grad():
-            scores: Tensor = self.net(as_tensor(observations, device))
+            scores: Tensor = self.net(torch.as_tensor(observations, device=device))
         actions = scores.masked_fill(mask == 0, -torch.inf).argmax(dim=-1)
         return like(actions, observations)
 
 
 def _count_macs(net: nn.Module) -> int:
-    macs: Any = getattr(net, "macs", None)
-    if macs is not None:
-        return int(macs)
-    layers = [part for part in net.modules() if isinstance(part, nn.Linear)]
-    return sum(layer.weight.numel() for layer in layers)
-
-
-def as_tensor(values: Any, device: torch.device | str) -> Tensor:
-    """Return an array or tensor as a tensor on the device, without a needless copy."""
-    return torch.as_tensor(values, device=device)
+    layers = (part for part in net.modules() if isinstance(part, nn.Linear))
+    linear_macs = sum(layer.weight.numel() for layer in layers)
+    return int(getattr(net, "macs", linear_macs))
 
 
 def as_numpy(values: Any) -> NDArray[Any]:
@@ -154,5 +152,5 @@ def as_numpy(values: Any) -> NDArray[Any]:
 def like(values: Tensor | NDArray[Any], reference: Array) -> Array:
     """Return values as the reference's kind, and on its device if it is a tensor."""
     if isinstance(reference, Tensor):
-        return as_tensor(values, reference.device)
+        return torch.as_tensor(values, device=reference.device)
     return as_numpy(values)

@@ -6,7 +6,6 @@ iterated, and states in between, because a state that is never trained is a bad 
 Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +20,12 @@ from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.utils.optimizer_state import flatten, restore, strip_prefix
+from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.training_state import load_training_state, training_state
 
 PATHS = ("all", "mixed")
 PRECISIONS = ("fp32", "bf16")
+_PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
 _MIXED_WEIGHT = 0.7
 
@@ -67,12 +68,9 @@ class TrainingConfig:
             raise ConfigError("epochs must be at least 1 and batch_size at least 2")
         if not (0 < self.learning_rate < 10 and self.weight_decay >= 0):
             raise ConfigError("learning_rate must lie in (0, 10), weight_decay >= 0")
-        if self.paths not in PATHS:
-            raise ConfigError(f"unknown paths {self.paths!r}; choose one of {PATHS}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"unknown precision {self.precision!r}; choose one of {PRECISIONS}"
-            )
+        for name, choices in (("paths", PATHS), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
 
 
 class MainTrainer:
@@ -152,10 +150,7 @@ class MainTrainer:
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs: weights, optimiser, schedule, random state."""
-        weights = self.network.state_dict()
-        tensors = {f"network/{name}": value for name, value in weights.items()}
-        tensors |= flatten(self.optimizer, "optimizer")
-        tensors["generator"] = self.generator.get_state()
+        tensors = training_state(self.network, self.optimizer, self.generator)
         progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
         save_tensors(folder, tensors, self._identity() | progress)
 
@@ -172,39 +167,35 @@ class MainTrainer:
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        self.network.load_state_dict(strip_prefix("network/", tensors))
-        restore(self.optimizer, tensors, "optimizer")
+        load_training_state(tensors, self.network, self.optimizer, self.generator)
         self.scheduler.load_state_dict(meta["scheduler"])
         for group, rate in zip(
             self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
         ):
             group["lr"] = rate
-        self.generator.set_state(tensors["generator"])
         self.epoch = int(meta["epoch"])
 
     def _identity(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""
-        architecture = self.network.config.to_dict()
-        options = {"training": asdict(self.config), "config": architecture}
-        identity: dict[str, Any] = json.loads(json.dumps(options))
-        return {"kind": "main-training"} | identity
+        options = {"training": asdict(self.config)}
+        options["config"] = self.network.config.to_dict()
+        return {"kind": "main-training"} | {k: plain(v) for k, v in options.items()}
 
 
-def one_cycle(progress: float, peak_at: float = 0.3) -> float:
+def one_cycle(progress: float) -> float:
     """Return the share of the peak learning rate at a point of training.
 
-    It rises linearly from 1/25 to 1 and falls along a cosine to 0.
+    It rises linearly from 1/25 to 1 and then falls along a cosine to 0.
 
     Args:
         progress: Share of the training that is done, in [0, 1].
-        peak_at: Where the peak is, in (0, 1).
 
     References:
         Smith & Topin (2017), Super-Convergence.
     """
-    if progress < peak_at:
-        return 0.04 + 0.96 * progress / peak_at
-    angle = torch.tensor(torch.pi * (progress - peak_at) / (1 - peak_at))
+    if progress < _PEAK_AT:
+        return 0.04 + 0.96 * progress / _PEAK_AT
+    angle = torch.tensor(torch.pi * (progress - _PEAK_AT) / (1 - _PEAK_AT))
     return float(0.5 * (1 + angle.cos()))
 
 
@@ -218,9 +209,8 @@ def mixed_states(num_states: int, generator: torch.Generator) -> dict[int, float
     full = num_states - 1
     weights = {0: 1.0, full: 1.0}
     if full > 1:
-        between = torch.randint(
-            1, full, (), generator=generator, device=generator.device
-        )
+        device = generator.device
+        between = torch.randint(1, full, (), generator=generator, device=device)
         weights[int(between)] = _MIXED_WEIGHT
     return weights
 

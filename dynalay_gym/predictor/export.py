@@ -6,8 +6,9 @@ batch as a free axis. They give the same values as the package, not the same bit
 Axes: n images [n, C, H, W], K classes, D features, A actions.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +102,10 @@ def export_parts(
         raise ConfigError(f"unknown format {format!r}; choose one of {sorted(FORMATS)}")
     if predictor.session.device.type != "cpu":
         raise ConfigError("only a predictor on the CPU can be exported: device='cpu'")
-    if format == "onnx":
-        _check_onnx()
+    if format == "onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
+        raise ConfigError(
+            'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
+        )
     parts, folder, facts = parts_of(predictor), Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
@@ -143,16 +146,6 @@ def _example(*shape: int) -> Tensor:
     return torch.rand(EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _check_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
-        ) from None
-
-
 def _write(part: Part, path: Path, format: str) -> None:
     batch = torch.export.Dim("n", min=1)
     free = tuple({0: batch} for _ in part.inputs)
@@ -162,13 +155,6 @@ def _write(part: Part, path: Path, format: str) -> None:
     if format == "torch":
         torch.export.save(program, path)
         return
-    torch.onnx.export(
-        program,
-        (),
-        path,
-        input_names=list(part.inputs),
-        output_names=list(part.outputs),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    names = {"input_names": list(part.inputs), "output_names": list(part.outputs)}
+    options: dict[str, Any] = {"external_data": False, "verbose": False, **names}
+    torch.onnx.export(program, (), path, dynamo=True, **options)

@@ -61,11 +61,8 @@ class NetworkPolicy(GreedyNetPolicy):
             kind, layers = "agent-net", _agent_net_layers(net)
             self._num_first = int(net.policy_head.cutoffs[0])
             self.sizes = net.observation_size, net.num_actions
-            self.options: Options = {
-                "observation_size": net.observation_size,
-                "num_actions": net.num_actions,
-                "hidden": list(net.hidden),
-            }
+            names = ("observation_size", "num_actions", "hidden")
+            self.options: Options = {name: getattr(net, name) for name in names}
         else:
             linears, self._activation = _perceptron_parts(net)
             kind, layers = "mlp", list(map(_numbers, linears))
@@ -95,17 +92,20 @@ class NetworkPolicy(GreedyNetPolicy):
 class MaxProbPolicy(PlanPolicy):
     """One decision at the start: stop if the network is sure enough, else a plan.
 
-    How sure is enough depends on the penalty: a polygon through given points, level
-    beyond them, never rising, so a higher penalty never iterates more.
+    How sure is enough depends on the penalty: thresholds are interpolated linearly
+    between given penalties, constant beyond them, and never rise with the penalty, so
+    a higher one never iterates more.
 
     Args:
         column: Where the observation has ``max_prob`` (``observation_layout``).
         plan: The actions in order if it does not stop.
-        thresholds: Stop where max_prob is at least this; one per penalty.
+        thresholds: Stop where max_prob is at least this; one per penalty. Infinity
+            never stops, minus infinity always does.
         penalties: Ascending penalties that they belong to.
 
     Raises:
-        ConfigError: The points make no falling polygon.
+        ConfigError: Not one threshold per penalty, penalties that do not rise,
+            thresholds that do, NaN, or an infinite penalty.
     """
 
     reads_observations = True
@@ -119,29 +119,33 @@ class MaxProbPolicy(PlanPolicy):
     ) -> None:
         super().__init__(plan, name="max-prob")
         self.column = int(column)
-        self.thresholds = [float(x) for x in thresholds]
+        # Finite, because JSON and interpolation need it; max_prob is at most 1.
+        self.thresholds: list[float] = np.clip(thresholds, 0.0, 2.0).tolist()
         self.penalties = [float(x) for x in penalties]
         fits = len(self.thresholds) == len(self.penalties) > 0
         rising = fits and bool(np.all(np.diff(self.penalties) > 0))
-        if not (rising and bool(np.all(np.diff(self.thresholds) <= 0))):
+        finite = bool(np.isfinite([*self.penalties, *self.thresholds]).all())
+        if not (rising and finite and bool(np.all(np.diff(self.thresholds) <= 0))):
             raise ConfigError(
-                "a max-prob policy needs one threshold per penalty, penalties rising "
-                f"and thresholds not, got {self.penalties} and {self.thresholds}"
+                "a max-prob policy needs one threshold per penalty, all finite, "
+                "penalties rising and thresholds not, got "
+                f"{self.penalties} and {self.thresholds}"
             )
 
     def act(self, observations: Array, infos: Infos) -> Array:
-        """Stop the sure ones, let the others follow the plan; see `Policy.act`."""
+        """Stop the sure rows, let the others follow the plan; see `Policy.act`."""
         stop = self._is_sure(observations, infos) & (as_numpy(infos["decisions"]) == 0)
         plan = as_numpy(super().act(observations, infos))
         return like(np.where(stop, NOP, plan), observations)
 
     def plans(self, observations: Array, infos: Infos) -> Array:
-        """Return NOP for the sure ones, the plan for the others, int64 [m, P]."""
+        """Return NOP for the sure rows, the plan for the others, int64 [m, P]."""
         stop = self._is_sure(observations, infos)[:, None]
         plans = as_numpy(super().plans(observations, infos))
         return like(np.where(stop, NOP, plans), observations)
 
     def _is_sure(self, observations: Any, infos: Infos) -> NDArray[np.bool_]:
+        """Return which rows reach the threshold of their penalty, bool [m]."""
         penalty = as_numpy(infos["penalty"])
         threshold = np.interp(penalty, self.penalties, self.thresholds)
         sure: NDArray[np.bool_] = as_numpy(observations[:, self.column]) >= threshold
@@ -159,9 +163,9 @@ def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
     Raises:
         ConfigError: It was made for other sizes.
     """
-    fits, sizes = True, (observation_size, num_actions)
+    fits = True
     if isinstance(policy, NetworkPolicy):
-        fits = policy.sizes == sizes
+        fits = policy.sizes == (observation_size, num_actions)
     if isinstance(policy, PlanPolicy):
         fits = 0 <= policy.actions.min() and policy.actions.max() < num_actions
     if isinstance(policy, MaxProbPolicy):
@@ -195,26 +199,23 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
     )
 
 
-def _restore_agent_net(options: Options, tensors: Tensors) -> NetworkPolicy:
-    net = AgentNet(**options)
+def _restore_network(net: nn.Module, tensors: Tensors) -> NetworkPolicy:
     net.load_state_dict(tensors)
     return NetworkPolicy(net)
 
 
-def _restore_mlp(options: Options, tensors: Tensors) -> NetworkPolicy:
+def _perceptron(options: Options, tensors: Tensors) -> nn.Sequential:
     parts: list[nn.Module] = []
     for width_in, width_out in pairwise(options["widths"]):
         has_bias = f"{len(parts)}.bias" in tensors
         linear = nn.Linear(width_in, width_out, bias=has_bias)
         parts += [linear, _ACTIVATIONS[options["activation"]]()]
-    net = nn.Sequential(*parts[:-1])
-    net.load_state_dict(tensors)
-    return NetworkPolicy(net)
+    return nn.Sequential(*parts[:-1])
 
 
 RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
-    "agent-net": _restore_agent_net,
-    "mlp": _restore_mlp,
+    "agent-net": lambda options, t: _restore_network(AgentNet(**options), t),
+    "mlp": lambda options, t: _restore_network(_perceptron(options, t), t),
     "plan": lambda options, _: PlanPolicy(**options),
     "max-prob": lambda options, _: MaxProbPolicy(**options),
 }
@@ -247,10 +248,10 @@ def _tree_scores(outputs: NDArray[np.float64], num_first: int) -> NDArray[np.flo
 
 def _numbers(part: nn.Linear) -> Numbers:
     """Return weight and bias of a layer."""
-    bias: Tensor | None = part.bias
-    weight = as_numpy(part.weight).astype(np.float64)
-    zeros = np.zeros(len(weight))
-    return weight, zeros if bias is None else as_numpy(bias).astype(np.float64)
+    weight, bias = as_numpy(part.weight), np.zeros(part.out_features)
+    if part.bias is not None:
+        bias = as_numpy(part.bias)
+    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:

@@ -21,10 +21,10 @@ from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_
 from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_saved
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
-from dynalay_gym.utils.optimizer_state import strip_prefix
+from dynalay_gym.utils.training_state import strip_prefix
 
 KIND = "predictor"
-PARTS = ("network", "policy")  # their tensors are named network.… and policy.…
+SETTINGS = ("penalty", "max_decisions")  # arguments that a folder keeps
 
 # Makes a session from the options and tensors that its `to_saved` returned.
 Restore = Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]
@@ -72,15 +72,13 @@ class DynaLayPredictor:
     ) -> None:
         if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
             raise ConfigError("batch_size and max_decisions must be at least 1")
-        self.session: NetworkSession
         if isinstance(network, MainNetwork):
-            self.session = fastest_session(network, rtol, max_steps)
-        elif rtol is None and max_steps is None:
-            self.session = network
-        else:
+            network = fastest_session(network, rtol, max_steps)
+        elif rtol is not None or max_steps is not None:
             raise ConfigError(
                 "a session has its own solver settings; leave rtol and max_steps out"
             )
+        self.session: NetworkSession = network
         self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)
         self.policy, self.batch_size = policy, batch_size
@@ -104,11 +102,9 @@ class DynaLayPredictor:
             **options: Arguments of the class that replace the environment's.
         """
         problem = env.unwrapped.problem
-        own = {
-            "penalty": problem.penalty_range[0],
-            "max_decisions": problem.max_decisions,
-        }
-        return cls(problem.session, policy, **own | options)
+        options.setdefault("penalty", problem.penalty_range[0])
+        options.setdefault("max_decisions", problem.max_decisions)
+        return cls(problem.session, policy, **options)
 
     def predict(self, inputs: Any, *, penalty: Any = None) -> Any:
         """Return the classes of inputs, int64 [n]; see `infer`."""
@@ -202,13 +198,16 @@ class DynaLayPredictor:
                 f"{type(self.session).__name__} cannot be saved: it has no to_saved() "
                 "(dynalay_gym.sessions.protocol.Savable)"
             )
-        saved = self.session.to_saved(), policy_to_saved(self.policy)
-        meta: dict[str, Any] = {"kind": KIND, "penalty": self.penalty}
-        meta["max_decisions"] = self.max_decisions
+        meta: dict[str, Any] = {"kind": KIND}
+        meta |= {name: getattr(self, name) for name in SETTINGS}
         tensors: dict[str, Tensor] = {}
-        for part, (kind, options, own) in zip(PARTS, saved, strict=True):
+        parts = {
+            "network": self.session.to_saved(),
+            "policy": policy_to_saved(self.policy),
+        }
+        for part, (kind, options, weights) in parts.items():
             meta[part] = {"kind": kind, "options": options}
-            tensors |= {f"{part}.{name}": tensor for name, tensor in own.items()}
+            tensors |= {f"{part}.{name}": tensor for name, tensor in weights.items()}
         save_tensors(Path(folder), tensors, meta)
 
     @classmethod
@@ -237,18 +236,20 @@ class DynaLayPredictor:
         tensors, meta = _read_folder(folder, device)
         known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
-            (kind, *network), (rule, *policy) = (
-                (meta[x]["kind"], meta[x]["options"], strip_prefix(f"{x}.", tensors))
-                for x in PARTS
-            )
+            kind = meta["network"]["kind"]
             if kind not in known:
                 raise CheckpointError(
                     f"the predictor at {folder} has a network of kind {kind!r}; "
                     "name what makes it: load(folder, sessions={kind: function})"
                 )
-            parts = known[kind](*network), RESTORE_POLICY[rule](*policy)
-            options = {name: meta[name] for name in ("penalty", "max_decisions")}
-            return cls(*parts, batch_size=batch_size, **options)
+            network, policy = (
+                (meta[part]["options"], strip_prefix(f"{part}.", tensors))
+                for part in ("network", "policy")
+            )
+            session = known[kind](*network)
+            rule = RESTORE_POLICY[meta["policy"]["kind"]](*policy)
+            settings = {name: meta[name] for name in SETTINGS}
+            return cls(session, rule, batch_size=batch_size, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].strip()
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The unit of cost and the break-even penalty of a network, and all its states.
+"""Measures the unit of cost and the break-even penalty; walks through all states.
 
 Axes: n samples, S states.
 """
@@ -123,8 +123,8 @@ def visit_states(
         inputs: Samples [n, ...] on its device.
 
     Yields:
-        State number; a state in which all rows are there, free to be changed; and
-        what each action takes from it, by action, for all rows.
+        State id; a session state with all rows in it, which the caller may modify; and
+        the `StepCost` of each action from there, by action.
     """
     rows = _all_rows(session, inputs)
     pending = {0: session.begin(inputs)}  # a dict keeps the order of insertion

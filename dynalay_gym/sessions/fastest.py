@@ -1,4 +1,4 @@
-"""Which session runs a main network: the one seam of the optional accelerator."""
+"""Chooses between the compiled session (Numba, CPU) and `TorchSession`."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ def fastest_session(
     """Return the fastest session of a main network where it is.
 
     The compiled session of `dynalay_gym.sessions.accel` does what `TorchSession` does;
-    only roundings differ. It runs float32 networks of the two layer forms on a CPU, and
+    only rounding differs. It runs float32 networks of the two layer forms on a CPU, and
     needs the extra ``[fast]`` (Numba).
 
     Args:

@@ -30,7 +30,11 @@ class LayerBuffer:
     injected: Tensor | None = None
 
     def read(self, rows: Tensor) -> LayerState:
-        """Return the activations of some rows, int64 [m]."""
+        """Return the activations of some rows, int64 [m].
+
+        `u` is the pre-activation only for plainly applied rows; for iterated rows it
+        holds y.
+        """
         visible, hidden, injected = (
             None if maps is None else _take(maps, rows)
             for maps in (self.visible, self.hidden, self.injected)

@@ -3,7 +3,7 @@
 A session runs one network for many inputs at once. An *action* does a piece of work on
 some rows (iterates a layer, runs a block); action 0 stops and does none. Any network
 that can be run in such pieces can implement `NetworkSession`; nothing above it knows
-which network it is. `docs/bring-your-own-network.md` builds one in 40 lines.
+which network it is. `docs/bring-your-own-network.md` builds one.
 
 Axes: n rows (one input each), m of them chosen, A actions, F features, K classes,
 S states of one input.
@@ -125,7 +125,8 @@ class FiniteStates(Protocol):
 
     Attributes:
         next_state: State that an action leads to, int64 [S, A]; 0 is the state after
-            the plain pass. The only place of the transition rule.
+            the plain pass. It defines the transition rule: `apply` must agree with it,
+            and masks, tables, the oracle and exact learning are derived from it.
     """
 
     next_state: NDArray[np.int64]
@@ -163,7 +164,7 @@ class Savable(Protocol):
     """A session that a predictor can write into its folder."""
 
     def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-        """Return what makes the session anew.
+        """Return what recreates the session.
 
         Returns:
             Its kind, a name of one's own; JSON-able options; and weights by name. A

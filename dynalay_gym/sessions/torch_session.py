@@ -98,7 +98,8 @@ class TorchSession:
         check_rows(rows, len(state.state_id))
         check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
         images = inputs.contiguous(memory_format=torch.channels_last)
-        below = self.network.stem(images)  # of which only h is read later
+        # Of the stem only h is used later; y is stored because `read` expects one.
+        below = self.network.stem(images)
         state.layers[0].write(
             rows, len(state.state_id), visible=below.y, hidden=below.h
         )

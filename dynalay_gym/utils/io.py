@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, and never over another run's.
+"""Files and folders: written atomically, and never over another run's.
 
 Importing it loads no torch.
 """

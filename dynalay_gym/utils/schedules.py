@@ -4,6 +4,8 @@ Learning rates take them through ``torch.optim.lr_scheduler.LambdaLR``; explorat
 entropy bonuses and temperatures call them directly.
 """
 
+LEARNING_RATE_END = 0.1  # share of a step size that is left at the end
+
 
 def linear(start: float, end: float, share: float) -> float:
     """Return start + share * (end - start).

@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv
 
+import train_agent
 from agents import registry
 from agents.config import AgentConfig
 from agents.options import Options, default_configs
@@ -83,6 +85,18 @@ def test_a_new_algorithm_is_one_file_and_one_line(tmp_path: Path) -> None:
     assert loaded.config == config
     envs = NeedEnv(autoreset_mode=AutoresetMode.DISABLED)
     assert evaluate(envs, loaded.policy).actions[:, 1:].sum() == 0
+
+
+@pytest.mark.usefixtures("stay")
+def test_a_network_that_no_predictor_runs_does_not_end_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tyro.cli(Options, args=["--algo", "stay"]).config()
+    agent: Any = registry.make_agent(NeedEnv(), config)
+    nothing_is_asked_of_envs: Any = None
+    train_agent.save_predictor(tmp_path / "p", agent, nothing_is_asked_of_envs)
+    assert "no predictor is written: a network policy takes" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
 
 
 def test_every_algorithm_has_a_name_defaults_and_a_class_of_its_own() -> None:

@@ -151,6 +151,11 @@ def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
         (["--num-threads", "0"], "--num-threads"),
         (["--total-timesteps", "-5"], "--total-timesteps"),
         (["--rtol", "-1"], "rtol"),
+        (["--algo", "ppo", "--ppo.batch-size", "1"], "greater than 1"),
+        (
+            "--algo policy-gradient --num-envs 1 --policy-gradient.num-steps 1".split(),
+            "--num-envs or --policy-gradient.num-steps",
+        ),
         (["--max-steps", "-1"], "max_steps"),
         (["--alpha", "-1"], "alpha"),
         (["--reward", "gold"], "unknown reward"),

@@ -8,6 +8,7 @@ import torch
 from helpers.networks import make_single, random_model, tiny_config, tiny_kwargs
 from numpy.typing import NDArray
 
+from dynalay_gym.envs.oracle import optimum
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.main_network import MainNetwork
@@ -62,6 +63,7 @@ def test_a_table_is_computed_anew(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
     table, live = (envs(network(0), transitions=kind) for kind in ("table", "live"))
     play(table, 2), play(live, 2)
+    before = table.problem.table
     files = sorted(tmp_path.iterdir())
     weights = network(1).state_dict()
     got, expected = (one.load_weights(weights)[0] for one in (table, live))
@@ -70,7 +72,8 @@ def test_a_table_is_computed_anew(tmp_path: Any, monkeypatch: Any) -> None:
     assert np.array_equal(a[0], b[0])
     np.testing.assert_allclose(a[1], b[1])
     assert sorted(tmp_path.iterdir()) == files, "passing weights fill no cache"
-    assert table.problem.table is table.process.problem.table
+    assert table.problem.table is not before
+    assert np.array_equal(optimum(table).returns, optimum(live).returns)
 
 
 def test_equal_weights_keep_the_table(tmp_path: Any, monkeypatch: Any) -> None:

@@ -37,6 +37,13 @@ def test_a_plan_per_sample_is_looked_up(kind):
     assert policy.plans(rows, asked).tolist() == [[3, 0, 0], [0, 0, 0], [1, 2, 0]]
 
 
+def test_a_sample_without_a_plan_is_named():
+    rows, policy = np.zeros((1, 2), dtype=np.float32), PlanPolicy([[1], [0]])
+    for method in (policy.act, policy.plans):
+        with pytest.raises(ConfigError, match=r"2 samples.*sample 2"):
+            method(rows, infos([0], [2], np.asarray))
+
+
 def test_an_empty_plan_stops_at_once():
     rows = np.zeros((2, 1), dtype=np.float32)
     assert (

@@ -15,25 +15,22 @@ from dynalay_gym.predictor.export import export_parts
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.protocol import FiniteStates
-from examples.own_network import PADDING, PORTIONS, TokenNet, TokenSession
+from examples.own_network import (
+    PADDING,
+    PORTIONS,
+    TokenNet,
+    TokenSession,
+    restore,
+)
 
 
-class SavableTokens(TokenSession):
-    """What a network of one's own needs to be saved: four lines."""
+class Unsavable(TokenSession):
+    """The same without the optional method."""
 
-    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-        options = {"vocabulary": self.net.embedding.num_embeddings}
-        options["num_classes"] = self.num_classes
-        return "tokens", options, self.net.state_dict()
+    to_saved = None
 
 
-def restore(options: dict[str, Any], tensors: dict[str, Tensor]) -> TokenSession:
-    net = TokenNet(**options)
-    net.load_state_dict(tensors)
-    return SavableTokens(net)
-
-
-def make_session(kind: type[TokenSession] = SavableTokens) -> TokenSession:
+def make_session(kind: type[TokenSession] = TokenSession) -> TokenSession:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         net = TokenNet()
@@ -111,22 +108,20 @@ def test_a_plan_needs_no_finite_states() -> None:
 def test_it_comes_back_with_the_same_answers(kind: str, tmp_path: Path) -> None:
     predictor, tokens = make_predictor(kind), make_tokens()
     predictor.save(tmp_path)
-    loaded = DynaLayPredictor.load(tmp_path, sessions={"tokens": restore})
+    loaded = DynaLayPredictor.load(tmp_path, sessions={"token-net": restore})
     assert loaded.max_decisions == 6
     found, expected = loaded.infer(tokens), predictor.infer(tokens)
     for mine, other in zip(found, expected, strict=True):
         assert torch.equal(mine, other)
-    with pytest.raises(CheckpointError, match=r"'tokens'.*sessions="):
+    with pytest.raises(CheckpointError, match=r"'token-net'.*sessions="):
         DynaLayPredictor.load(tmp_path)
 
 
 def test_what_it_does_not_offer_is_refused_by_name(tmp_path: Path) -> None:
-    plain = DynaLayPredictor(
-        make_session(TokenSession), make_policy("plan"), penalty=0.1
-    )
-    with pytest.raises(ConfigError, match=r"TokenSession cannot be saved.*to_saved"):
+    plain = DynaLayPredictor(make_session(Unsavable), make_policy("plan"), penalty=0.1)
+    with pytest.raises(ConfigError, match=r"Unsavable cannot be saved.*to_saved"):
         plain.save(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"only main networks.*TokenSession"):
+    with pytest.raises(ConfigError, match=r"only main networks.*Unsavable"):
         export_parts(plain, tmp_path / "a")
     with pytest.raises(ConfigError, match="solver settings"):
         make_predictor("plan", rtol=0.1)

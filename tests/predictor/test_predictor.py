@@ -603,6 +603,16 @@ def test_impossible_actions_are_refused(actions: list[float]) -> None:
         )
 
 
+@pytest.mark.parametrize(("threshold", "num_decisions"), [(np.inf, 4), (-np.inf, 1)])
+def test_a_threshold_without_bound_is_kept(
+    threshold: float, num_decisions: int, tmp_path: Path
+) -> None:
+    rule = MaxProbPolicy(column(), ALWAYS, [threshold])
+    DynaLayPredictor(shared_model(), rule, penalty=0.1).save(tmp_path)
+    found = DynaLayPredictor.load(tmp_path).infer(shared_split().inputs)
+    assert set(found.decisions.tolist()) == {num_decisions}
+
+
 def test_impossible_policies_are_refused() -> None:
     with pytest.raises(ConfigError, match="one threshold per penalty"):
         MaxProbPolicy(0, ALWAYS, [0.5, 0.4])
@@ -610,6 +620,9 @@ def test_impossible_policies_are_refused() -> None:
         MaxProbPolicy(0, ALWAYS, [0.4, 0.5], [0.1, 0.2])
     with pytest.raises(ConfigError, match="rising"):
         MaxProbPolicy(0, ALWAYS, [0.5, 0.4], [0.2, 0.1])
+    for points in ([np.nan], [0.0]), ([0.5], [np.inf]):
+        with pytest.raises(ConfigError, match="finite"):
+            MaxProbPolicy(0, ALWAYS, *points)
     linear = nn.Linear(3, 2)
     for net in (
         nn.Sequential(linear, nn.GELU(), nn.Linear(2, 2)),

@@ -34,7 +34,7 @@ CONV = np.dtype([(name, np.int64) for name in _CONV_FIELDS])
 def convolve(
     conv: Any, numbers: Numbers, x: Numbers, out: Numbers, on_top: bool, pattern: int
 ) -> None:
-    """Convolve a padded map x, `on_top` of the map `out` or anew.
+    """Convolve a padded map x; add the result to `out` if `on_top`, else overwrite.
 
     Kernel rows that lie outside of x are left out. The result is normalised by the
     statistics of a pattern, unless that is `NO_NORM`.

@@ -220,10 +220,10 @@ def sweep_rows(
         rows: All rows.
         chosen: Those that act, [m].
         lowest: Lowest layer that each works on, 1..L; 0 leaves it as it is, [m].
-        targets: States that they are brought to from their plain pass, [m]; none, [0],
-            for those that the actions `lowest` lead to.
-        images: New inputs of the rows, which take the plain pass whatever `lowest`
-            says, [m, H * W * C]; none, [0, 0], to go on from where they are.
+        targets: Target state of each row, which starts from its plain pass, [m]; an
+            empty array means ``next_state[state, lowest]``.
+        images: New input of each row, which takes the plain pass whatever `lowest`
+            says, [m, H * W * C]; an empty array means that rows keep their input.
         cost: Written: multiply-adds, iterations, worst status of a solve, and whether
             the lowest layer sat on its fixed point already, [m, 4].
     """

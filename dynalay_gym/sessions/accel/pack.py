@@ -24,7 +24,7 @@ from dynalay_gym.sessions.states import Automaton
 def is_packable(network: MainNetwork) -> bool:
     """Return whether the compiled functions do what a network does.
 
-    They do not know subclasses, nor maps that fit each other by being repeated.
+    They know no subclasses, nor hidden maps whose sides do not match after the stride.
     """
     side = network.config.in_shape[1] // network.config.unshuffle
     for layer in network.layers:
@@ -143,7 +143,8 @@ class _Packer:
     ) -> Any:
         """Add a kernel [C_out, C_in, k, k] that reads a map; return its `CONV`.
 
-        One that wants an image unshuffled reads squares of the image itself.
+        A kernel on a pixel-unshuffled image is rewritten as a larger strided kernel on
+        the image.
         """
         factor = math.isqrt(weight.shape[1] // source.channels)
         weight = F.pixel_shuffle(weight, factor)

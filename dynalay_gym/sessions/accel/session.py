@@ -1,8 +1,7 @@
-"""A main network's session on a processor: compiled, row by row.
+"""A main network's session on a CPU: compiled, row by row.
 
-It does what `TorchSession` does; only roundings differ. A row is taken from end to end
-before the next one, so nothing of a row depends on the others, and the processor's
-cores share the rows.
+It does what `TorchSession` does; only rounding differs. Each row is finished before the
+next one starts, so no row depends on the others, and threads can share the rows.
 
 Axes: n rows (one input each), m of them acted on, S numbers of a row's memory.
 """
@@ -123,10 +122,11 @@ class CompiledSession(TorchSession):
         already: Tensor,
         images: Numbers = _NO_IMAGES,
     ) -> StepCost:
-        """Call `sweep_rows` in as many threads as PyTorch may use, and pay.
+        """Run `sweep_rows` over the rows, split among PyTorch's threads; see there.
 
-        See there what no targets and no images mean. It finds out itself what has been
-        done already.
+        Returns:
+            The costs. Empty `target`: the transition of `lowest` is used. Non-empty
+            `images`: plain pass. `already` is ignored; the kernel computes it.
         """
         layers, m = state.layers, len(rows)
         if not isinstance(layers, RowMaps) or layers.layout != self._layout:
