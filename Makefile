@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test lint format digits bench clean
+.PHONY: help venv demo test test-plain lint format digits bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Set up the virtual environment (VENV=.venv PYTHON=python3)
 
@@ -26,6 +26,9 @@ demo: $(STAMP) ## Train an agent on the digits with PPO and print the comparison
 test: lint ## Lint, check types and run the tests
 	$(BIN)/pytest
 
+test-plain: $(STAMP) ## Run the tests of sessions, envs and predictor without Numba
+	$(BIN)/pytest --without-numba tests/sessions tests/envs tests/predictor
+
 lint: $(STAMP) ## Lint, check format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +42,7 @@ digits: $(STAMP) ## Retrain the main network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
 bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look)
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from agents.config import CONFIGS, AgentConfig
-from agents.options import Options, facts
+from agents.config import AgentConfig
+from agents.options import Options, default_configs, options_dict
 from dynalay_gym.errors import ConfigError, DynaLayError
 
 if TYPE_CHECKING:
-    from agents.co_folder import OnStep
-    from agents.co_run import CoRun
+    from agents.base import Agent, Progress
     from agents.environments import Environments
-    from agents.evaluation import EvaluationResult
-    from agents.policy import Agent, Progress
-    from dynalay_gym.metrics import MetricWriter
+    from dynalay_gym.cotraining.warm_up import OnStep
+    from dynalay_gym.utils.metrics import MetricWriter
 
-VALIDATIONS = 10  # walks over the validation split during a training
+VALIDATIONS = 10  # evaluations on the validation split during a training
 
 
 def main() -> int:
@@ -46,7 +44,8 @@ def run(options: Options) -> None:
     import torch
 
     from agents.environments import build_environments
-    from dynalay_gym.metrics import MetricWriter, make_run_dir
+    from dynalay_gym.utils.io import make_run_dir
+    from dynalay_gym.utils.metrics import MetricWriter
 
     torch.set_num_threads(options.num_threads)
     config = choose_config(options)
@@ -55,240 +54,192 @@ def run(options: Options) -> None:
         return
     envs = build_environments(options, config)
     agent = build_agent(options, config, envs)
-    folder = make_run_dir(options.log_dir, options.dataset, agent.algo)
-    print(f"{folder}: {agent.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
+    folder = make_run_dir(options.log_dir, options.dataset, config.algo)
+    print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
     with MetricWriter(folder) as writer:
-        steps = train(options, agent, envs, writer, folder)
-        compare(options, agent, envs, writer, folder, steps)
+        steps = train(options, agent, envs, writer)
+        report(options, agent, envs, writer, steps)
 
 
 def run_joint(options: Options, config: AgentConfig) -> None:
     """Train agent and main network together (or with it frozen), and report."""
-    from agents.co_run import CoRun
-    from dynalay_gym.metrics import MetricWriter
+    from agents.joint_run import JointRun
+    from dynalay_gym.utils.metrics import MetricWriter
 
-    joint = CoRun(options, config, warm_up_bar())
-    if not joint.leads:  # a further process of torchrun: it only helps to learn
-        joint.learn(None, lambda taken, words: None)
-        joint.workers.leave()
-        return
+    joint = JointRun(options, config, warm_up_bar())
     envs, folder = joint.envs, joint.folder
-    print(
-        f"{folder}: {joint.agent.algo} and main network on {options.dataset}, ", end=""
-    )
-    print(f"penalty {envs.penalty:.4g}")
+    what = f"{config.algo} and main network on {options.dataset}"
+    print(f"{folder}: {what}, penalty {envs.penalty:.4g}")
+
+    def on_progress(taken: int, words: str) -> None:
+        move(bar, taken)
+        steps = 0 if joint.trainer is None else joint.trainer.steps
+        bar.set_postfix_str(f"main step {steps} {words}")
+
     with MetricWriter(folder) as writer:
         try:
-            learn_jointly(joint, writer)
+            with progress_bar(joint.total, initial=joint.taken) as bar:
+                joint.learn(writer, on_progress)
         except KeyboardInterrupt:
-            print(f"go on with the same options and --resume {folder}", file=sys.stderr)
+            print(f"continue with the same options, --resume {folder}", file=sys.stderr)
             raise
-        joint.workers.leave()
-        joint.take_best()
-        measured = joint.measure_best()
+        measured = joint.take_best()
         save_predictor(folder / "predictor", joint.agent, envs)
-        compare(options, joint.agent, envs, writer, folder, joint.total)
+        report(options, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
     print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
 
 
-def learn_jointly(joint: "CoRun", writer: "MetricWriter") -> None:
-    """Train with one bar over both networks."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=joint.total,
-        initial=joint.taken,
-        unit="step",
-        unit_scale=True,
-        disable=None,
-    ) as bar:
-        seen = joint.taken
-
-        def on_progress(taken: int, words: str) -> None:
-            nonlocal seen
-            bar.update(taken - seen)
-            seen = taken
-            steps = 0 if joint.trainer is None else joint.trainer.steps
-            bar.set_postfix_str(f"main step {steps} {words}")
-
-        joint.learn(writer, on_progress)
-
-
 def warm_up_bar() -> "OnStep":
     """Return the callback that shows the main network's warm-up."""
-    from tqdm import tqdm
-
-    bar = None
+    bar: Any = None
 
     def on_step(step: int, total: int, loss: float) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(desc="warm-up", total=total, unit="step", disable=None)
-        bar.update(step - bar.n)
+            bar = progress_bar(total, desc="warm-up", unit_scale=False)
+        move(bar, step)
         if step == total:
             bar.close()
 
     return on_step
 
 
+def progress_bar(total: int, **options: Any) -> Any:
+    """Return a bar over timesteps; it shows on terminals only."""
+    from tqdm import tqdm
+
+    defaults = {"unit": "step", "unit_scale": True, "disable": None}
+    return tqdm(total=total, **defaults | options)
+
+
+def move(bar: Any, taken: int) -> None:
+    """Move a bar to a number of timesteps."""
+    bar.update(taken - bar.n)
+    bar.n = taken  # a bar that is not shown does not count
+
+
 def choose_config(options: Options) -> AgentConfig:
     """Return the hyper-parameters: the saved agent's, or the command line's."""
     if options.load is None:
-        return options.config(options.algo or "ppo")
-    from agents.store import load_config
+        return options.config()
+    from agents.saving import load_config
 
     config = load_config(options.load)
-    algo = next(name for name, kind in CONFIGS.items() if type(config) is kind)
+    algo = config.algo
     if options.algo not in (None, algo):
-        raise ConfigError(
-            f"--load holds an agent of {algo}, not of {options.algo}; leave --algo out"
-        )
-    if options.config(algo) != CONFIGS[algo]():
-        raise ConfigError(
-            f"--load brings its own hyper-parameters; leave --{algo}.* out"
-        )
+        what = f"holds an agent of {algo}, not of {options.algo}"
+        raise ConfigError(f"--load {what}; leave --algo out")
+    if options.config(algo) != default_configs()[algo]:
+        what = "brings its own hyper-parameters"
+        raise ConfigError(f"--load {what}; leave --{algo}.* out")
     return config
 
 
 def build_agent(options: Options, config: AgentConfig, envs: "Environments") -> "Agent":
     """Return the agent: fresh, or a saved one."""
-    from agents.store import load_agent, make_agent
+    from agents.registry import make_agent
+    from agents.saving import load_agent
 
+    how: Any = {"seed": options.seed, "baseline_envs": envs.baseline}
     if options.load is None:
-        return make_agent(
-            envs.train, config, seed=options.seed, baseline_envs=envs.baseline
-        )
-    return load_agent(
-        options.load, envs.train, seed=options.seed, baseline_envs=envs.baseline
-    )
+        return make_agent(envs.train, config, **how)
+    return load_agent(options.load, envs.train, **how)
 
 
 def train(
-    options: Options,
-    agent: "Agent",
-    envs: "Environments",
-    writer: "MetricWriter",
-    folder: Path,
+    options: Options, agent: "Agent", envs: "Environments", writer: "MetricWriter"
 ) -> int:
     """Train and save the agent; return the steps. Ctrl-C keeps what was learned."""
-    from tqdm import tqdm
-
-    from agents.store import save_agent
+    from agents.saving import save_agent
 
     steps = options.total_timesteps
     if steps is None:
         steps = agent.config.total_timesteps
     if steps == 0:
         return 0
-    place = folder / "agent"
+    target = writer.folder / "agent"
     try:
-        with tqdm(total=steps, unit="step", unit_scale=True, disable=None) as bar:
+        with progress_bar(steps) as bar:
             on_progress = follow(agent, envs, writer, bar)
             agent.learn(steps, writer=writer, on_progress=on_progress)
     except KeyboardInterrupt:
-        save_agent(place, agent, envs.train, facts(options))
-        print(f"the agent so far is kept: --load {place}", file=sys.stderr)
+        save_agent(target, agent, envs.train, options_dict(options))
+        print(f"the agent so far is kept: --load {target}", file=sys.stderr)
         raise
-    save_agent(place, agent, envs.train, facts(options))
-    save_predictor(folder / "predictor", agent, envs)
+    save_agent(target, agent, envs.train, options_dict(options))
+    save_predictor(writer.folder / "predictor", agent, envs)
     return steps
 
 
 def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
-    """Write main network and greedy policy as one folder that needs no `agents`."""
-    from dynalay_gym.net_policies import network_policy
-    from dynalay_gym.predictor import DynaLayPredictor
+    """Write main network and greedy policy as one folder that needs no `agents`.
 
-    policy = network_policy(agent.scorer)
+    A network that a predictor cannot run is said so in a line; the run goes on.
+    """
+    from dynalay_gym.predictor.policies import NetworkPolicy
+    from dynalay_gym.predictor.predictor import DynaLayPredictor
+
+    try:
+        policy = NetworkPolicy(getattr(agent.policy, "net", agent.module))
+    except ConfigError as error:
+        print(f"no predictor is written: {error}", file=sys.stderr)
+        return
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 
 def follow(
     agent: "Agent", envs: "Environments", writer: "MetricWriter", bar: Any
 ) -> "Progress":
-    """Return the callback that moves the bar and, at times, walks the validation."""
-    from agents.evaluation import walk
-
-    seen = 0  # the bar itself stands still where it is not shown
+    """Return the callback that moves the bar and, at times, evaluates the agent."""
+    from dynalay_gym.evaluation.evaluate import evaluate
 
     def on_progress(taken: int) -> None:
-        nonlocal seen
-        due = VALIDATIONS * taken // bar.total > VALIDATIONS * seen // bar.total
-        bar.update(taken - seen)
-        seen = taken
+        due = VALIDATIONS * taken // bar.total > VALIDATIONS * bar.n // bar.total
+        move(bar, taken)
         if due:
-            result = walk(envs.validation, agent.policy, penalty=envs.penalty)
-            scalars = {
-                "validation/accuracy": result.accuracy,
-                "validation/compute": result.compute,
-                "validation/return": result.mean_return,
-            }
-            writer.scalars(scalars, taken)
+            result = evaluate(envs.validation, agent.policy, penalty=envs.penalty)
+            writer.scalars(result.scalars("validation"), taken)
             bar.set_postfix_str(f"validation return {result.mean_return:.3f}")
 
     return on_progress
 
 
-def evaluate(
-    options: Options, agent: "Agent", envs: "Environments"
-) -> "list[EvaluationResult]":
-    """Walk the test split with the learned agent and every reference policy."""
-    from agents.baselines import make_baselines, make_random_mix
-    from agents.evaluation import walk
-
-    policies = make_baselines(envs.test, envs.validation, envs.penalty, options.seed)
-    walk(envs.test, policies[0])  # the first walk pays for warming up
-    learned = walk(envs.test, agent.policy, penalty=envs.penalty)
-    results = [walk(envs.test, each, penalty=envs.penalty) for each in policies]
-    always = next(result for result in results if result.policy == "always")
-    mix = make_random_mix(
-        envs.test, learned.macs.mean(), always.macs.mean(), options.seed
-    )
-    return [learned, *results, walk(envs.test, mix, penalty=envs.penalty)]
-
-
-def compare(
+def report(
     options: Options,
     agent: "Agent",
     envs: "Environments",
     writer: "MetricWriter",
-    folder: Path,
     steps: int,
 ) -> None:
     """Print the table over the test split and keep it as JSON and in TensorBoard."""
-    from agents.report import (
-        format_regret,
-        format_table,
-        make_rows,
-        plot_rows,
-        write_results,
-    )
-    from dynalay_gym.data import load_split
-    from dynalay_gym.metrics import environment_facts
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.evaluation import comparison, figures, tables
+    from dynalay_gym.utils.metrics import run_metadata
 
-    results = evaluate(options, agent, envs)
+    results = comparison.compare(
+        agent.policy, envs.test, envs.validation, envs.penalty, options.seed
+    )
     split = load_split(
         options.dataset, "test", data_dir=options.data_dir, download=options.download
     )
-    rows = make_rows(results, split.groups.numpy())
+    rows = tables.make_rows(results, split.groups.numpy())
     about = {
-        "options": facts(options),
+        "options": options_dict(options),
         "config": asdict(agent.config),
         "split": "test",
         "num_samples": len(split),
         "penalty": envs.penalty,
         "timesteps": steps,
-        "environment": environment_facts(),
+        "environment": run_metadata(),
     }
-    write_results(folder, rows, steps, about)
+    tables.write_results(writer.folder, rows, steps, about)
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
-    writer.figure("eval/accuracy_compute", plot_rows(rows, title), steps)
-    keys = ("accuracy", "compute", "return")
-    metrics = {f"hparam/{key}": rows[0][key] for key in keys}
-    writer.hparams(facts(options) | asdict(agent.config), metrics, steps)
-    print(f"\n{title}, {len(split)} samples\n\n{format_table(rows)}")
-    print(f"\n{format_regret(rows[0])}")
+    writer.figure("eval/accuracy_compute", figures.plot_rows(rows, title), steps)
+    hparams = options_dict(options) | asdict(agent.config)
+    writer.hparams(hparams, results[0].scalars("hparam"), steps)
+    print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}")
+    print(f"\n{tables.format_regret(rows[0])}")
 
 
 if __name__ == "__main__":

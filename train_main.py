@@ -1,19 +1,22 @@
 """Train a main network: data, network, optimiser steps, checkpoint, TensorBoard."""
 
+import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from tqdm import tqdm
 
-from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.utils.io import make_run_dir, write_json
+from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
-if TYPE_CHECKING:
-    from dynalay_gym.data import Split
-    from dynalay_gym.metrics import MetricWriter
-    from dynalay_gym.training import MainTrainer
+if TYPE_CHECKING:  # what loads torch is imported when it is needed
+    from dynalay_gym.data.splits import Split
+    from dynalay_gym.networks.training import MainTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Args:
     precision: str = "fp32"
     """fp32, or bf16 autocast."""
     seed: int = 0
-    """Seed of weights, order of samples, augmentation and paths; not of the splits."""
+    """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
     """auto, cpu or cuda."""
     num_threads: int | None = None
@@ -57,33 +60,28 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Validate, build, train, export."""
-    from dynalay_gym.metrics import MetricWriter, write_json
-
+    """Check, build, train, export."""
     trainer, splits = build(args)
     folder = run_folder(args)
     if args.resume is not None:
         trainer.load(folder / "resume")
     write_json(folder / "config.json", asdict(args))
     print(f"run folder: {folder}")
-    print(f"parameters: {sum(p.numel() for p in trainer.model.parameters()):,}")
+    print(f"parameters: {sum(p.numel() for p in trainer.network.parameters()):,}")
     with MetricWriter(folder) as writer:
         train(trainer, splits["validation"], folder, writer)
-        facts = run_facts(args, trainer)
-        report(trainer, splits, folder, writer, facts)
+        report(args, trainer, splits, folder, writer)
 
 
 def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
     """Check every option, load the data and build the network; writes nothing."""
-    from dataclasses import replace
-
     import torch
 
-    from dynalay_gym.data import SPLITS, load_split
-    from dynalay_gym.envs.factory import resolve_device
-    from dynalay_gym.models.main_model import MainModel
-    from dynalay_gym.models.presets import make_config
-    from dynalay_gym.training import MainTrainer, TrainingConfig
+    from dynalay_gym.data.splits import load_split
+    from dynalay_gym.envs.config import resolve_device
+    from dynalay_gym.networks.main_network import MainNetwork
+    from dynalay_gym.networks.presets import make_config
+    from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 
     spec = dataset_spec(args.dataset)
     config = make_config(args.preset or spec.preset, spec.in_shape, spec.num_classes)
@@ -92,7 +90,7 @@ def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
     if args.max_steps is not None:
         config = replace(config, max_steps=args.max_steps)
     options = TrainingConfig(
-        epochs=args.epochs or (16 if spec.embedded else 20),
+        epochs=(16 if spec.embedded else 20) if args.epochs is None else args.epochs,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
@@ -102,37 +100,20 @@ def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
         seed=args.seed,
     )
     device = resolve_device(args.device)
-    set_threads(args.num_threads, 1 if spec.embedded else None)
-    splits = {
-        name: load_split(
-            spec.name,
-            name,
-            data_dir=args.data_dir,
-            download=args.download,
-            device=device,
-        )
-        for name in SPLITS
-    }
+    if args.num_threads is not None and args.num_threads < 1:
+        raise ConfigError(f"num_threads must be at least 1, not {args.num_threads}")
+    if args.num_threads or spec.embedded:
+        torch.set_num_threads(args.num_threads or 1)
+    where: dict[str, Any] = {"data_dir": args.data_dir, "download": args.download}
+    where["device"] = device
+    splits = {name: load_split(spec.name, name, **where) for name in SPLITS}
     torch.manual_seed(args.seed)
-    model = MainModel(config).to(device)
-    return MainTrainer(model, splits.pop("main"), options), splits
-
-
-def set_threads(asked: int | None, default: int | None) -> None:
-    """Set torch's CPU threads: as asked, else the default, else torch's own."""
-    import torch
-
-    if asked is not None and asked < 1:
-        raise ConfigError(f"num_threads must be at least 1, not {asked}")
-    threads = asked or default
-    if threads is not None:
-        torch.set_num_threads(threads)
+    network = MainNetwork(config).to(device)
+    return MainTrainer(network, splits.pop("main"), options), splits
 
 
 def run_folder(args: Args) -> Path:
-    """The folder to resume, or a new one."""
-    from dynalay_gym.metrics import make_run_dir
-
+    """Return the folder to resume, or a new one."""
     if args.resume is None:
         return make_run_dir(args.log_dir, args.dataset, "main")
     if not (args.resume / "resume").is_dir():
@@ -144,26 +125,19 @@ def run_folder(args: Args) -> Path:
 
 
 def train(
-    trainer: "MainTrainer", validation: "Split", folder: Path, writer: "MetricWriter"
+    trainer: "MainTrainer", validation: "Split", folder: Path, writer: MetricWriter
 ) -> None:
-    """All epochs; after each, validate and write the last and the best network."""
-    import json
-
-    from tqdm import tqdm
-
-    from dynalay_gym.metrics import write_json
-    from dynalay_gym.models.checkpoint import save_model
-    from dynalay_gym.training import state_accuracies
+    """Train all epochs; validate after each, and save the last and the best network."""
+    from dynalay_gym.networks.checkpoint import save_network
+    from dynalay_gym.sessions.fastest import fastest_session
+    from dynalay_gym.sessions.measure import state_accuracies
 
     best_path = folder / "best.json"
     best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
     epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
-    bar = tqdm(
-        total=epochs * per_epoch,
-        initial=trainer.epoch * per_epoch,
-        unit="step",
-        disable=None,  # no bar where nobody watches
-    )
+    done, total = trainer.epoch * per_epoch, epochs * per_epoch
+    # disable=None: no bar where nobody watches
+    bar = tqdm(total=total, initial=done, unit="step", disable=None)
 
     def on_step(step: int, loss: float) -> None:
         bar.update()
@@ -172,49 +146,41 @@ def train(
 
     while trainer.epoch < epochs:
         trainer.train_epoch(on_step)
-        accuracy = state_accuracies(trainer.model, validation)
+        accuracy = state_accuracies(fastest_session(trainer.network), validation)
         step = trainer.epoch * per_epoch
         writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
-        writer.scalar(
-            "main/learning_rate", trainer.optimizer.param_groups[0]["lr"], step
-        )
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        writer.scalar("main/learning_rate", rate, step)
         plain, *_, always = accuracy.values()
         bar.set_postfix_str(f"validation: plain {plain:.3f} always {always:.3f}")
         mean = sum(accuracy.values()) / len(accuracy)
         if mean > best:
             best = mean
-            save_model(folder / "best", trainer.model, {"epoch": trainer.epoch})
+            save_network(folder / "best", trainer.network, {"epoch": trainer.epoch})
             write_json(best_path, {"mean": mean, "epoch": trainer.epoch})
         trainer.save(folder / "resume")
     bar.close()
 
 
-def run_facts(args: Args, trainer: "MainTrainer") -> dict[str, Any]:
-    """Facts that a reader needs to repeat the training."""
-    from dynalay_gym.metrics import environment_facts
-
-    return {
-        "dataset": args.dataset,
-        "command": "python train_main.py " + " ".join(sys.argv[1:]),
-        "training": asdict(trainer.config),
-        "environment": environment_facts(),
-    }
-
-
 def report(
+    args: Args,
     trainer: "MainTrainer",
     splits: "dict[str, Split]",
     folder: Path,
-    writer: "MetricWriter",
-    facts: dict[str, Any],
+    writer: MetricWriter,
 ) -> None:
-    """Export the last and the best network and print their states."""
-    from dynalay_gym.models.checkpoint import load_model
-    from dynalay_gym.training import export
+    """Export the last and the best network and print the accuracy of their states."""
+    from dynalay_gym.networks.checkpoint import load_network
+    from dynalay_gym.sessions.measure import export
 
-    device = trainer.data.images.device
-    best, _ = load_model(folder / "best", device)
-    export(folder / "last", trainer.model, splits, facts)
+    facts: dict[str, Any] = {
+        "dataset": args.dataset,
+        "command": "python train_main.py " + " ".join(sys.argv[1:]),
+        "training": asdict(trainer.config),
+        "environment": run_metadata(),
+    }
+    export(folder / "last", trainer.network, splits, facts)
+    best, _ = load_network(folder / "best", trainer.data.inputs.device)
     meta = export(folder / "best", best, splits, facts)
     test = meta["state_accuracy"]["test"]
     writer.scalars({f"main/test_accuracy/{k}": v for k, v in test.items()}, 0)

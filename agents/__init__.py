@@ -1,6 +1,6 @@
-"""Learners and reference policies for the DynaLay environments.
+"""Learners for the DynaLay environments, one folder each; used from the checkout.
 
 They see an environment through Gymnasium's interface, `observation_layout` and the
-documented info keys only. Reading order: policy, returns, losses, rollout,
-policy_gradient; sb3_vec_env, sb3; baselines, evaluation, report, store.
+documented info keys only. Reading order: config, base, registry, policy_gradient;
+exact, sb3; saving, options, environments; joint_run.
 """

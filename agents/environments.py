@@ -6,83 +6,88 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from agents.config import AgentConfig, ExactConfig, PolicyGradientConfig
+from agents.config import AgentConfig
 from agents.options import Options
-from dynalay_gym.data_registry import dataset_spec
+from dynalay_gym.data.registry import dataset_spec
 
 EVALUATION_ENVS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environments:
-    """The same problem over the splits that a run needs."""
+    """The same problem over the splits that a run needs.
+
+    Attributes:
+        train: The agent split, in SAME_STEP mode.
+        baseline: The agent split in DISABLED mode; None where the agent needs none.
+        validation: In DISABLED mode.
+        test: In DISABLED mode, always live.
+        penalty: The penalty that policies are compared at.
+    """
 
     train: VectorEnv
     baseline: VectorEnv | None
     validation: VectorEnv
     test: VectorEnv
-    penalty: float  # that policies are compared at
+    penalty: float
 
 
 def build_environments(options: Options, config: AgentConfig) -> Environments:
-    """Return the environments; wrong options and missing files show here."""
-    own = isinstance(config, PolicyGradientConfig)
-    exact = isinstance(config, ExactConfig)
-    transitions = "table" if exact else options.transitions
+    """Return the environments of a run.
+
+    Args:
+        options: The command line.
+        config: Hyper-parameters of the agent that will learn.
+
+    Raises:
+        DynaLayError: Options are wrong or files missing.
+    """
+    how: Any = {"transitions": "table" if config.needs_table else options.transitions}
     penalty = options.penalty
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
-    train = make_envs(
-        options,
-        "agent",
-        penalty,
-        options.num_envs,
-        output="torch" if own else "numpy",
-        transitions=transitions,
-    )
+    how_train = how | {"output": config.output}
+    train = make_envs(options, "agent", penalty, options.num_envs, **how_train)
     baseline = None
-    if isinstance(config, PolicyGradientConfig) and config.baseline == "greedy":
-        baseline = make_evaluation_envs(options, "agent", fixed, transitions)
-    test = make_evaluation_envs(options, "test", fixed, "live")
+    if config.needs_baseline_envs:
+        baseline = make_evaluation_envs(options, "agent", fixed, **how)
+    validation = make_evaluation_envs(options, "validation", fixed, **how)
+    test: Any = make_evaluation_envs(options, "test", fixed, transitions="live")
     return Environments(
         train=train,
         baseline=baseline,
-        validation=make_evaluation_envs(options, "validation", fixed, transitions),
+        validation=validation,
         test=test,
-        penalty=test.unwrapped.penalty_range[0],  # type: ignore[attr-defined]
+        penalty=test.unwrapped.penalty_range[0],
     )
 
 
 def make_envs(
     options: Options, split: str, penalty: str | None, num_envs: int, **kwargs: Any
 ) -> VectorEnv:
-    """Return the vector environment over one split."""
-    return gym.make_vec(
-        dataset_spec(options.dataset).env_id,
-        num_envs=num_envs,
-        checkpoint=None if options.checkpoint is None else str(options.checkpoint),
-        split=split,
-        data_dir=None if options.data_dir is None else str(options.data_dir),
-        download=options.download,
-        penalty=penalty,
-        alpha=options.alpha,
-        reward=options.reward,
-        rtol=options.rtol,
-        max_steps=options.max_steps,
-        device=options.device,
-        **kwargs,
-    )
+    """Return a vector environment over one split.
+
+    Args:
+        options: The command line.
+        split: Name of the split.
+        penalty: A number, a range, or None for the break-even.
+        num_envs: Rows.
+        **kwargs: Further arguments of the environment.
+    """
+    arguments = env_arguments(options) | {"split": split, "penalty": penalty} | kwargs
+    env_id = dataset_spec(options.dataset).env_id
+    return gym.make_vec(env_id, num_envs=num_envs, **arguments)
+
+
+def env_arguments(options: Options) -> dict[str, Any]:
+    """Return the arguments of every environment of a run."""
+    names = "checkpoint data_dir download penalty alpha reward rtol max_steps device"
+    return {name: getattr(options, name) for name in names.split()}
 
 
 def make_evaluation_envs(
     options: Options, split: str, penalty: str | None, transitions: str
 ) -> VectorEnv:
-    """Return an environment in which a whole split can be walked."""
-    return make_envs(
-        options,
-        split,
-        penalty,
-        EVALUATION_ENVS,
-        autoreset_mode="Disabled",
-        transitions=transitions,
-    )
+    """Return an environment in which a whole split can be evaluated."""
+    how: Any = {"autoreset_mode": "Disabled", "transitions": transitions}
+    return make_envs(options, split, penalty, EVALUATION_ENVS, **how)

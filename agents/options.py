@@ -1,29 +1,37 @@
 """Options of ``train_agent.py``: a dataclass without torch, so that help is instant."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from agents.config import (
-    CONFIGS,
-    A2CConfig,
-    AgentConfig,
-    DQNConfig,
-    ExactConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-)
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.data_registry import dataset_spec
+from tyro.conf import arg
+
+from agents.config import AgentConfig
+from agents.registry import DEFAULT_ALGO, config_classes
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import check_range, flag
+from dynalay_gym.utils.io import plain
+
+
+def default_configs() -> dict[str, AgentConfig]:
+    """Return the default hyper-parameters of every algorithm by its name."""
+    classes: dict[str, Any] = dict(config_classes())
+    return {algo: config() for algo, config in classes.items()}
+
+
+_ALGOS = ", ".join(config_classes())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Train an agent that decides, input by input, where a network spends compute."""
 
-    algo: str | None = None
-    """policy-gradient, exact, ppo, a2c or dqn. Default: ppo, or that of --load."""
+    algo: Annotated[
+        str | None,
+        arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
+    ] = None
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
@@ -60,7 +68,7 @@ class Options:
     """paper, three-term, log-score or blockdrop."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
-    the same numbers, much faster. The test split is always walked live, timed.
+    the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""
     co_train: bool = False
     """Train the main network too, between the agent's rollouts."""
@@ -71,85 +79,72 @@ class Options:
     resume: Path | None = None
     """Run folder of a co-training to continue; give the same other options."""
     co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
-    policy_gradient: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
-    exact: ExactConfig = field(default_factory=ExactConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    a2c: A2CConfig = field(default_factory=A2CConfig)
-    dqn: DQNConfig = field(default_factory=DQNConfig)
-
-    def check(self) -> None:
-        """Raise ConfigError for what is wrong without a look at any file."""
-        dataset_spec(self.dataset)
-        if self.algo is not None and self.algo not in CONFIGS:
-            raise ConfigError(
-                f"unknown --algo {self.algo!r}; choose from {', '.join(CONFIGS)}"
-            )
-        for name, least in (("num_envs", 1), ("num_threads", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} must be at least {least}")
-        if self.total_timesteps is not None and self.total_timesteps < 0:
-            raise ConfigError("--total-timesteps must be at least 0")
-        self._check_joint()
+    configs: Annotated[dict[str, AgentConfig], arg(name="")] = field(
+        default_factory=default_configs
+    )
+    """Hyper-parameters by algorithm: the flags ``--<algo>.<option>``."""
 
     @property
     def joint(self) -> bool:
         """Whether this is a co-training (or its frozen counterpart)."""
         return self.co_train or self.freeze_main
 
+    def config(self, algo: str | None = None) -> AgentConfig:
+        """Return the hyper-parameters of an algorithm, or of the chosen one."""
+        return self.configs[algo or self.algo or DEFAULT_ALGO]
+
+    def check(self) -> None:
+        """Check all that can be checked without a look at any file.
+
+        Raises:
+            ConfigError: Options are out of range or contradict each other.
+        """
+        dataset_spec(self.dataset)
+        if self.algo is not None and self.algo not in self.configs:
+            raise ConfigError(
+                f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
+            )
+        check_range(self, "num_envs num_threads", lambda x: x >= 1, "be at least 1")
+        check_range(self, "seed", lambda x: x >= 0, "be at least 0")
+        if self.total_timesteps is not None:
+            check_range(self, "total_timesteps", lambda x: x >= 0, "be at least 0")
+        if self.joint:
+            self._check_joint()
+            return
+        for name in ("resume", "warm_up_from"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"{flag(name)} needs --co-train (or --freeze-main)")
+
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""
-        if not self.joint:
-            for name in ("resume", "warm_up_from"):
-                if getattr(self, name) is not None:
-                    flag = name.replace("_", "-")
-                    raise ConfigError(f"--{flag} needs --co-train (or --freeze-main)")
-            return
-        for wrong, message in (
-            (
-                self.co_train and self.freeze_main,
-                "give --co-train or --freeze-main, not both",
+        mistakes = {
+            "give --co-train or --freeze-main, not both": (
+                self.co_train and self.freeze_main
             ),
-            (
-                self.load is not None,
-                "--load holds no optimiser; use --warm-up-from instead",
+            "--load holds no optimiser; use --warm-up-from instead": self.load,
+            "--total-timesteps must be above 0 in a co-training": (
+                self.total_timesteps == 0
             ),
-            (
-                self.total_timesteps == 0,
-                "--total-timesteps must be above 0 in a co-training",
+            "--resume has its warm-up; leave --warm-up-from out": (
+                self.resume and self.warm_up_from
             ),
-            (
-                self.resume is not None and self.warm_up_from is not None,
-                "--resume has its warm-up; leave --warm-up-from out",
+            "a table would be computed anew after every turn of the main network; "
+            "use --transitions live": (
+                self.transitions == "table" and not self.config().needs_table
             ),
-            (
-                self.transitions == "table" and self.algo != "exact",
-                "a table would be computed anew after every turn of the main network; "
-                "use --transitions live",
+            "an untrained network has no break-even penalty; give --penalty": (
+                self.co.main_epochs == 0 and self.penalty is None
             ),
-            (
-                self.co.main_epochs == 0 and self.penalty is None,
-                "an untrained network has no break-even penalty; give --penalty",
+            "--co.main-epochs trains a fresh network; leave --checkpoint out": (
+                self.co.main_epochs is not None and self.checkpoint
             ),
-            (
-                self.co.main_epochs is not None and self.checkpoint is not None,
-                "--co.main-epochs trains a fresh network; leave --checkpoint out",
-            ),
-        ):
-            if wrong:
+        }
+        for message, is_made in mistakes.items():
+            if is_made:
                 raise ConfigError(message)
 
-    def config(self, algo: str) -> AgentConfig:
-        """Return the hyper-parameters of an algorithm as given on the command line."""
-        config: AgentConfig = getattr(self, algo.replace("-", "_"))
-        return config
 
-
-def facts(options: Options) -> dict[str, Any]:
-    """Return the options as JSON-able values, the algorithms' own left out."""
-    nested = {name.replace("-", "_") for name in CONFIGS} | {"co"}
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
-        if name not in nested
-    }
+def options_dict(options: Options) -> dict[str, Any]:
+    """Return the run's options as JSON-able values, without the nested configs."""
+    names = [f.name for f in fields(options) if f.name not in ("co", "configs")]
+    return {name: plain(getattr(options, name)) for name in names}

@@ -1,6 +1,6 @@
 """Co-training against a frozen main network, at equal multiply-adds of the network.
 
-    python benchmarks/co_training.py --out benchmarks/results/co-training-digits.json
+    python -m benchmarks.co_training --out benchmarks/results/co-training-digits.json
 
 Arms, each with the same agent, the same decisions, cost unit and penalty:
 
@@ -11,36 +11,46 @@ Arms, each with the same agent, the same decisions, cost unit and penalty:
     warm-up      the network of co-trained as it was before, frozen (fewer of them)
     cold         no warm-up: joint from the first step, as many as co-trained takes
 
-Multiply-adds of walks, forward and backward passes are counted by torch's counter on
-every ``COUNT_EVERY``-th step and scaled up. The test split is walked with the pair of
-the best validation return. Axes: n samples, S seeds.
+Multiply-adds of the policy's decisions, forward and backward passes are counted by
+torch's counter on every ``COUNT_EVERY``-th step and scaled up. The test split is
+evaluated with the pair of the best validation return. Axes: n samples, S seeds.
 """
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import repeat
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
+from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from agents.evaluation import bootstrap_interval, walk
+from agents.joint_run import JointRun
 from agents.options import Options
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.metrics import environment_facts, write_json
+from benchmarks.report import table
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.presets import make_config
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.sessions.measure import state_accuracies
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
 
 COUNT_EVERY = 60
-COLD_STEP_MACS = 45e6  # of a step of the cold arm with its walk, from a trial
+COLD_STEP_MACS = 45e6  # of a step of the cold arm with its decisions, from a trial
 ARMS = ("co-trained", "co-path", "frozen", "warm-up", "cold")
+MEANS = ("return", "accuracy", "compute", "gmacs", "main_steps", "cpu_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,70 +85,63 @@ class Args:
 
 def main(args: Args) -> None:
     """Run every seed and arm, print the table and write the JSON."""
-    import torch
-
-    torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
-    facts = {"args": asdict(args), "environment": environment_facts()}
-    if args.jobs > 1:
-        pool = ProcessPoolExecutor(args.jobs, get_context("spawn"))
-        found = pool.map(run_seed, repeat(args), args.seeds)
-    else:
-        found = map(run_seed, repeat(args), args.seeds)
-    for seed, more in zip(args.seeds, found, strict=True):
-        runs += more
-        summary = [summarise(arm, runs) for arm in args.arms]
-        kept = [{k: v for k, v in run.items() if k != "returns"} for run in runs]
-        write_json(args.out, facts | {"arms": summary, "runs": kept})
-        print(f"seed {seed}\n{format_table(summary)}", flush=True)
+    facts = {"args": asdict(args), "environment": run_metadata()}
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for found in pool.map(partial(run_seed, args), args.seeds):
+            runs += found
+            arms = [summarise(arm, runs) for arm in args.arms]
+            kept = [{k: v for k, v in run.items() if k != "returns"} for run in runs]
+            write_json(args.out, facts | {"arms": arms, "runs": kept})
+            print(format_arms(arms), flush=True)
 
 
 def run_seed(args: Args, seed: int) -> list[dict[str, Any]]:
-    """All arms of one seed; the first settles the budget of the others."""
-    import torch
-
+    """Run all arms of one seed; the first settles the budget of the others."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         return run_arms(args, seed, Path(folder))
 
 
 def run_arms(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
-    """Every arm in a run folder of its own."""
-    networks: dict[int, tuple[Path, float]] = {}
+    """Run every arm in a run folder of its own."""
 
+    @cache
     def network(epochs: int) -> tuple[Path, float]:
-        if epochs not in networks:
-            networks[epochs] = warm_network(args, seed, epochs, folder / f"{epochs}")
-        return networks[epochs]
+        return warm_network(args, seed, epochs, folder / f"{epochs}")
 
-    _, spent = network(args.main_epochs)
-    epoch_macs = spent / args.main_epochs
+    epoch_macs = network(args.main_epochs)[1] / args.main_epochs
     runs: list[dict[str, Any]] = []
     budget = 0.0
     for arm in args.arms:
-        co = replace(args.co, agent_steps=args.agent_steps)
-        options = {"co_train": True}
-        epochs = args.main_epochs
+        co, epochs = replace(args.co, agent_steps=args.agent_steps), args.main_epochs
         if arm == "co-path":
             co = replace(co, gradients="path")
         elif arm == "frozen":
-            epochs, options = round(budget / epoch_macs), {"freeze_main": True}
-        elif arm == "warm-up":
-            options = {"freeze_main": True}
+            epochs = round(budget / epoch_macs)
         elif arm == "cold":
             epochs, steps = 0, budget / COLD_STEP_MACS
-            all_decisions = args.agent_steps + args.total_timesteps
-            ratio = steps * co.batch_size / all_decisions
+            ratio = steps * co.batch_size / (args.agent_steps + args.total_timesteps)
             co = replace(co, update_ratio=ratio, agent_steps=0)
+        is_frozen = arm in ("frozen", "warm-up")
         place, before = network(epochs)
-        found = run_arm(args, seed, place, co, options, folder / arm)
+        options = Options(
+            algo=args.algo,
+            checkpoint=place,
+            penalty=str(args.penalty),
+            total_timesteps=args.agent_steps + args.total_timesteps - co.agent_steps,
+            seed=seed,
+            device="cpu",
+            log_dir=folder / arm,
+            co=co,
+            co_train=not is_frozen,
+            freeze_main=is_frozen,
+        )
+        found = run_arm(options, args.penalty)
         found |= {"arm": arm, "seed": seed, "main_epochs": epochs}
         found["gmacs"] = (before + found.pop("macs")) / 1e9
-        if arm == "co-trained":
-            budget = 1e9 * found["gmacs"]
+        budget = 1e9 * found["gmacs"] if arm == "co-trained" else budget
         runs.append(found)
-        shown = {k: v for k, v in found.items() if k not in ("returns", "states")}
-        print(shown, flush=True)
     return runs
 
 
@@ -146,67 +149,41 @@ def warm_network(
     args: Args, seed: int, epochs: int, folder: Path
 ) -> tuple[Path, float]:
     """Train a network as train_main.py does; its folder, and its multiply-adds."""
-    import torch
-
-    from dynalay_gym.data import load_split
-    from dynalay_gym.models.checkpoint import save_model
-    from dynalay_gym.models.main_model import MainModel
-    from dynalay_gym.models.presets import make_config
-    from dynalay_gym.training import MainTrainer, TrainingConfig
-
     torch.manual_seed(seed)
-    model = MainModel(make_config("digits", (1, 8, 8), 10))
+    network = MainNetwork(make_config("digits", (1, 8, 8), 10))
     macs = 0.0
     if epochs:
         data = load_split("digits", "main")
         config = TrainingConfig(epochs=epochs, seed=seed)
-        trainer = MainTrainer(model, data, config)
+        trainer = MainTrainer(network, data, config)
         while trainer.epoch < epochs:
             trainer.train_epoch(lambda step, loss: None)
         # A step's cost hardly depends on the weights: count one on a copy.
         few = replace(
-            data, images=data.images[:128], labels=data.labels[:128], groups=data.groups
+            data,
+            inputs=data.inputs[:128],
+            labels=data.labels[:128],
+            groups=data.groups[:128],
         )
-        copied = MainTrainer(copy.deepcopy(model), few, config)
+        copied = MainTrainer(copy.deepcopy(network), few, config)
         _, per_step = counted(lambda: copied.train_epoch(lambda step, loss: None))
         macs = float(per_step * epochs * trainer.steps_per_epoch)
-    solver = {"rtol": model.config.rtol, "max_steps": model.config.max_steps}
+    solver = {"rtol": network.config.rtol, "max_steps": network.config.max_steps}
     unit = {"plain_accuracy": 0.0, "always_accuracy": 0.0}
     unit |= {"always_extra_macs": args.cost_unit}
-    save_model(folder, model, {"calibrations": [solver | unit]})
+    save_network(folder, network, {"calibrations": [solver | unit]})
     return folder, macs
 
 
-def run_arm(
-    args: Args,
-    seed: int,
-    network: Path,
-    co: CoTrainingConfig,
-    options: dict[str, Any],
-    folder: Path,
-) -> dict[str, Any]:
-    """Train one arm and walk the test split with its best pair."""
-    from agents.co_run import CoRun
-    from dynalay_gym.co_network import accuracy_of_states
-
-    asked = Options(
-        algo=args.algo,
-        checkpoint=network,
-        penalty=str(args.penalty),
-        total_timesteps=args.agent_steps + args.total_timesteps - co.agent_steps,
-        seed=seed,
-        device="cpu",
-        log_dir=folder,
-        co=co,
-        **options,
-    )
+def run_arm(options: Options, penalty: float) -> dict[str, Any]:
+    """Train one arm and evaluate its best pair on the test split."""
     began = time.process_time()
-    run = CoRun(asked, asked.config(args.algo), lambda *_: None)
+    run = JointRun(options, options.config(), lambda *_: None)
     count = Counter(run.trainer)
     run.learn(None, lambda *_: None)
     seconds = time.process_time() - began
     run.take_best()
-    found = walk(run.envs.test, run.agent.policy, penalty=args.penalty)
+    found = evaluate(run.envs.test, run.agent.policy, penalty=penalty)
     base: Any = run.envs.test.unwrapped
     return {
         "return": found.mean_return,
@@ -218,25 +195,28 @@ def run_arm(
         "main_steps": 0 if run.trainer is None else run.trainer.steps,
         "macs": count.total,
         "cpu_seconds": seconds,
-        "states": accuracy_of_states(base.problem.session, run.data.splits["test"]),
+        "states": state_accuracies(base.problem.session, load_split("digits", "test")),
     }
 
 
 class Counter:
-    """Multiply-adds of a trainer: walks exactly, some of its steps, scaled up to all.
+    """Multiply-adds of a trainer: decisions exactly, some of its steps, scaled up.
 
     Counting a step takes many times as long as the step.
+
+    Args:
+        trainer: The trainer, watched from now on; None for a frozen network.
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.counted = self.counts = self.steps = self.walked = 0
+        self.counted = self.counts = self.steps = self.visited = 0
         if trainer is None:
             return
         self._step, trainer._step = trainer._step, self.step
         self._batches, trainer._batches = trainer._batches, self.batches
 
     def step(self, *arguments: Any) -> Any:
-        """One optimiser step; the first and then every so many under the counter."""
+        """Take one optimiser step; the first and then every so many are counted."""
         self.steps += 1
         if self.steps % COUNT_EVERY != 1:
             return self._step(*arguments)
@@ -245,47 +225,41 @@ class Counter:
         return outcome
 
     def batches(self, *arguments: Any) -> Any:
-        """The walks of a turn, which know their cost."""
-        batches, walked = self._batches(*arguments)
-        self.walked += int(walked.macs.sum())
-        return batches, walked
+        """Let the policy decide, whose cost is known."""
+        *found, macs = self._batches(*arguments)
+        self.visited += int(macs.sum())
+        return *found, macs
 
     @property
     def total(self) -> float:
         """Estimated multiply-adds of all turns."""
-        return self.walked + self.steps * self.counted / max(self.counts, 1)
+        return self.visited + self.steps * self.counted / max(self.counts, 1)
 
 
 def counted(work: Callable[[], Any]) -> tuple[Any, int]:
-    """Do some work; what it returns, and its multiply-adds."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """Do some work; return what it returns, and its multiply-adds."""
     with FlopCounterMode(display=False) as counter:
         outcome = work()
     return outcome, counter.get_total_flops() // 2
 
 
 def summarise(arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds; 95 % intervals over test images, and sd over the seeds."""
-    from dynalay_gym.data import load_split
-
+    """Return means over seeds; 95 % intervals over test images, and sd over seeds."""
     mine = [run for run in runs if run["arm"] == arm]
     first = {run["seed"]: run for run in runs if run["arm"] == "co-trained"}
     groups = load_split("digits", "test").groups.numpy()
     returns = np.mean([run["returns"] for run in mine], axis=0)
     pairs = [run["returns"] - first[run["seed"]]["returns"] for run in mine]
-    differences = np.array([pair.mean() for pair in pairs])
-    keys = ("return", "accuracy", "compute", "gmacs", "main_steps", "cpu_seconds")
     states = {name: [r["states"][name] for r in mine] for name in mine[0]["states"]}
     return {
         "arm": arm,
         "seeds": len(mine),
-        "mean": {key: float(np.mean([run[key] for run in mine])) for key in keys},
-        "sd": {key: deviation([run[key] for run in mine]) for key in keys},
+        "mean": {key: float(np.mean([run[key] for run in mine])) for key in MEANS},
+        "sd": {key: deviation([run[key] for run in mine]) for key in MEANS},
         "return_interval": bootstrap_interval(returns, groups),
-        "minus_co_trained": float(differences.mean()),
+        "minus_co_trained": float(np.mean(pairs)),
         "minus_co_trained_interval": bootstrap_interval(np.mean(pairs, axis=0), groups),
-        "minus_co_trained_seeds": [float(one) for one in differences],
+        "minus_co_trained_seeds": [float(pair.mean()) for pair in pairs],
         "states": {
             name: {"mean": float(np.mean(values)), "sd": deviation(values)}
             for name, values in states.items()
@@ -294,22 +268,26 @@ def summarise(arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def deviation(values: list[float]) -> float:
-    """Standard deviation of a sample; 0 for a single value."""
+    """Return the standard deviation of a sample; 0 for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def format_table(summary: list[dict[str, Any]]) -> str:
-    """A line per arm."""
-    lines = ["arm          return ± sd       accuracy  compute  GMACs   states"]
-    for one in summary:
-        mean, sd = one["mean"], one["sd"]
-        states = " ".join(f"{100 * s['mean']:.1f}" for s in one["states"].values())
-        lines.append(
-            f"{one['arm']:<11}  {mean['return']:.4f} ± {sd['return']:.4f}  "
-            f"{100 * mean['accuracy']:5.1f} %  {mean['compute']:6.2f}  "
-            f"{mean['gmacs']:6.1f}  {states}"
-        )
-    return "\n".join(lines)
+def format_arms(arms: list[dict[str, Any]]) -> str:
+    """Return the means as a Markdown table."""
+    rows = [
+        {"arm": one["arm"], "sd": one["sd"]["return"], **one["mean"]}
+        | {name: state["mean"] for name, state in one["states"].items()}
+        for one in arms
+    ]
+    columns = {
+        "arm": ("arm", ""),
+        "return": ("return", ".4f"),
+        "sd": ("sd", ".4f"),
+        "accuracy": ("accuracy", ".1%"),
+        "compute": ("compute", ".2f"),
+        "G multiply-adds": ("gmacs", ".1f"),
+    }
+    return table(columns | {name: (name, ".1%") for name in arms[0]["states"]}, rows)
 
 
 if __name__ == "__main__":

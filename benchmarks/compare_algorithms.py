@@ -1,10 +1,10 @@
 """Compare algorithms with every reference policy over seeds and penalties.
 
-    python benchmarks/compare_algorithms.py --out benchmarks/results/digits.json
+    python -m benchmarks.compare_algorithms --out benchmarks/results/digits.json
 
 Each algorithm is trained anew for every seed and penalty, with the defaults of
-``train_agent.py``, and walks the whole test split; with ``--transitions table`` both
-happen on transition tables, which gives the same numbers sooner. Returns are averaged
+``train_agent.py``, and decides on the whole test split; with ``--transitions table``
+both happen on tables, which gives the same numbers sooner. Returns are averaged
 over seeds per sample; 95 % intervals resample original images. The same resampling,
 paired, gives the intervals of the differences: from ``max-prob``, from the first
 algorithm, and from the exact optimum (regret).
@@ -12,27 +12,42 @@ algorithm, and from the exact optimum (regret).
 Axes: n samples, S seeds.
 """
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
+from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import train_agent
 from agents.environments import (
     build_environments,
     make_envs,
     make_evaluation_envs,
 )
-from agents.evaluation import EvaluationResult, bootstrap_interval
 from agents.options import Options
-from dynalay_gym.metrics import environment_facts, write_json
+from agents.registry import make_agent
+from benchmarks.report import table
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.evaluation.comparison import compare
+from dynalay_gym.evaluation.evaluate import EvaluationResult
+from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import run_metadata
+
+Returns = NDArray[np.float64]
+Results = dict[str, list[EvaluationResult]]  # one per seed, by policy
 
 REFERENCE, OPTIMUM = "max-prob", "oracle"
+COLUMNS = {
+    "policy": ("policy", ""),
+    "accuracy": ("accuracy", ".1%"),
+    "compute": ("compute", ".1f"),
+    "return": ("return", ".4f"),
+    "minus max-prob": ("over_max_prob", "+.4f"),
+    "minus oracle": ("over_oracle", "+.4f"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,132 +76,86 @@ class Args:
 
 def main(args: Args) -> None:
     """Run everything, print a table per penalty and write the JSON."""
-    import torch
-
     torch.set_num_threads(args.num_threads)
-    sections = [compare(args, scale) for scale in args.scales]
-    facts = {"args": asdict(args), "environment": environment_facts()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, facts | {"penalties": sections})
-
-
-def compare(args: Args, scale: float) -> dict[str, Any]:
-    """All algorithms and references at one penalty."""
-    penalty = scale * break_even(args)
-    walks: dict[str, list[EvaluationResult]] = {}
-    groups = test_groups(args)
-    for algo in args.algos:
-        for seed in range(args.seeds):
-            learned, *references = train_and_walk(args, algo, seed, penalty)
-            walks.setdefault(algo, []).append(learned)
-            print(
-                f"{algo} seed {seed} penalty {penalty:.4g}: {learned.mean_return:.4f}"
-            )
-            for reference in references:
-                if reference.policy == "random-mix":
-                    walks.setdefault(f"random-mix of {algo}", []).append(reference)
-                elif algo == args.algos[0]:
-                    walks.setdefault(reference.policy, []).append(reference)
-    bases = {
-        "over_max_prob": mean_returns(walks[REFERENCE]),
-        "over_first": mean_returns(walks[args.algos[0]]),
-        "over_oracle": mean_returns(walks[OPTIMUM]),
-    }
-    rows = [summary(name, each, bases, groups) for name, each in walks.items()]
-    print(f"\npenalty {penalty:.4g} ({scale:g} break-evens)\n{table(rows)}\n")
-    return {"scale": scale, "penalty": penalty, "policies": rows}
-
-
-def options(args: Args, algo: str, seed: int, penalty: float | None) -> Any:
-    """Options of ``train_agent.py`` for one run."""
-    return Options(
-        algo=algo,
+    base = Options(
         dataset=args.dataset,
-        seed=seed,
-        penalty=None if penalty is None else repr(penalty),
         checkpoint=args.checkpoint,
         data_dir=args.data_dir,
         num_threads=args.num_threads,
         transitions=args.transitions,
     )
+    any_envs: Any = make_envs(base, "test", None, 1).unwrapped
+    break_even: float = any_envs.penalty_range[0]
+    groups = load_split(args.dataset, "test", data_dir=args.data_dir).groups.numpy()
+    sections = []
+    for scale in args.scales:
+        penalty = scale * break_even
+        options = replace(base, penalty=repr(penalty))
+        rows = summaries(run_all(args, options), args.algos[0], groups)
+        print(f"\npenalty {penalty:.4g} ({scale:g} break-evens)\n")
+        print(table(COLUMNS, rows), flush=True)
+        sections.append({"scale": scale, "penalty": penalty, "policies": rows})
+    facts = {"args": asdict(args), "environment": run_metadata()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, facts | {"penalties": sections})
 
 
-def break_even(args: Args) -> float:
-    """Penalty stored with the main network."""
-    envs = make_envs(options(args, "ppo", 0, None), "test", None, 1)
-    low: float = envs.unwrapped.penalty_range[0]  # type: ignore[attr-defined]
-    return low
+def run_all(args: Args, options: Options) -> Results:
+    """Return the results of all algorithms and references at one penalty."""
+    results: Results = {}
+    for algo in args.algos:
+        for seed in range(args.seeds):
+            learned, *references = train(replace(options, algo=algo, seed=seed))
+            results.setdefault(algo, []).append(learned)
+            print(f"{algo} seed {seed}: {learned.mean_return:.4f}", flush=True)
+            for each in references:
+                is_mix = each.policy == "random-mix"  # at this agent's compute
+                name = f"random-mix of {algo}" if is_mix else each.policy
+                if is_mix or algo == args.algos[0]:
+                    results.setdefault(name, []).append(each)
+    return results
 
 
-def test_groups(args: Args) -> np.ndarray:
-    """Id of the original image of every test sample, int64 [n]."""
-    from dynalay_gym.data import load_split
-
-    split = load_split(args.dataset, "test", data_dir=args.data_dir)
-    ids: np.ndarray = split.groups.numpy()
-    return ids
-
-
-def train_and_walk(
-    args: Args, algo: str, seed: int, penalty: float
-) -> list[EvaluationResult]:
-    """Train one agent; its walk over the test split, then the references'."""
-    chosen = options(args, algo, seed, penalty)
-    config = train_agent.choose_config(chosen)
-    envs = build_environments(chosen, config)
-    if args.transitions == "table":
-        test = make_evaluation_envs(chosen, "test", chosen.penalty, "table")
+def train(options: Options) -> list[EvaluationResult]:
+    """Train one agent; return its result on the test split, then the references'."""
+    config = options.config()
+    envs = build_environments(options, config)
+    if options.transitions == "table":
+        test = make_evaluation_envs(options, "test", options.penalty, "table")
         envs = replace(envs, test=test)
-    agent = train_agent.build_agent(chosen, config, envs)
-    agent.learn(agent.config.total_timesteps)
-    return train_agent.evaluate(chosen, agent, envs)
+    agent = make_agent(
+        envs.train, config, seed=options.seed, baseline_envs=envs.baseline
+    )
+    agent.learn(config.total_timesteps)
+    return compare(agent.policy, envs.test, envs.validation, envs.penalty, options.seed)
 
 
-def mean_returns(walks: list[EvaluationResult]) -> np.ndarray:
-    """Return of every sample, averaged over seeds, [n]."""
-    mean: np.ndarray = np.stack([walk.returns for walk in walks]).mean(0)
-    return mean
-
-
-def summary(
-    name: str,
-    walks: list[EvaluationResult],
-    bases: dict[str, np.ndarray],
-    groups: np.ndarray,
-) -> dict[str, Any]:
-    """One row: means over seeds, intervals over original images."""
-    returns = mean_returns(walks)
-    per_seed = [walk.mean_return for walk in walks]
-    row = {
-        "policy": name,
-        "accuracy": float(np.mean([walk.accuracy for walk in walks])),
-        "compute": float(np.mean([walk.compute for walk in walks])),
-        "return": float(returns.mean()),
-        "return_interval": bootstrap_interval(returns, groups),
-        "return_per_seed": per_seed,
+def summaries(results: Results, first: str, groups: Any) -> list[dict[str, Any]]:
+    """Return a row per policy: means over seeds, intervals over original images."""
+    returns = {
+        name: np.stack([result.returns for result in each]).mean(0)
+        for name, each in results.items()
     }
-    for key, base in bases.items():
-        row[key] = float((returns - base).mean())
-        row[f"{key}_interval"] = bootstrap_interval(returns - base, groups)
-    return row
+    bases = {"max_prob": REFERENCE, "first": first, "oracle": OPTIMUM}
+    rows = []
+    for name, each in results.items():
+        row = {
+            "policy": name,
+            "accuracy": float(np.mean([result.accuracy for result in each])),
+            "compute": float(np.mean([result.compute for result in each])),
+            "return": interval(returns[name], groups),
+            "return_per_seed": [result.mean_return for result in each],
+        }
+        for key, base in bases.items():
+            row[f"over_{key}"] = interval(returns[name] - returns[base], groups)
+        rows.append(row)
+    return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of one penalty."""
-    lines = [
-        "| policy | accuracy | compute | return | minus max-prob | regret |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        low, high = row["return_interval"]
-        low_d, high_d = row["over_max_prob_interval"]
-        lines.append(
-            f"| {row['policy']} | {100 * row['accuracy']:.1f} % | {row['compute']:.1f} "
-            f"| {row['return']:.4f} [{low:.4f}, {high:.4f}] "
-            f"| {row['over_max_prob']:+.4f} [{low_d:+.4f}, {high_d:+.4f}] "
-            f"| {abs(row['over_oracle']):.4f} |"
-        )
-    return "\n".join(lines)
+def interval(values: Returns, groups: Any) -> dict[str, float]:
+    """Return the mean and its 95 % interval."""
+    low, high = bootstrap_interval(values, groups)
+    return {"low": low, "mean": float(values.mean()), "high": high}
 
 
 if __name__ == "__main__":

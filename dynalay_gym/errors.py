@@ -21,6 +21,10 @@ class CheckpointError(DynaLayError):
     """A checkpoint is missing, truncated, corrupt or of another architecture."""
 
 
+class DivergedError(DynaLayError):
+    """A training stopped because a number in it is no longer finite."""
+
+
 class InvalidActionError(DynaLayError, ValueError):
     """Actions are out of range, of the wrong shape, or meant for a finished row."""
 

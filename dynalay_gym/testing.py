@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from dynalay_gym.envs.trace import Event, Recorder, require
+from dynalay_gym.utils.rollout_recorder import Event, Recorder, require
 
 MakeEnv = Callable[[int, str], VectorEnv]
 

@@ -7,7 +7,6 @@ rollouts, on the main split, through the layers that the policy chooses there.
     python examples/co_training.py
 """
 
-import copy
 from typing import Any
 
 import gymnasium as gym
@@ -16,10 +15,10 @@ import tyro
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from dynalay_gym.co_config import CoTrainingConfig
-from dynalay_gym.co_env import CoTrainingEnv
-from dynalay_gym.co_training import CoTrainer
-from dynalay_gym.data import load_split
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.trainer import CoTrainer
+from dynalay_gym.data.splits import load_split
 
 ROWS, STEPS = 128, 8  # rows side by side, steps of a rollout
 
@@ -41,7 +40,7 @@ class Learner:
         return Categorical(logits=self.net(observations).masked_fill(~allowed, -1e9))
 
     def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-        """Choose greedily; what the main network's walks ask for."""
+        """Choose greedily, for the samples that the main network learns from."""
         with torch.no_grad():
             return self.choices(observations, infos).probs.argmax(1)
 
@@ -75,14 +74,15 @@ def main(updates: int = 60, seed: int = 0) -> None:
     name = "dynalay_gym:DynaLay/Digits-v0"
     plain = gym.make_vec(name, num_envs=ROWS, output="torch", device="cpu")
     base: Any = plain.unwrapped
-    network = copy.deepcopy(base.problem.session.model)  # one's own MainModel will do
-    config = CoTrainingConfig(update_ratio=0.125)
-    main_split = load_split("digits", "main")
-    trainer = CoTrainer(network, main_split, base.problem, config, seed=seed)
+    config, main_split = (
+        CoTrainingConfig(update_ratio=0.125),
+        load_split("digits", "main"),
+    )
+    trainer = CoTrainer(base.problem, main_split, config, seed=seed)
     envs = CoTrainingEnv(plain, trainer, every=STEPS, total=updates * STEPS * ROWS)
-    learner = Learner(envs)
+    learner: Any = Learner(envs)
     envs.policy = learner
-    envs.on_turn = lambda report, decisions: losses.append(report.cross_entropy)
+    envs.on_turn = lambda metrics, decisions: losses.append(metrics["main/loss"])
     losses: list[float] = []
     observations, infos = envs.reset(seed=seed)
     for number in range(1, updates + 1):

@@ -14,13 +14,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.models.implicit import SolverConfig
-from dynalay_gym.models.layers import (
+from dynalay_gym.fixed_point.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
     FixedPointLayer,
 )
-from dynalay_gym.models.progress import SolveResult
+from dynalay_gym.fixed_point.progress import SolveResult
+from dynalay_gym.fixed_point.solve import SolverConfig
 
 SIDE, CHANNELS, FEATURES = 4, 16, 32
 

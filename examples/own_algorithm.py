@@ -1,7 +1,8 @@
 """Plug your own algorithm into a DynaLay environment: plain torch, no agent library.
 
 REINFORCE. Four rows try every image at once and the mean return of the other three is
-the baseline, so no value network is needed. Axes: N rows (one image each), A actions.
+the baseline, so no value network is needed. What was learned is then compared with
+reference policies of the package. Axes: N rows (one image each), A actions.
 
     python examples/own_algorithm.py
 """
@@ -15,15 +16,23 @@ import tyro
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.reference_policies import SweepPolicy
+from dynalay_gym.networks.policy import GreedyNetPolicy
+
 TRIES = 4  # rows that try the same image
 Choose = Callable[[Tensor, dict[str, Any]], Tensor]
 
 
-def make(num_envs: int, split: str) -> Any:
-    """Return a vector environment that speaks torch."""
-    name = "dynalay_gym:DynaLay/Digits-v0"
+def make(num_envs: int, split: str, autoreset_mode: str = "SameStep") -> Any:
+    """Return a vector environment that returns tensors."""
     envs = gym.make_vec(
-        name, num_envs=num_envs, split=split, output="torch", device="cpu"
+        "dynalay_gym:DynaLay/Digits-v0",
+        num_envs=num_envs,
+        split=split,
+        autoreset_mode=autoreset_mode,
+        output="torch",
+        device="cpu",
     )
     return envs.unwrapped
 
@@ -35,7 +44,7 @@ def play(envs: Any, samples: Tensor, choose: Choose) -> Tensor:
     for _ in range(envs.max_decisions):
         actions = choose(observations, infos)
         observations, rewards, terminations, _, infos = envs.step(actions)
-        returns += rewards * playing  # a row that ended has begun another episode
+        returns += rewards * playing  # a row that ended is in its next episode
         playing &= ~terminations
     return returns
 
@@ -74,8 +83,8 @@ def main(updates: int = 200, seed: int = 0) -> None:
     torch.set_num_threads(1)  # networks this small are slower with more
     envs = make(256, "agent")
     envs.reset(seed=seed)
-    features, actions = envs.single_observation_space.shape[0], envs.num_layers + 1
-    net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, actions))
+    features, num_actions = envs.single_observation_space.shape[0], envs.num_actions
+    net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, num_actions))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     total = 0.0
     for number in range(1, updates + 1):
@@ -83,17 +92,14 @@ def main(updates: int = 200, seed: int = 0) -> None:
         if number % 20 == 0:
             print(f"update {number:4}   mean return of the last 20: {total / 20:.3f}")
             total = 0.0
-    every = torch.arange(make(1, "test").num_samples)
-    tests, nop = make(len(every), "test"), envs.nop_action
-    plan = torch.tensor([*range(1, actions), nop])  # every layer, bottom up, then stop
-    choices: dict[str, Choose] = {
-        "nop": lambda _, infos: torch.full_like(infos["index"], nop),
-        "always": lambda _, infos: plan[infos["decisions"]],
-        "learned": lambda seen, infos: policy(net, seen, infos).probs.argmax(1),
-    }
-    for name, choose in choices.items():
-        with torch.no_grad():
-            print(f"test return of {name}: {play(tests, every, choose).mean():.3f}")
+    test = make(256, "test", autoreset_mode="Disabled")
+    for each in (
+        SweepPolicy(test, (), name="nop"),
+        SweepPolicy(test, test.full_plan, name="always"),
+        GreedyNetPolicy(net, name="learned"),  # the most probable action
+    ):
+        mean_return = evaluate(test, each).mean_return
+        print(f"test return of {each.name}: {mean_return:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,29 @@
 """What every test runs under."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from dynalay_gym.cache_folder import cache_dir
+from dynalay_gym.utils.io import cache_dir
 
 # Processes that a test starts with another cache folder need not compile anew.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-plain` runs with."""
+    text = "run as if Numba, which is optional, were not installed"
+    parser.addoption("--without-numba", action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make Numba unimportable, before anything has imported it."""
+    if config.getoption("--without-numba"):
+        assert "numba" not in sys.modules
+        sys.modules["numba"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True, scope="session")

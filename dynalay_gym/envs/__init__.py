@@ -1,1 +1,7 @@
-"""The main network as a Gymnasium environment; knows nothing of agents."""
+"""The decision process as Gymnasium environments.
+
+Reading order: process, observation, reward, episodes, vector_env, single_env; config,
+checks; table, oracle, render.
+
+May import: errors, utils, data, networks, sessions.
+"""

@@ -1,13 +1,19 @@
-"""Which sample and penalty each episode of a row gets.
+"""Which sample and penalty each episode of a row gets, and which rows have finished.
 
-A counter-based hash of (row seed, episode number): the same in single and vector form,
-across autoresets, whatever the number of rows.
+A counter-based hash of (row seed, episode number) decides: the same in single and
+vector form, across autoresets, whatever the number of rows.
+
+Axes: N rows, m of them asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dynalay_gym.envs.checks import ResetOptions
+from dynalay_gym.errors import ConfigError
 
 Counters = NDArray[np.uint64]
 
@@ -97,3 +103,74 @@ def _mix(x: Counters) -> Counters:
     x *= np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return x
+
+
+Seed = int | Sequence[int | None] | None
+
+
+class RowEpisodes:
+    """Hands out the episodes of N rows and remembers whose has ended.
+
+    Attributes:
+        finished: Rows whose episode has ended, bool [N]; all before the first.
+        seeded: Whether the rows' streams have seeds.
+
+    Args:
+        num_rows: Rows N.
+        num_samples: Samples to choose from.
+        penalty_range: Lowest and highest penalty.
+    """
+
+    def __init__(
+        self, num_rows: int, num_samples: int, penalty_range: tuple[float, float]
+    ) -> None:
+        self.finished = np.ones(num_rows, dtype=np.bool_)
+        self.seeded = False
+        self._stream = EpisodeStream([0] * num_rows, num_samples, penalty_range)
+
+    def seed(self, rows: NDArray[np.int64], seeds: Sequence[int | None]) -> None:
+        """Reseed each of `rows` whose entry in `seeds` (one per row, N) is not None."""
+        given = {int(row): seed for row in rows if (seed := seeds[row]) is not None}
+        self._stream.reseed(list(given), list(given.values()))
+        self.seeded = True
+
+    def begin(
+        self, asked: ResetOptions
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Next episodes of the rows asked for: samples and penalties, [m] each.
+
+        Values in `asked` override the drawn ones; the streams advance in either case.
+        """
+        assert self.seeded, "seed comes before begin"
+        index, penalty = self._stream.draw(asked.rows)
+        self.finished[asked.rows] = False
+        return (
+            index if asked.index is None else asked.index,
+            penalty if asked.penalty is None else asked.penalty,
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the rows' next episodes depend on, by name: [N] each."""
+        return self._stream.state() | {"finished": self.finished}
+
+    def load(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what ``state`` returned."""
+        self._stream.load(state)
+        self.finished, self.seeded = state["finished"].copy(), True
+
+
+def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:
+    """Row i gets ``seed + i``, or entry i of a sequence; None leaves rows alone.
+
+    Raises:
+        ConfigError: a negative seed, or not one per row.
+    """
+    if seed is None or isinstance(seed, int | np.integer):
+        seeds = [None if seed is None else int(seed) + i for i in range(num_rows)]
+    elif len(seed) == num_rows:
+        seeds = [None if one is None else int(one) for one in seed]
+    else:
+        raise ConfigError(f"{len(seed)} seeds for {num_rows} rows")
+    if any(one is not None and one < 0 for one in seeds):
+        raise ConfigError(f"seeds must not be negative: {seed}")
+    return seeds

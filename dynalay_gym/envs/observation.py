@@ -1,168 +1,169 @@
-"""Activations as an observation with finite bounds.
+"""What an agent sees: the network's features, then where the episode stands.
 
-Axes: n rows, L layers, A = L + 1 actions, D observation features.
+Axes: n rows, m of them chosen, A actions, F network features, D = F + A + 3.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dynalay_gym.envs.activations import ALL, Rows
-from dynalay_gym.envs.session import SessionState, row_numbers
-from dynalay_gym.kernels.observation import observe_episode, observe_network
-
-
-@dataclass
-class EpisodeState:
-    """Where each row stands in its episode, [n] each.
-
-    Attributes:
-        index: Sample of the split, int64.
-        penalty: Weight of compute, float32.
-        last_action: Last action, int64; -1 after reset.
-        consecutive: How often in a row it was chosen, int64.
-        decisions: Decisions taken, int64.
-    """
-
-    index: Tensor
-    penalty: Tensor
-    last_action: Tensor
-    consecutive: Tensor
-    decisions: Tensor
-
-    def advance(self, rows: Any, actions: Any) -> None:
-        """Count one action in each of the rows; tensors and arrays alike."""
-        same = self.last_action[rows] == actions
-        self.consecutive[rows] = self.consecutive[rows] * same + 1
-        self.last_action[rows] = actions
-        self.decisions[rows] += 1
-
-    def take(self, rows: Tensor) -> "EpisodeState":
-        """Copy of some rows (int64 [m])."""
-        return EpisodeState(*(getattr(self, f.name)[rows] for f in fields(self)))
+Integers = NDArray[np.int64]
+Rows = Integers | slice  # distinct rows, int64 [m], or ALL of them
+ALL = slice(None)
 
 
-class ActivationObserver:
-    """Flat observation [n, D] of activations and episode, every entry in [0, 1].
+def observation_layout(
+    feature_layout: Mapping[str, int], num_actions: int
+) -> dict[str, slice]:
+    """Return where each part of a flat observation lies.
 
     Args:
-        feature_sizes: Pooled features of each layer.
+        feature_layout: Name and width of the network's parts, which come first.
+        num_actions: Actions A.
+
+    Returns:
+        Columns by name, in order; those of the episode begin at ``penalty``.
+    """
+    widths = dict(feature_layout)
+    widths |= {"penalty": 1, "last_action": num_actions, "consecutive": 1}
+    widths |= {"remaining": 1}
+    ends = np.cumsum(list(widths.values())).tolist()
+    return {
+        name: slice(end - width, end)
+        for (name, width), end in zip(widths.items(), ends, strict=True)
+    }
+
+
+# All that an episode state keeps of each row.
+_ROW_ARRAYS = (
+    "index",
+    "penalty",
+    "last_action",
+    "consecutive",
+    "decisions",
+    "macs",
+    "solver_steps",
+    "status",
+    "history",
+)
+
+
+def episode_width(num_actions: int) -> int:
+    """Return how many columns of an observation belong to the episode."""
+    return num_actions + 3
+
+
+class EpisodeState:
+    """Where each of n rows stands in its episode, in main memory.
+
+    Attributes:
+        index: Sample of the split, int64 [n].
+        penalty: Weight of compute, float32 [n].
+        last_action: Last action, int64 [n]; -1 after a reset.
+        consecutive: How often in a row it was chosen, int64 [n].
+        decisions: Decisions taken, int64 [n].
+        macs: Multiply-adds of the last step (of the plain pass after a reset),
+            int64 [n].
+        solver_steps: Iterations of the last step, int64 [n].
+        status: Worst `SolverStatus` of the last step, int64 [n].
+        history: Actions in order, int64 [n, max_decisions]; -1 where none was taken.
+
+    Args:
+        num_rows: Rows n.
+        num_actions: Actions A.
         max_decisions: Most decisions of an episode.
     """
 
-    def __init__(self, feature_sizes: Sequence[int], max_decisions: int) -> None:
-        num_layers = len(feature_sizes)
-        sizes = {f"activations/{i}": size for i, size in enumerate(feature_sizes)}
-        sizes |= {"max_prob": 1, "entropy": 1, "margin": 1}
-        sizes |= {"residual": num_layers, "iterated": num_layers, "penalty": 1}
-        sizes |= {"last_action": num_layers + 1, "consecutive": 1, "remaining": 1}
-        self.layout: dict[str, slice] = {}
-        self.size = 0
-        for name, size in sizes.items():
-            self.layout[name] = slice(self.size, self.size + size)
-            self.size += size
-        self.num_actions = num_layers + 1
-        self._one_hot = torch.eye(self.num_actions + 1)[:, 1:]
+    def __init__(self, num_rows: int, num_actions: int, max_decisions: int) -> None:
         self.max_decisions = max_decisions
+        self._numbers = np.arange(num_rows)
+        self.index = np.zeros(num_rows, dtype=np.int64)
+        self.penalty = np.zeros(num_rows, dtype=np.float32)
+        self.last_action = np.full(num_rows, -1)
+        self.consecutive = np.zeros_like(self.index)
+        self.decisions = np.zeros_like(self.index)
+        self.macs = np.zeros_like(self.index)
+        self.solver_steps = np.zeros_like(self.index)
+        self.status = np.zeros_like(self.index)
+        self.history = np.full((num_rows, max_decisions), -1)
+        # Looked up: one-hot actions (row 0 for none), and counts as shares.
+        self._one_hot = np.eye(num_actions + 1, dtype=np.float32)[:, 1:]
+        shares = np.arange(max_decisions + 1) / np.float32(max_decisions)
+        self._shares = shares.astype(np.float32)
+        self._remaining = 1 - self._shares
 
-    def __call__(
-        self, state: SessionState, episode: EpisodeState, rows: Rows = ALL
-    ) -> Tensor:
-        """Observe some rows (int64 [m]) or all: float32 [m, D]."""
-        if episode.decisions.is_cpu and not torch.compiler.is_exporting():
-            return self._observe_on_cpu(state, episode, rows)
-        if not isinstance(rows, slice):
-            state, episode = state.summary(rows), episode.take(rows)
-        return torch.cat([*self.network_parts(state), *self.episode_parts(episode)], 1)
+    def begin(
+        self, rows: Rows, index: Integers, penalty: NDArray[np.float32], macs: int
+    ) -> None:
+        """Start an episode in some rows.
 
-    def network(self, state: SessionState) -> Tensor:
-        """What is seen of the network, of all rows: float32 [n, D'], D' < D."""
-        if not state.logits.is_cpu:
-            return torch.cat(self.network_parts(state), 1)
-        seen = np.empty((len(state.path), self.layout["penalty"].start), np.float32)
-        _observe_network(state, np.arange(len(seen)), seen)
-        return torch.from_numpy(seen)
+        Args:
+            rows: Distinct rows, int64 [m], or ALL.
+            index: Their samples, int64 [m].
+            penalty: Their penalties, float32 [m].
+            macs: Multiply-adds of the plain pass.
+        """
+        self.index[rows], self.penalty[rows] = index, penalty
+        self.last_action[rows], self.history[rows] = -1, -1
+        self.consecutive[rows], self.decisions[rows] = 0, 0
+        self.macs[rows] = macs
+        self.solver_steps[rows], self.status[rows] = 0, 0
 
-    def _observe_on_cpu(
-        self, state: SessionState, episode: EpisodeState, rows: Rows
-    ) -> Tensor:
-        """The same in one pass."""
-        where = row_numbers(state, rows)
-        seen = np.empty((len(where), self.size), dtype=np.float32)
-        _observe_network(state, where, seen)
-        observe_episode(
-            episode.penalty.numpy(),
-            episode.last_action.numpy(),
-            episode.consecutive.numpy(),
-            episode.decisions.numpy(),
-            self.max_decisions,
-            self.num_actions,
-            where,
-            seen,
-        )
-        return torch.from_numpy(seen)
+    def advance(
+        self,
+        rows: Rows,
+        actions: Integers,
+        macs: Integers,
+        solver_steps: Integers,
+        status: Integers,
+    ) -> NDArray[np.bool_]:
+        """Record one action in each of some rows.
 
-    def network_parts(self, state: SessionState) -> list[Tensor]:
-        """What is seen of the network: the slices before ``penalty``."""
-        return [
-            squash(state.features),
-            softmax_summary(state.logits),
-            state.residual.nan_to_num(nan=1.0).clamp(max=1.0),
-            state.iterated.float(),
-        ]
+        Args:
+            rows: Distinct rows, int64 [m], or ALL.
+            actions: Their actions, int64 [m].
+            macs: What each took, int64 [m].
+            solver_steps: Iterations, int64 [m].
+            status: Solver status, int64 [m].
 
-    def episode_parts(self, episode: EpisodeState) -> list[Tensor]:
-        """What is seen of the episode: the slices from ``penalty`` on."""
-        return [
-            squash(episode.penalty)[:, None],
-            self._last_action(episode.last_action),
-            episode.consecutive[:, None] / self.max_decisions,
-            1 - episode.decisions[:, None] / self.max_decisions,
-        ]
+        Returns:
+            Whether the answer is given now, bool [m].
+        """
+        decisions = self.decisions[rows] + 1
+        self.history[self._numbers[rows], decisions - 1] = actions
+        same = self.last_action[rows] == actions
+        self.consecutive[rows] = self.consecutive[rows] * same + 1
+        self.last_action[rows], self.decisions[rows] = actions, decisions
+        self.macs[rows], self.solver_steps[rows] = macs, solver_steps
+        self.status[rows] = status
+        stops: NDArray[np.bool_] = (actions == 0) | (decisions >= self.max_decisions)
+        return stops
 
-    def _last_action(self, action: Tensor) -> Tensor:
-        """One-hot [n, A]; all zero for -1."""
-        return self._one_hot.to(action.device).index_select(0, action + 1)
+    def features(
+        self, rows: Rows = ALL, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return an observation's columns from ``penalty`` on.
 
+        Args:
+            rows: Distinct rows, int64 [m], or ALL.
+            out: Where to write them, float32 [m, A + 3]; new memory if None.
 
-def _observe_network(
-    state: SessionState, rows: NDArray[np.int64], seen: NDArray[np.float32]
-) -> None:
-    observe_network(
-        state.features.numpy(),
-        state.logits.numpy(),
-        state.residual.numpy(),
-        state.path.numpy(),
-        rows,
-        seen,
-    )
+        Returns:
+            float32 [m, A + 3], each entry in [0, 1].
+        """
+        penalty = self.penalty[rows]
+        seen = out
+        if seen is None:
+            width = episode_width(self._one_hot.shape[1])
+            seen = np.empty((len(penalty), width), dtype=np.float32)
+        seen[:, 0] = penalty / (1 + penalty)
+        seen[:, 1:-2] = self._one_hot.take(self.last_action[rows] + 1, 0)
+        seen[:, -2] = self._shares.take(self.consecutive[rows])
+        seen[:, -1] = self._remaining.take(self.decisions[rows])
+        return seen
 
-
-@cache
-def observer_of(
-    feature_sizes: tuple[int, ...], max_decisions: int
-) -> ActivationObserver:
-    """The observer of these sizes; it has no state, so one serves all."""
-    return ActivationObserver(feature_sizes, max_decisions)
-
-
-def squash(x: Tensor) -> Tensor:
-    """Map [0, inf] to [0, 1]: ``x / (1 + x)``; an overflowed activation is 1."""
-    return (x / (1 + x)).nan_to_num(nan=1.0)
-
-
-def softmax_summary(logits: Tensor) -> Tensor:
-    """Largest probability, entropy / log K, and margin of the two largest: [n, 3]."""
-    log_probs = logits.log_softmax(1)
-    probs = log_probs.exp()
-    top = probs.topk(2, dim=1).values
-    entropy = (probs * log_probs).sum(1) / -math.log(logits.shape[1])
-    summary = torch.stack([top[:, 0], entropy, top[:, 0] - top[:, 1]], 1)
-    return summary.nan_to_num(nan=1.0).clamp(0.0, 1.0)
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all that is kept of each row, by name; no copies."""
+        return {name: getattr(self, name) for name in _ROW_ARRAYS}

@@ -1,132 +1,283 @@
-"""The exact optimum: every plan of every sample, by enumeration.
+"""The exact optimum over everything that can be decided on a sample.
 
-Choosing a layer clears what was iterated above it, and a layer on its fixed point stays
-there, so every reachable answer is reached most cheaply by choosing its layers once,
-bottom up. The best of these 2^L plans is the best of all policies, the label known.
+A node is what a policy can tell apart: the network's state, the decisions taken, the
+last action and how often in a row it was chosen. The nodes form a tree-like graph that
+is the same for all samples; a transition table says what is seen and paid there.
+
+Axes: n samples, m of them chosen, K nodes, A actions, D observation features.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.data import Split
-from dynalay_gym.envs.calibration import StateTable, ascending_plan, state_table
-from dynalay_gym.envs.decision_tree import DecisionTree
-from dynalay_gym.envs.dynamics import Problem
+from dynalay_gym.envs.observation import EpisodeState
+from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import Decision
-from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.sessions.features import squash
+from dynalay_gym.sessions.states import Automaton, useful_actions
+from dynalay_gym.sessions.transition_table import (
+    CHOICE,
+    TransitionTable,
+    build_table,
+    finite,
+)
+
+_BATCH = 1024  # samples whose returns are computed together
 
 
-@dataclass(frozen=True)
-class PlanTable:
-    """What every plan earns on every sample of a split.
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Nodes in the order of their decisions; node 0 is the start.
 
     Attributes:
-        plans: Layers of each plan, bottom up; NOP follows. Plan 0 is NOP alone, the
-            last is *always*, plan ``1 << (k - 1)`` is *layer-k*.
-        returns: Sum of rewards, float32 [n, 2^L]; -inf if it takes too many decisions.
-        macs: MACs over the plain pass, int64 [n, 2^L].
-        correct: Whether the answer is right, bool [n, 2^L].
+        state: The network's state, int64 [K].
+        last_action: Last action, int64 [K]; -1 at the start.
+        consecutive: How often in a row it was chosen, int64 [K].
+        decisions: Decisions taken, int64 [K].
+        allowed: Actions that can change something, bool [K, A].
+        children: Node that an action leads to, int64 [K, A]; -1 where the episode ends
+            or the action is not allowed.
     """
 
-    plans: tuple[tuple[int, ...], ...]
-    returns: NDArray[np.float32]
-    macs: NDArray[np.int64]
-    correct: NDArray[np.bool_]
+    state: Tensor
+    last_action: Tensor
+    consecutive: Tensor
+    decisions: Tensor
+    allowed: Tensor
+    children: Tensor
 
-    def best(self) -> NDArray[np.int64]:
-        """Best plan of each sample, the label known, int64 [n]."""
-        best: NDArray[np.int64] = self.returns.argmax(1)
-        return best
+    @property
+    def num_nodes(self) -> int:
+        """Nodes K."""
+        return len(self.state)
+
+    @property
+    def levels(self) -> list[slice]:
+        """Nodes of 0, 1, ... decisions; each level is a range of them."""
+        ends = torch.bincount(self.decisions).cumsum(0).tolist()
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def plan_table(env: DynaLayVectorEnv, penalty: float | None = None) -> PlanTable:
-    """Enumerate all plans over an environment's split.
+def enumerate_nodes(next_state: Automaton, max_decisions: int) -> Nodes:
+    """Follow all allowed actions, level by level, merging nodes with equal keys.
 
     Args:
-        env: The batched environment (``env.unwrapped`` of a wrapped one).
-        penalty: Weight of compute; the lowest of the environment's if None.
-
-    Returns:
-        PlanTable of all samples, in their order.
+        next_state: The network's automaton, int64 [S, A].
+        max_decisions: Most decisions of an episode.
     """
-    problem = env.problem
-    penalty = problem.penalty_range[0] if penalty is None else penalty
-    table = _states(problem)
-    plans = tuple(ascending_plan(path) for path in range(table.macs.shape[1]))
-    returns = [_plan_returns(problem, table, plan, penalty) for plan in plans]
-    return PlanTable(
-        plans=plans,
-        returns=torch.stack(returns, 1).numpy(),
-        macs=table.macs.numpy(),
-        correct=table.correct.numpy(),
+    useful = useful_actions(next_state)
+    found: list[tuple[int, int, int, int]] = [(0, -1, 0, 0)]
+    number = {found[0]: 0}
+    children: list[list[int]] = []
+    for state, last, consecutive, taken in found:  # grows while it is read
+        children.append([-1] * next_state.shape[1])
+        for action in range(1, next_state.shape[1]):
+            if not useful[state, action] or taken + 1 == max_decisions:
+                continue
+            count = consecutive + 1 if action == last else 1
+            child = (int(next_state[state, action]), action, count, taken + 1)
+            if child not in number:
+                number[child] = len(found)
+                found.append(child)
+            children[-1][action] = number[child]
+    states, last_actions, consecutives, decisions = torch.tensor(found).unbind(1)
+    return Nodes(
+        state=states,
+        last_action=last_actions,
+        consecutive=consecutives,
+        decisions=decisions,
+        allowed=torch.from_numpy(useful)[states],
+        children=torch.tensor(children),
     )
 
 
-def decision_tree(env: DynaLayVectorEnv) -> DecisionTree:
-    """All nodes of an environment's split, ready for exact learning.
+class DecisionTree:
+    """What is seen and paid at every node of every sample of a split.
+
+    Attributes:
+        nodes: The nodes; the same for all samples.
+        num_samples: Samples n of the split.
+        penalty_range: Lowest and highest penalty.
+
+    Args:
+        problem: What is decided on; its network has finitely many states.
+        table: Its transitions.
+    """
+
+    def __init__(self, problem: DecisionProblem, table: TransitionTable) -> None:
+        session = finite(problem.session, "the exact optimum")
+        self.nodes = enumerate_nodes(session.next_state, problem.max_decisions)
+        self.num_samples = len(problem.labels)
+        self.penalty_range = problem.penalty_range
+        self._problem, self._table = problem, table
+        self._num_states = len(session.next_state)
+        self._layout = problem.observation_layout
+        self._seen_of_episode = self._episode_features()
+
+    def observations(self, samples: Tensor, penalty: Tensor) -> Tensor:
+        """Return what an agent sees, float32 [m, K, D].
+
+        Args:
+            samples: Samples of the split, int64 [m].
+            penalty: Their penalties, float32 [m].
+        """
+        rows, start = self._table_rows(samples), self._layout["penalty"].start
+        seen = self._seen_of_episode.repeat(len(samples), 1, 1)
+        features = self._table.features[:, :start].index_select(0, rows.flatten())
+        seen[:, :, :start] = features.view(*rows.shape, start)
+        seen[:, :, start] = squash(penalty)[:, None]
+        return seen
+
+    def rewards(self, samples: Tensor, penalty: Tensor) -> Tensor:
+        """Return what every action is paid, float32 [m, K, A]; 0 where not allowed.
+
+        Args:
+            samples: Samples of the split, int64 [m].
+            penalty: Their penalties, float32 [m].
+        """
+        nodes, table, problem = self.nodes, self._table, self._problem
+        actions = torch.arange(table.num_actions)
+        choice = self._table_rows(samples)[:, :, None] * table.num_actions + actions
+        found = dict(zip(CHOICE, table.choices[choice].unbind(-1), strict=True))
+        reached = found["table_row"].long()
+        last = (nodes.decisions + 1 == problem.max_decisions)[:, None]
+        same = actions == nodes.last_action[:, None]
+        decision = Decision(
+            stop=(last | (actions == 0)).float(),
+            correct=found["correct"].float(),
+            cost=found["macs"].float() / problem.cost_unit,
+            consecutive=(nodes.consecutive[:, None] * same + 1).float(),
+            already_iterated=found["already_iterated"].float(),
+            iterated=self._iterated_share(reached),
+            log_score_gain=found["gain"].int().view(torch.float32),
+            penalty=penalty[:, None, None],
+        )
+        rewards: Tensor = problem.reward(decision)
+        return rewards.masked_fill(~nodes.allowed, 0.0)
+
+    def _table_rows(self, samples: Tensor) -> Tensor:
+        """Return rows of the table, int64 [m, K]."""
+        return samples[:, None] * self._num_states + self.nodes.state
+
+    def _iterated_share(self, table_rows: Tensor) -> Tensor | float:
+        if not self._problem.reward.uses_iterated:
+            return 0.0
+        return self._table.features[:, self._layout["iterated"]].mean(1)[table_rows]
+
+    def _episode_features(self) -> Tensor:
+        """Return the episode's columns of each node's observation, float32 [K, D].
+
+        The network's columns are 0.
+        """
+        nodes, problem = self.nodes, self._problem
+        episode = EpisodeState(
+            nodes.num_nodes, problem.num_actions, problem.max_decisions
+        )
+        episode.last_action = nodes.last_action.numpy()
+        episode.consecutive = nodes.consecutive.numpy()
+        episode.decisions = nodes.decisions.numpy()
+        seen = torch.zeros(nodes.num_nodes, self._layout["remaining"].stop)
+        start = self._layout["penalty"].start
+        seen[:, start:] = torch.from_numpy(episode.features())
+        return seen
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best that can be done on each sample, its label known.
+
+    Attributes:
+        returns: Highest sum of rewards, float32 [n].
+        plans: Actions that earn it, int64 [n, T]; 0 (NOP) after the last one.
+    """
+
+    returns: NDArray[np.float32]
+    plans: NDArray[np.int64]
+
+
+def decision_tree(env: Any) -> DecisionTree:
+    """Return all nodes of an environment's split, ready for exact learning.
 
     Args:
         env: The batched environment (``env.unwrapped`` of a wrapped one).
 
     Raises:
-        ConfigError: the environment has no transition table.
+        ConfigError: The environment has no transition table.
     """
-    problem = env.problem
-    if problem.table is None:
+    if env.problem.table is None:
         raise ConfigError(
             'exact learning needs the transition table; pass transitions="table" to '
             "gym.make_vec"
         )
-    return DecisionTree(problem, problem.table)
+    return DecisionTree(env.problem, env.problem.table)
 
 
-def _states(problem: Problem) -> StateTable:
-    if problem.table is not None:
-        return problem.table.states()
-    images, labels = problem.images, problem.labels
-    split = Split(images=images, labels=labels, groups=labels, name=problem.split)
-    return state_table(problem.session, split)
+def optimum(env: Any, penalty: float | None = None) -> Optimum:
+    """Find the best sequence of actions of every sample by backward induction.
+
+    Args:
+        env: The batched environment (``env.unwrapped`` of a wrapped one). Without a
+            transition table one is computed.
+        penalty: Weight of compute; the lowest of the environment's if None.
+
+    Returns:
+        Optimum of all samples, in their order.
+
+    Raises:
+        ConfigError: The network's states are not finite.
+    """
+    tree, penalty = _tree(env, penalty)
+    parts = [
+        _best(tree, tree.rewards(samples, torch.full((len(samples),), penalty)))
+        for samples in torch.arange(tree.num_samples).split(_BATCH)
+    ]
+    returns, plans = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    return Optimum(returns, plans)
 
 
-def _plan_returns(
-    problem: Problem, table: StateTable, plan: tuple[int, ...], penalty: float
-) -> Tensor:
-    """Sum of an env's rewards along a plan, float32 [n]."""
-    limit = problem.max_decisions
-    if len(plan) > limit:
-        return torch.full((len(table.macs),), -torch.inf)
-    total, path = torch.zeros(len(table.macs)), 0
-    decisions = [*plan, None][:limit]  # None: NOP, unless the budget ends it before
-    for taken, layer in enumerate(decisions, start=1):
-        reached = path if layer is None else path | 1 << (layer - 1)
-        stop = layer is None or taken == limit
-        total += problem.reward(_decision(problem, table, path, reached, stop, penalty))
-        path = reached
-    return total
+def best_fixed_plan(env: Any, penalty: float | None = None) -> tuple[int, ...]:
+    """Return the one sequence of actions that earns most on average; NOP follows.
+
+    Args:
+        env: The batched environment; see `optimum`.
+        penalty: Weight of compute; the lowest of the environment's if None.
+    """
+    tree, penalty = _tree(env, penalty)
+    total = torch.zeros(tree.nodes.allowed.shape, dtype=torch.float64)
+    for samples in torch.arange(tree.num_samples).split(_BATCH):
+        total += tree.rewards(samples, torch.full((len(samples),), penalty)).sum(0)
+    _, plans = _best(tree, (total / tree.num_samples)[None])
+    return tuple(action for action in plans[0].tolist() if action)
 
 
-def _decision(
-    problem: Problem,
-    table: StateTable,
-    path: int,
-    reached: int,
-    stop: bool,
-    penalty: float,
-) -> Decision:
-    n = len(table.macs)
-    macs = table.macs[:, reached] - table.macs[:, path]
-    return Decision(
-        stop=torch.full((n,), stop),
-        correct=table.correct[:, reached],
-        cost=macs / problem.cost_unit,
-        consecutive=torch.ones(n, dtype=torch.int64),
-        again=torch.zeros(n, dtype=torch.bool),
-        iterated=torch.full((n,), reached.bit_count() / problem.session.num_layers),
-        log_score_gain=table.log_score[:, reached] - table.log_score[:, path],
-        penalty=torch.full((n,), penalty),
-    )
+def _tree(env: Any, penalty: float | None) -> tuple[DecisionTree, float]:
+    problem = env.problem
+    table = problem.table
+    if table is None:
+        session = finite(problem.session, "the exact optimum")
+        table = build_table(session, problem.inputs, problem.labels)
+    lowest = problem.penalty_range[0]
+    return DecisionTree(problem, table), lowest if penalty is None else penalty
+
+
+def _best(tree: DecisionTree, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest return [m] and its actions [m, T] for rewards [m, K, A]."""
+    nodes = tree.nodes
+    values = rewards.new_zeros(len(rewards), nodes.num_nodes + 1)  # [-1]: the end
+    choice = torch.zeros(len(rewards), nodes.num_nodes, dtype=torch.int64)
+    for level in reversed(nodes.levels):
+        earned = rewards[:, level] + values[:, nodes.children[level]]
+        earned = earned.masked_fill(~nodes.allowed[level], -torch.inf)
+        values[:, level], choice[:, level] = earned.max(-1)
+    plan, node = [], torch.zeros(len(rewards), 1, dtype=torch.int64)
+    for _ in nodes.levels:
+        action = choice.gather(1, node.clamp(min=0)).masked_fill(node < 0, 0)
+        plan.append(action)
+        node = nodes.children[node.clamp(min=0), action].masked_fill(node < 0, -1)
+    return values[:, 0], torch.cat(plan, 1)

@@ -3,8 +3,7 @@
 Every reward is a small object called once per decision, for m rows at a time; what it
 pays over an episode is the episode's return (discount 1). All are deterministic and,
 because compute is counted in MACs, the same on every platform. They are written with
-``+``, ``-`` and ``*`` alone, which mean the same to the bit for tensors (on a GPU) and
-for float32 arrays.
+``+``, ``-`` and ``*`` alone, so they take float32 arrays and tensors alike.
 """
 
 from collections.abc import Callable
@@ -23,8 +22,9 @@ class Decision:
         correct: 1 if the current answer is right, else 0.
         cost: MACs taken, as a share of the mean extra MACs of *always*; 0 for NOP.
         consecutive: How often in a row this action was chosen, 1 at first.
-        again: 1 if the chosen layer already sat on its fixed point, else 0.
-        iterated: Share of layers that sit on their fixed point, in [0, 1].
+        already_iterated: 1 if the action found its work done already, else 0.
+        iterated: Mean of the feature ``iterated``, the share of layers that sit on
+            their fixed point, in [0, 1]; 0 if the reward does not use it.
         log_score_gain: Change of the true class's log-probability, in nats; 0 if the
             reward does not use it.
         penalty: Weight beta of compute.
@@ -34,7 +34,7 @@ class Decision:
     correct: Any
     cost: Any
     consecutive: Any
-    again: Any
+    already_iterated: Any
     iterated: Any
     log_score_gain: Any
     penalty: Any
@@ -45,12 +45,18 @@ class LayerReward(Protocol):
 
     Attributes:
         uses_log_score: Whether it reads ``log_score_gain``, which is 0 otherwise.
+        uses_iterated: Whether it reads ``iterated``, which is 0 otherwise.
     """
 
     uses_log_score: ClassVar[bool]
+    uses_iterated: ClassVar[bool]
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m].
+
+        Use ``+``, ``-`` and ``*`` only: it is called with NumPy arrays [m] (live) and
+        with tensors [m, K, A] (oracle).
+        """
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,11 @@ class PaperReward:
     """
 
     uses_log_score: ClassVar[bool] = False
+    uses_iterated: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         gain = self.alpha * (decision.stop * decision.correct)
         return gain - decision.penalty * decision.cost * decision.consecutive
 
@@ -79,14 +86,15 @@ class ThreeTermReward:
     """
 
     uses_log_score: ClassVar[bool] = False
+    uses_iterated: ClassVar[bool] = False
     alpha: float
     gamma: float = 0.2
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         gain = self.alpha * (decision.stop * decision.correct)
         compute = decision.penalty * decision.cost
-        return gain - compute - self.gamma * decision.again
+        return gain - compute - self.gamma * decision.already_iterated
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,11 @@ class LogScoreReward:
     """
 
     uses_log_score: ClassVar[bool] = True
+    uses_iterated: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         compute = decision.penalty * decision.cost * decision.consecutive
         return self.alpha * decision.log_score_gain - compute
 
@@ -116,10 +125,11 @@ class BlockDropReward:
     """
 
     uses_log_score: ClassVar[bool] = False
+    uses_iterated: ClassVar[bool] = True
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
-        """Rewards, float [m]."""
+        """Return the reward of each row's decision, [m]."""
         right = 1 - decision.iterated * decision.iterated
         outcome = decision.correct * right + (-1.0 + decision.correct)
         return 2 * self.alpha * outcome * decision.stop

@@ -1,6 +1,6 @@
-"""The batched Gymnasium environment: a shell of ``LayerDynamics``.
+"""The batched Gymnasium environment, around the decision process of `process.py`.
 
-Axes: N rows (sub-environments, one sample each), D features, A = L + 1 actions.
+Axes: N rows (sub-environments, one sample each), D features, A actions.
 """
 
 from collections.abc import Mapping
@@ -9,41 +9,42 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.actions import check_actions
-from dynalay_gym.envs.activations import ALL
-from dynalay_gym.envs.factory import EnvConfig, make_problem
-from dynalay_gym.envs.facts import ProblemFacts
-from dynalay_gym.envs.observation_space import make_space, observe
-from dynalay_gym.envs.reset_options import ResetOptions
-from dynalay_gym.envs.row_episodes import RowEpisodes, Seed, reset_mode, row_seeds
-from dynalay_gym.envs.shared_rows import SharedRows
-from dynalay_gym.envs.table_dynamics import make_dynamics
-from dynalay_gym.envs.vector_output import OUTPUTS, VectorOutput
-from dynalay_gym.envs.walk import row_tensors
-from dynalay_gym.errors import ConfigError, ResetNeededError
+from dynalay_gym.envs.checks import ResetOptions, check_actions, check_state
+from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
+from dynalay_gym.envs.episodes import RowEpisodes, Seed, row_seeds
+from dynalay_gym.envs.observation import ALL
+from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
+from dynalay_gym.envs.table import make_process
+from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
+from dynalay_gym.sessions.features import squash
+
+OUTPUTS = ("numpy", "torch")
+RENDER_MODES = ("rgb_array", "ansi")
+_MASK_KEYS = tuple(f"_{key}" for key in INFO_KEYS)
 
 
-class DynaLayVectorEnv(ProblemFacts, SharedRows):
+class DynaLayVectorEnv(EnvProperties, VectorEnv):
     """N samples decided on at once; see ``docs/environment.md``.
 
     Args:
-        num_envs: Number of rows N.
+        num_envs: Number of rows N, at least 1.
         autoreset_mode: When a finished row starts its next episode; Gymnasium's enum or
             one of its value names (``SameStep``, ``NextStep``, ``Disabled``).
-        output: ``numpy``, or ``torch`` to leave everything on the device.
+        output: ``numpy``, or ``torch`` to return tensors on the network's device.
         render_mode: None, ``rgb_array`` or ``ansi``.
-        **config: Fields of ``EnvConfig``, shared with the single form.
+        **config: Fields of `EnvConfig`, shared with the single form.
 
     Raises:
-        DynaLayError: for any bad argument, missing data or checkpoint.
+        DynaLayError: For any bad argument, missing data or checkpoint.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium's own form
-        "render_modes": ["rgb_array", "ansi"],
+        "render_modes": list(RENDER_MODES),
         "render_fps": 2,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
@@ -59,29 +60,32 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs must be at least 1, not {num_envs}")
-        if output not in OUTPUTS:
-            raise ConfigError(f"unknown output {output!r}; choose one of {OUTPUTS}")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ConfigError(
-                f"unknown render_mode {render_mode!r}; choose one of "
-                f"{self.metadata['render_modes']}"
-            )
+        _check_choice("output", output, OUTPUTS)
+        _check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        modes = tuple(mode.value for mode in AutoresetMode)
+        mode = getattr(autoreset_mode, "value", autoreset_mode)
+        _check_choice("autoreset_mode", mode, modes)
         self.config = EnvConfig.from_kwargs(config)
         if self.config.transitions == "table" and render_mode is not None:
             raise ConfigError(
                 'a table cannot be rendered; use render_mode=None or transitions="live"'
             )
-        self.autoreset_mode = reset_mode(autoreset_mode)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = self.metadata | {"autoreset_mode": self.autoreset_mode}
         self.num_envs, self.output, self.render_mode = num_envs, output, render_mode
-        self.problem = make_problem(self.config)
-        self.dynamics = make_dynamics(self.problem, num_envs)
-        self._out = VectorOutput(output, self.device)
-        self.single_observation_space = make_space(self.dynamics, self.config)
-        self.single_action_space = gym.spaces.Discrete(self.dynamics.num_actions)
+        self.process = make_process(make_problem(self.config), num_envs)
+        self.single_observation_space = self._make_space()
+        self.single_action_space = gym.spaces.Discrete(self.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._all_rows, self._num_actions = np.arange(num_envs), self.num_actions
+        self._device = self.device
         self._episodes = RowEpisodes(num_envs, self.num_samples, self.penalty_range)
+
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        return self.process.problem
 
     def reset(
         self, *, seed: Seed = None, options: dict[str, Any] | None = None
@@ -97,73 +101,92 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
 
         Returns:
             Observations of all rows, and infos.
+
+        Raises:
+            ConfigError: For a bad seed or option; nothing has changed then.
+            ResetNeededError: ``reset_mask`` leaves rows out that never started.
         """
         asked = ResetOptions.read(options, self.num_envs, self.num_samples)
-        if not self.dynamics.begun and len(asked.rows) < self.num_envs:
+        if not self.process.has_reset and len(asked.rows) < self.num_envs:
             raise ResetNeededError("the first reset starts all rows: no reset_mask yet")
         self._seed_rows(seed, asked.rows)
         self._begin(asked)
-        return self._observations(), self._infos()
+        return self._observations(), self._infos(self.process.infos())
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take one decision in every row.
 
         Args:
-            actions: Integers [N] in 0..L (array, tensor or list); NOP stops.
+            actions: Integers [N] in 0..A-1 (array, tensor or list); 0 (NOP) stops.
 
         Returns:
-            observations, rewards float32 [N], terminations bool [N], truncations
-            (all False) and infos. After it, ``infos["final_obs"]`` [N, D] holds every
-            row's observation before any autoreset.
+            Observations, rewards float32 [N], terminations bool [N], truncations (all
+            False) and infos. ``infos["final_obs"]`` [N, D] holds every row's
+            observation before any autoreset (the observations themselves, in the same
+            memory, where no row was reset).
 
         Raises:
-            InvalidActionError: wrong shape, type or range, or a finished row in
+            InvalidActionError: Wrong shape, type or range, or a finished row in
                 ``Disabled`` mode; nothing has changed then.
-            ResetNeededError: before the first reset or after ``close``.
+            ResetNeededError: Before the first reset or after `close`.
         """
-        self._check_begun("step")
-        chosen = check_actions(actions, self.num_envs, self.dynamics.num_actions)
-        chosen = chosen.to(self.dynamics.device)
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            self._episodes.check_none_waits()
-        waiting = self._episodes.waiting()
-        rewards, terminations = self._act(chosen, waiting)
-        if waiting.size:  # NextStep: the action of a finished row starts its next
-            self._begin(ResetOptions(waiting))
-        self._episodes.end(terminations.cpu().numpy())
-        infos = self._after_step(terminations)
-        outcome = rewards, terminations, torch.zeros_like(terminations)
-        return self._observations(), *map(self._out, outcome), infos
-
-    def _act(self, chosen: Tensor, waiting: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Let all but the waiting rows act: rewards and terminations [N]."""
+        self._check_has_reset("step")
+        chosen = check_actions(actions, self.num_envs, self._num_actions)
+        waiting = self._episodes.finished.nonzero()[0]
         if not waiting.size:
-            return self.dynamics.step(ALL, chosen)
-        device = self.dynamics.device
-        acting = np.flatnonzero(~self._episodes.finished)
-        running = torch.as_tensor(acting, device=device)
-        rewards = torch.zeros(self.num_envs, device=device)
-        terminations = torch.zeros_like(rewards, dtype=torch.bool)
-        rewards[running], terminations[running] = self.dynamics.step(
-            running, chosen[running]
-        )
+            rewards, terminations = self.process.step(ALL, chosen)
+        else:
+            rewards, terminations = self._step_some(chosen, waiting)
+        self._episodes.finished = terminations.copy()  # they are returned, too
+        observations, infos = self._observations(), self._infos(self.process.infos())
+        ended = self._out(terminations.copy())
+        final = {"final_obs": observations, "_final_obs": ended}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final |= {"final_info": infos, "_final_info": ended}
+            if terminations.any():
+                restarted = terminations.nonzero()[0]
+                self._begin(ResetOptions(restarted))
+                observations = self._observe_anew(observations, restarted)
+                infos = self._infos(self.process.infos())
+        truncations = np.zeros(self.num_envs, dtype=np.bool_)
+        outcome = map(self._out, (rewards, terminations, truncations))
+        return observations, *outcome, infos | final
+
+    def _step_some(
+        self, chosen: NDArray[np.int64], waiting: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Step the unfinished rows; start the next episode of the others (NextStep).
+
+        Args:
+            chosen: Actions of all rows, int64 [N].
+            waiting: The finished rows; in NextStep their next episodes start, with
+                reward 0.
+
+        Returns:
+            Rewards and terminations of all rows, [N].
+
+        Raises:
+            InvalidActionError: In Disabled mode, where a finished row must be reset.
+        """
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            raise InvalidActionError(
+                f"rows {waiting.tolist()} have finished; start them with "
+                'reset(options={"reset_mask": ...}) before stepping'
+            )
+        rewards = np.zeros(self.num_envs, dtype=np.float32)
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        acting = np.setdiff1d(self._all_rows, waiting)
+        if acting.size:
+            paid, ended = self.process.step(acting, chosen[acting])
+            rewards[acting], terminations[acting] = paid, ended
+        self._begin(ResetOptions(waiting))
         return rewards, terminations
 
-    def _after_step(self, terminations: Tensor) -> dict[str, Any]:
-        """Infos of a step; in SameStep also start the next episodes."""
-        ended = self._out.copy(terminations)
-        final = {"final_obs": self._observations(), "_final_obs": ended}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            final |= {"final_info": self._infos(), "_final_info": ended}
-            if self._episodes.finished.any():
-                self._begin(ResetOptions(self._episodes.waiting()))
-        return self._infos() | final
-
-    def set_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    def load_weights(self, weights: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
         """Give the network other weights between two steps.
 
-        Rows in mid-episode stand in the state of the same bits under the new weights;
-        their counts, the cost unit and the penalties stay. A table is computed anew.
+        A row inside an episode keeps its state, under the new weights; its counts, the
+        cost unit and the penalties stay too. A table is recomputed.
 
         Args:
             weights: ``state_dict`` of a network of the same architecture.
@@ -172,90 +195,156 @@ class DynaLayVectorEnv(ProblemFacts, SharedRows):
             Observations and infos as the next step has to see them.
 
         Raises:
-            CheckpointError: the weights are of another architecture.
+            CheckpointError: The weights are of another architecture.
         """
-        self.dynamics.set_weights(weights)
-        self.problem = self.dynamics.problem
-        if not self.dynamics.begun:
+        self.process.load_weights(weights)
+        if not self.process.has_reset:
             return None, {}
-        return self._observations(), self._infos()
+        return self._observations(), self._infos(self.process.infos())
 
     def get_state(self) -> dict[str, Tensor]:
-        """Where every row stands and what its stream draws next, on the CPU.
+        """Return where every row stands and what its stream draws next, on the CPU.
 
         The network's weights are not part of it.
         """
-        self._check_begun("get_state")
-        parts = row_tensors(self.dynamics) | {"states": self.dynamics.states()}
-        parts |= {k: torch.from_numpy(v) for k, v in self._episodes.state().items()}
-        return {name: part.cpu().clone() for name, part in parts.items()}
+        self._check_has_reset("get_state")
+        parts = self.process.episode.arrays() | self._episodes.state()
+        parts |= {"state_ids": self.process.state_ids()}
+        return {name: torch.from_numpy(part.copy()) for name, part in parts.items()}
 
     def set_state(self, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-        """Go on from what ``get_state`` returned, in an equal environment.
+        """Go on from what `get_state` returned, in an equal environment.
 
         Returns:
             Observations and infos of all rows.
 
         Raises:
-            ConfigError: for numbers that no row of this environment can have.
+            ConfigError: For numbers that no row of this environment can have; nothing
+                has changed then.
         """
-        most = {"states": 2**self.num_layers - 1}
-        most |= {"decisions": self.dynamics.observer.max_decisions}
-        most |= {"last_action": self.num_layers, "index": self.num_samples - 1}
-        for name, last in most.items():
-            least = -1 if name == "last_action" else 0
-            if not bool(((state[name] >= least) & (state[name] <= last)).all()):
-                raise ConfigError(
-                    f"{name} must lie in {least}..{last}; give a state of an equal "
-                    "environment"
-                )
-        self._episodes.load({k: v.cpu().numpy() for k, v in state.items()})
-        for name, part in row_tensors(self.dynamics).items():
-            part.copy_(state[name])
-        self.dynamics.stand_in(state["states"].to(self.dynamics.device))
-        return self._observations(), self._infos()
+        arrays = {name: part.numpy(force=True) for name, part in state.items()}
+        own = self.process.episode.arrays()
+        expected = own | self._episodes.state() | {"state_ids": own["index"]}
+        check_state(arrays, expected, self.problem)
+        self._episodes.load(arrays)
+        for name, part in own.items():
+            part[...] = arrays[name]
+        self.process.set_states(arrays["state_ids"])
+        return self._observations(), self._infos(self.process.infos())
 
     def action_masks(self) -> Any:
-        """Actions that can change something, bool [N, A]."""
-        self._check_begun("action_masks")
-        return self._out(self.dynamics.action_mask())
+        """Return which actions can change something, bool [N, A]."""
+        self._check_has_reset("action_masks")
+        return self._out(self.process.action_mask != 0)
 
     def render(self) -> tuple[Any, ...] | None:
-        """One frame (or text) per row, by ``render_mode``; None without one."""
+        """Return one frame (or text) per row, by ``render_mode``; None without one."""
         if self.render_mode is None:
             return None
-        self._check_begun("render")
-        from dynalay_gym.envs.rendering import render_row
+        self._check_has_reset("render")
+        from dynalay_gym.envs.render import render_row
 
-        rows = range(self.num_envs)
-        return tuple(render_row(self.dynamics, i, self.render_mode) for i in rows)
+        process = self.process
+        assert isinstance(process, LiveProcess), "refused in the constructor"
+        return tuple(
+            render_row(process, row, self.render_mode) for row in range(self.num_envs)
+        )
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method or read an attribute; one entry per row."""
+        value = getattr(self, name)
+        if not callable(value):
+            return (value,) * self.num_envs
+        value = value(*args, **kwargs)
+        per_row = isinstance(value, tuple | np.ndarray | Tensor)
+        return tuple(value) if per_row else (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute, once per row: the rows share it."""
+        return (getattr(self, name),) * self.num_envs
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute; the rows share it."""
+        setattr(self, name, values)
 
     @property
     def is_seeded(self) -> bool:
         """Whether a reset has chosen the rows' episode streams."""
         return self._episodes.seeded
 
-    def _check_begun(self, what: str) -> None:
-        if not self.dynamics.begun or self.closed:
+    def _check_has_reset(self, method: str) -> None:
+        if not self.process.has_reset or self.closed:
             raise ResetNeededError(
-                f"call reset() before {what}(), and neither after close()"
+                f"call reset() before {method}(), and neither after close()"
             )
 
-    def _seed_rows(self, seed: Seed, rows: np.ndarray) -> None:
+    def _seed_rows(self, seed: Seed, rows: NDArray[np.int64]) -> None:
         """Restart the episode streams of the rows that are given a seed."""
         seeds = row_seeds(seed, self.num_envs)
         if isinstance(seed, int | np.integer) or self._np_random is None:
             super().reset(seed=seeds[0])
         if not self._episodes.seeded:
             drawn = self.np_random.integers(2**62, size=self.num_envs)
-            self._episodes.seed(np.arange(self.num_envs), drawn.tolist())
+            self._episodes.seed(self._all_rows, drawn.tolist())
         self._episodes.seed(rows, seeds)
 
     def _begin(self, asked: ResetOptions) -> None:
-        self.dynamics.begin(asked.rows, *self._episodes.begin(asked))
+        self.process.begin(asked.rows, *self._episodes.begin(asked))
+
+    def _make_space(self) -> gym.Space:
+        """Return the space of one row's observation; every entry lies in [0, 1]."""
+        width = self.observation_layout["remaining"].stop
+        flat = gym.spaces.Box(0.0, 1.0, (width,), np.float32)
+        if self.config.observation == "flat":
+            return flat
+        session: Any = self.problem.session
+        state = session.begin(self.problem.inputs[:1])
+        maps = session.maps(state, torch.arange(1, device=self.device))
+        spaces = {
+            name: gym.spaces.Box(0.0, 1.0, tuple(values.shape[1:]), np.float32)
+            for name, values in maps.items()
+        }
+        return gym.spaces.Dict({"flat": flat, **spaces})
 
     def _observations(self) -> Any:
-        return self._out.observations(observe(self.dynamics, self.config))
+        """Return the observations of all rows, in the form of the space."""
+        flat = self._out(self.process.observe())
+        if self.config.observation == "flat":
+            return flat
+        process = self.process
+        assert isinstance(process, LiveProcess), "a table has no maps"
+        session: Any = process.session
+        rows = torch.arange(self.num_envs, device=self.device)
+        maps = session.maps(process.state, rows)
+        return {"flat": flat} | {k: self._out(squash(v)) for k, v in maps.items()}
 
-    def _infos(self) -> dict[str, Any]:
-        return self._out.infos(self.dynamics.infos(), self.num_envs)
+    def _observe_anew(self, observations: Any, rows: NDArray[np.int64]) -> Any:
+        """Return a copy of all observations in which some rows are replaced."""
+        if self.config.observation == "dict":
+            return self._observations()
+        changed = (
+            observations.clone() if self.output == "torch" else observations.copy()
+        )
+        changed[rows] = self._out(self.process.observe(rows))
+        return changed
+
+    def _infos(self, values: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """Return infos [N, ...] of all rows, each with its ``_key`` mask."""
+        known = self._out(np.full(self.num_envs, True))
+        if self.output == "torch":
+            values = {name: self._out(value) for name, value in values.items()}
+        return values | dict.fromkeys(_MASK_KEYS, known)
+
+    def _out(self, value: NDArray[Any] | Tensor) -> Any:
+        """Return an array or tensor in the form that the user chose."""
+        if self.output == "numpy":
+            return value.numpy(force=True) if isinstance(value, Tensor) else value
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        # Most is where it should be; to ask costs less than `to` does.
+        return tensor if tensor.device == self._device else tensor.to(self._device)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ConfigError unless a value is one of some choices."""
+    if value not in choices:
+        raise ConfigError(f"unknown {name} {value!r}; choose one of {list(choices)}")

@@ -1,0 +1,143 @@
+"""An AgentNet learned from the transition table: nothing is sampled but the inputs.
+
+Policy iteration. The network's scores make a soft policy; backward induction over all
+nodes of a minibatch of inputs gives the exact value of every choice under it; the
+scores are regressed on these values. Inputs that look alike share their scores, so the
+regression takes the expectation that a policy of the observation needs.
+
+An environment whose table may change says so after a pass over its inputs; the tree is
+then read from it again.
+
+Axes: m inputs of a minibatch, K nodes, A actions.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from agents.base import NetAgent, diverged
+from agents.exact.config import ExactConfig
+from agents.exact.values import action_values, advantage_loss, soft_policy, visits
+from dynalay_gym.envs.oracle import decision_tree
+from dynalay_gym.networks.policy import Infos
+from dynalay_gym.utils.schedules import geometric
+
+SCALE = 0.05  # return per nat: log-probabilities times this are the scores
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """An environment whose table may change between two passes over its inputs."""
+
+    def advance(self, decisions: int) -> bool:
+        """Count what was learned from; return whether the table is another now.
+
+        Args:
+            decisions: Nodes learned from since the last call.
+        """
+
+
+class ExactAgent(NetAgent):
+    """Learns an AgentNet from an environment's transition table.
+
+    One timestep is one node of one input. After training the network's probabilities
+    are softmax(values / SCALE) up to what the network can express.
+
+    Args:
+        envs: Environment with `transitions="table"`; it is read, not stepped. If it is
+            `Phased`, every pass is counted there, and a changed table is read again.
+        config: Hyper-parameters.
+        seed: Seeds the weights, the order of inputs and the penalties drawn.
+
+    Raises:
+        ConfigError: The environment has no transition table.
+    """
+
+    config: ExactConfig
+
+    def __init__(self, envs: VectorEnv, config: ExactConfig, *, seed: int = 0) -> None:
+        self._envs = envs
+        self._read_table()
+        super().__init__(envs, config, seed)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return Adam over all weights but those of the value network."""
+        weights = [*self.net.torso.parameters(), *self.net.policy_head.parameters()]
+        return torch.optim.Adam(weights, self.config.learning_rate, fused=True)
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` continue, from the environment's table as it is now.
+
+        See `Resumable`. Nothing is stepped, so neither observations nor infos are used.
+        """
+        self._read_table()
+        self.load_training(tensors, "cpu")
+
+    def _read_table(self) -> None:
+        base: Any = self._envs.unwrapped
+        self.tree = decision_tree(base)
+
+    def train(self, total_timesteps: int, scheduler: LambdaLR) -> dict[str, float]:
+        """Learn from every input once, or until the last timestep."""
+        config, first = self.config, self.taken
+        ends = config.temperature_start, config.temperature_end
+        updates: list[dict[str, Tensor]] = []
+        order = torch.randperm(self.tree.num_samples, generator=self.generator)
+        for samples in order.split(config.batch_size):
+            temperature = geometric(*ends, self.taken / total_timesteps)
+            updates.append(self.update(samples, temperature))
+            self.taken += len(samples) * self.tree.nodes.num_nodes
+            scheduler.step()
+            if self.taken >= total_timesteps:
+                break
+        metrics = {
+            name: torch.stack([each[name] for each in updates]).mean().item()
+            for name in updates[0]
+        }
+        if not math.isfinite(metrics["train/value_loss"]):
+            raise diverged(config)
+        if isinstance(self._envs, Phased) and self._envs.advance(self.taken - first):
+            self._read_table()
+        rate = float(scheduler.get_last_lr()[0])
+        return metrics | {"train/learning_rate": rate, "train/temperature": temperature}
+
+    def update(self, samples: Tensor, temperature: float) -> dict[str, Tensor]:
+        """Take one optimiser step on some inputs.
+
+        Args:
+            samples: The inputs, int64 [m].
+            temperature: Of the soft policy that is evaluated.
+
+        Returns:
+            The loss, and return and length of the soft policy's episodes, by tag.
+        """
+        nodes, penalty = self.tree.nodes, self._draw_penalties(len(samples))
+        observations = self.tree.observations(samples, penalty)
+        rewards = self.tree.rewards(samples, penalty)
+        log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
+        scores = SCALE * log_probs
+        policy = soft_policy(scores.detach(), nodes.allowed, temperature)
+        values = action_values(rewards, nodes.children, nodes.levels, policy)
+        reached = visits(policy, nodes.children, nodes.levels)
+        loss = advantage_loss(scores, values, nodes.allowed, reached)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {
+            "train/value_loss": loss.detach(),
+            "rollout/ep_rew_mean": (policy[:, 0] * values[:, 0]).sum(-1).mean(),
+            "rollout/ep_len_mean": reached.sum(-1).mean(),
+        }
+
+    def _draw_penalties(self, num: int) -> Tensor:
+        """Return one penalty per input [num], from the environment's range."""
+        low, high = self.tree.penalty_range
+        drawn = torch.rand(num, generator=self.generator)
+        return low + (high - low) * drawn

@@ -1,0 +1,38 @@
+"""Hyper-parameters of exact learning; imports no torch."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.config import AgentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactConfig(AgentConfig):
+    """Options of exact learning from the transition table."""
+
+    algo: ClassVar[str] = "exact"
+    agent: ClassVar[str] = "agents.exact.agent:ExactAgent"
+    needs_table: ClassVar[bool] = True
+
+    total_timesteps: int = 1_200_000
+    """Nodes (one input after some decisions) to train on unless --total-timesteps says
+    otherwise."""
+    learning_rate: float = 3e-3
+    """Adam's step size; falls linearly to a tenth."""
+    batch_size: int = 128
+    """Inputs per gradient step, each with all its nodes."""
+    temperature_start: float = 0.1
+    """Temperature of the soft policy at the start, in units of the return."""
+    temperature_end: float = 0.01
+    """Temperature at the end; falls geometrically."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the flag."""
+        super().__post_init__()
+        self.check_positive("learning_rate batch_size temperature_start")
+        self.check_positive("temperature_end")
+
+    @property
+    def steps_per_turn(self) -> int:
+        """As long as PPO's: exact learning itself steps nothing."""
+        return 64

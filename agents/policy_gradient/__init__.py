@@ -1,0 +1,4 @@
+"""The paper's agent, trained by policy gradient.
+
+Reading order: agent, rollout, returns, losses.
+"""

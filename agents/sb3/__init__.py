@@ -1,0 +1,4 @@
+"""PPO, A2C and DQN of Stable-Baselines3.
+
+Reading order: agent, config.
+"""

@@ -1,0 +1,212 @@
+"""Stable-Baselines3's algorithms behind our interface, with our metric tags.
+
+The one file (beside the adapter) that imports stable_baselines3. Networks this small
+are fastest on the host, whatever the environment's device.
+
+Axes: N sub-environments, D observation features, A actions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import stable_baselines3
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor, nn
+
+from agents.base import Progress, diverged, sizes
+from agents.sb3.config import SB3Config
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
+from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.training_state import load_training_state, training_state
+
+
+class SB3Agent:
+    """One of SB3's algorithms on a vector environment, discount 1.
+
+    Args:
+        envs: Environment in SAME_STEP mode.
+        config: Hyper-parameters; their class chooses the algorithm.
+        seed: Seeds the weights, the exploration and the environment.
+
+    Raises:
+        ConfigError: The environment is in the wrong autoreset mode, or
+            Stable-Baselines3 refuses the options.
+    """
+
+    def __init__(self, envs: VectorEnv, config: SB3Config, *, seed: int = 0) -> None:
+        sizes(envs)
+        self.config = config
+        self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
+        self.policy = GreedyNetPolicy(scoring_net(self.model), name=config.algo)
+        self._loaded: Mapping[str, Tensor] | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The networks: their state dict is what is saved."""
+        return self.model.policy
+
+    def learn(
+        self,
+        total_timesteps: int,
+        *,
+        writer: MetricWriter | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Train for `total_timesteps` steps; see `Agent.learn`."""
+        formats: list[KVWriter] = [] if writer is None else [_MetricBridge(writer)]
+        self.model.set_logger(Logger(folder=None, output_formats=formats))
+        if total_timesteps == 0:
+            return
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            total_timesteps -= self.model.num_timesteps
+            _set_random_states(loaded)
+        try:
+            self.model.learn(
+                total_timesteps,
+                callback=_Report(self.config, on_progress),
+                log_interval=self.config.log_interval,
+                reset_num_timesteps=loaded is None,
+            )
+        except ValueError as error:
+            # torch.distributions' words for logits that are not finite
+            if "Expected parameter" in str(error):
+                raise diverged(self.config) from None
+            raise
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what `learn` continues from; see `Resumable`.
+
+        PPO and A2C continue to the bit. DQN does not: its replay buffer (and the
+        stream of its random actions) is not kept, so it fills from empty.
+        """
+        model: Any = self.model
+        tensors = training_state(self.module, model.policy.optimizer)
+        tensors |= _random_states()
+        counts = [model.num_timesteps, model._n_updates, model._episode_num]
+        return tensors | {"counts": torch.tensor(counts)}
+
+    def load_training_state(
+        self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
+    ) -> None:
+        """Let the next `learn` continue; see `Resumable`.
+
+        The monitor's sums start from 0, so the first mean return is too low.
+        """
+        model: Any = self.model
+        load_training_state(tensors, self.module, model.policy.optimizer)
+        counts = [int(count) for count in tensors["counts"]]
+        model.num_timesteps, model._n_updates, model._episode_num = counts
+        model._last_obs = as_numpy(observations)
+        model._last_episode_starts = as_numpy(infos["decisions"]) == 0
+        monitor: Any = model.env
+        monitor.episode_returns = np.zeros(monitor.num_envs, dtype=np.float32)
+        monitor.episode_lengths = np.zeros(monitor.num_envs, dtype=np.int32)
+        self._loaded = tensors
+
+
+def scoring_net(model: BaseAlgorithm) -> nn.Sequential:
+    """Return the perceptron that scores the actions; it shares the model's weights.
+
+    Its outputs are the logits of PPO's and A2C's policy, or DQN's Q values.
+    """
+    policy: Any = model.policy
+    if hasattr(policy, "q_net"):
+        return nn.Sequential(*policy.q_net.q_net)
+    return nn.Sequential(*policy.mlp_extractor.policy_net, policy.action_net)
+
+
+def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
+    """Return the algorithm that the config belongs to.
+
+    Raises:
+        ConfigError: Stable-Baselines3 refuses the options.
+    """
+    ours = {field.name for field in fields(SB3Config)}
+    options = {key: value for key, value in asdict(config).items() if key not in ours}
+    options |= {"policy_kwargs": {"net_arch": config.net_arch}, "seed": seed}
+    make: Any = getattr(stable_baselines3, config.sb3_class)
+    try:
+        model: BaseAlgorithm = make(
+            "MlpPolicy", envs, gamma=1.0, device="cpu", **options
+        )
+    except AssertionError as error:
+        raise ConfigError(f"--algo {config.algo}: {error}") from None
+    return model
+
+
+class _MetricBridge(KVWriter):
+    """Hands SB3's records to our writer under the same tags."""
+
+    def __init__(self, writer: MetricWriter) -> None:
+        self._writer = writer
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        numbers = {
+            key: float(value)
+            for key, value in key_values.items()
+            if isinstance(value, int | float) or hasattr(value, "item")
+        }
+        self._writer.scalars(numbers, step)
+
+    def close(self) -> None:
+        """Leave the writer open: it belongs to the run, not to SB3."""
+
+
+class _Report(BaseCallback):
+    """Reports the timesteps, and stops SB3 where its weights are no longer finite."""
+
+    def __init__(self, config: SB3Config, on_progress: Progress | None) -> None:
+        super().__init__()
+        self._config = config
+        self._on_progress = on_progress
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        weights = self.model.policy.parameters()
+        if not all(weight.isfinite().all() for weight in weights):
+            raise diverged(self._config)
+        if self.num_timesteps > 0:  # the last rollout has been learned from
+            self._report()
+
+    def _on_training_end(self) -> None:
+        self._report()
+
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.num_timesteps)
+
+
+def _random_states() -> dict[str, Tensor]:
+    """Return the states of the global generators that SB3 draws from, as tensors."""
+    state: Any = np.random.get_state()  # noqa: NPY002 - it draws from it
+    _, key, *rest = state  # rest: position in key, whether a normal is kept, which one
+    return {
+        "random/torch": torch.get_rng_state(),
+        "random/numpy": torch.from_numpy(key.astype(np.int64)),
+        "random/numpy-rest": torch.tensor(rest, dtype=torch.float64),
+    }
+
+
+def _set_random_states(tensors: Mapping[str, Tensor]) -> None:
+    """Put the global generators where `_random_states` found them."""
+    torch.set_rng_state(tensors["random/torch"].cpu())
+    pos, has_gauss, gauss = tensors["random/numpy-rest"].tolist()
+    key = tensors["random/numpy"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, int(pos), int(has_gauss), gauss))  # noqa: NPY002

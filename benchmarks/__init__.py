@@ -1,0 +1,1 @@
+"""Speed and paper benchmarks; they run from the checkout."""

@@ -1,0 +1,1 @@
+"""Speed of the package, against other ways to do the same work."""

@@ -1,0 +1,1 @@
+"""What speed is held against: the same work as one would write it otherwise."""

@@ -1,0 +1,1 @@
+"""One module per part, with ``measure(options)``, which returns tables."""

@@ -1,0 +1,337 @@
+"""From keyword arguments to a decision problem: data, network, reward, cost unit."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.observation import episode_width
+from dynalay_gym.envs.process import DecisionProblem
+from dynalay_gym.envs.reward import make_reward
+from dynalay_gym.errors import CheckpointError, ConfigError, DataError
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
+from dynalay_gym.sessions.table_cache import get_table
+from dynalay_gym.sessions.transition_table import finite
+
+OBSERVATIONS = ("flat", "dict")
+TRANSITIONS = ("live", "table")
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Arguments shared by the single and the batched environment.
+
+    Attributes:
+        dataset: Name of the data set.
+        checkpoint: Folder of a main network, a `MainNetwork`, any `NetworkSession`, or
+            None for the network that ships with the package.
+        split: ``main``, ``agent``, ``validation``, ``test``, or a `Split` of one's own
+            tensors.
+        data_dir: Folder of the data files; see `load_split`.
+        download: Whether missing data may be downloaded.
+        penalty: Weight beta of compute, at least 0: a number, a range ``"low:high"``
+            of which each episode draws one, or None for the network's break-even.
+        alpha: Weight of a right answer, at least 0.
+        reward: Name of the reward.
+        max_decisions: Most decisions of an episode, at least 1; as many as there are
+            actions if None.
+        rtol: Relative tolerance of a solve; the network's own if None.
+        max_steps: Most iterations of a solve; the network's own if None.
+        observation: ``flat``, or ``dict`` to add the raw activations.
+        transitions: ``live`` runs the network, ``table`` looks its states up.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+    """
+
+    dataset: str = "digits"
+    checkpoint: str | Path | MainNetwork | NetworkSession | None = None
+    split: str | Split = "agent"
+    data_dir: str | Path | None = None
+    download: bool = True
+    penalty: float | str | None = None
+    alpha: float = 0.5
+    reward: str = "paper"
+    max_decisions: int | None = None
+    rtol: float | None = None
+    max_steps: int | None = None
+    observation: str = "flat"
+    transitions: str = "live"
+    device: str = "auto"
+
+    @classmethod
+    def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
+        """Build from keywords; an unknown one is an error that names the known."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(kwargs) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown arguments {unknown}; known: {known}")
+        return cls(**kwargs)
+
+    def __post_init__(self) -> None:
+        """Check everything that needs no file."""
+        dataset_spec(self.dataset)
+        make_reward(self.reward, self.alpha)
+        for name, choices in (
+            ("observation", OBSERVATIONS),
+            ("transitions", TRANSITIONS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
+        if self.transitions == "table" and self.observation == "dict":
+            raise ConfigError(
+                'a table has no raw maps; use observation="flat" or transitions="live"'
+            )
+        if self.max_decisions is not None and self.max_decisions < 1:
+            raise ConfigError("max_decisions must be at least 1")
+        if self.penalty is not None:
+            parse_penalty(self.penalty)
+
+
+def parse_penalty(penalty: float | str) -> tuple[float, float]:
+    """Read a penalty: a number, or a range ``"low:high"``.
+
+    Returns:
+        Lowest and highest penalty.
+
+    Raises:
+        ConfigError: It is no number, negative, infinite, or the range is empty.
+    """
+    try:
+        numbers = [float(part) for part in str(penalty).split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ConfigError(
+            f"penalty must be a number or a range low:high, not {penalty!r}"
+        )
+    low, high = numbers[0], numbers[-1]
+    if not 0 <= low <= high < float("inf"):
+        raise ConfigError(f"penalty must be finite, >= 0 and low <= high: {penalty!r}")
+    return low, high
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return a device by its name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; try auto, cpu, cuda") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: no CUDA GPU here; use auto or cpu")
+    return resolved
+
+
+def make_problem(config: EnvConfig) -> DecisionProblem:
+    """Load data and network and settle cost unit and penalty.
+
+    Raises:
+        DynaLayError: For any bad argument, missing data or checkpoint.
+    """
+    session, meta = _session(config)
+    split = _split(config, config.split, session.device)
+    check_fit(session, split)
+    if config.observation == "dict" and not isinstance(session, Inspectable):
+        raise ConfigError(
+            f"{type(session).__name__} shows no raw activations (Inspectable); use "
+            'observation="flat"'
+        )
+    table = None
+    if config.transitions == "table":
+        states = finite(session, "a transition table")
+        padding = episode_width(len(session.action_names))
+        table = get_table(states, split.inputs, split.labels, padding)
+    calibration = _calibration(config, session, split, meta)
+    penalty = config.penalty
+    if penalty is None:
+        penalty = calibration.break_even(config.alpha)
+    problem = DecisionProblem(
+        session=session,
+        inputs=split.inputs.contiguous(),
+        labels=split.labels,
+        reward=make_reward(config.reward, config.alpha),
+        max_decisions=config.max_decisions or len(session.action_names),
+        penalty_range=parse_penalty(penalty),
+        cost_unit=calibration.always_extra_macs,
+        alpha=config.alpha,
+        split=split.name,
+        table=table,
+    )
+    if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
+        raise ConfigError(
+            f"the reward {config.reward!r} reads the feature 'iterated', which "
+            f"{type(session).__name__} does not have; choose another reward"
+        )
+    return problem
+
+
+def _calibration(
+    config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
+) -> Calibration:
+    """Return the stored calibration, or measure it on the agent split."""
+    solver = getattr(session, "solver", None)
+    stored = None if solver is None else find_calibration(meta, solver)
+    if stored is not None:
+        return stored
+    is_agent = isinstance(config.split, Split) or config.split == "agent"
+    agent = split if is_agent else _split(config, "agent", session.device)
+    return calibrate(session, agent)
+
+
+def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
+    """Return the network and the JSON stored beside it."""
+    given = config.checkpoint
+    if isinstance(given, MainNetwork):
+        meta: dict[str, Any] = {}
+        network = given.to(resolve_device(config.device))
+    elif given is None or isinstance(given, str | Path):
+        folder = SHIPPED / config.dataset if given is None else Path(given)
+        if given is None and not folder.is_dir():
+            raise CheckpointError(
+                f"no network for {config.dataset} ships with the package; train one "
+                f"with `python train_main.py --dataset {config.dataset}` and give its "
+                "folder as checkpoint= (--checkpoint)"
+            )
+        network, meta = load_network(folder, resolve_device(config.device))
+    else:
+        if config.rtol is not None or config.max_steps is not None:
+            raise ConfigError(
+                "a session has its own solver settings; leave rtol and max_steps out"
+            )
+        return given, {}
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise CheckpointError(
+            "the network has NaN or infinite weights (its training diverged); "
+            "give an earlier checkpoint, or train it again at a lower learning rate"
+        )
+    return fastest_session(network, config.rtol, config.max_steps), meta
+
+
+def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:
+    if isinstance(split, Split):
+        return split.to(device)
+    return load_split(
+        config.dataset,
+        split,
+        data_dir=config.data_dir,
+        download=config.download,
+        device=device,
+    )
+
+
+def check_fit(session: NetworkSession, split: Split) -> None:
+    """Check that a network can run a split.
+
+    Raises:
+        CheckpointError: Shape of the samples or number of classes differ.
+        DataError: A sample is not finite.
+    """
+    expected = getattr(session, "in_shape", None)
+    got = tuple(split.inputs.shape[1:])
+    if expected is not None and tuple(expected) != got:
+        raise CheckpointError(
+            f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
+            "give a checkpoint that was trained on this data set"
+        )
+    if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
+        raise DataError(
+            f"split {split.name!r} holds NaN or infinite inputs; mend or replace it"
+        )
+    if int(split.labels.max()) >= session.num_classes:
+        raise CheckpointError(
+            f"the network knows {session.num_classes} classes, the data has more; "
+            "give a checkpoint that was trained on this data set"
+        )
+
+
+class EnvProperties:
+    """What a policy, a baseline or a report may know of an environment.
+
+    Attributes:
+        nop_action: The action that stops and answers.
+    """
+
+    nop_action = 0
+
+    @property
+    def problem(self) -> DecisionProblem:
+        """What is decided on."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network and of ``torch`` output."""
+        return self.problem.session.device
+
+    @property
+    def observation_layout(self) -> dict[str, slice]:
+        """Where each part of the flat observation lies."""
+        return self.problem.observation_layout
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Name of each action."""
+        return self.problem.session.action_names
+
+    @property
+    def num_actions(self) -> int:
+        """Actions A."""
+        return self.problem.num_actions
+
+    @property
+    def full_plan(self) -> tuple[int, ...]:
+        """Actions that *always* takes, each repeated while it is useful."""
+        return self.problem.session.full_plan
+
+    @property
+    def num_classes(self) -> int:
+        """Classes K."""
+        return self.problem.session.num_classes
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the split."""
+        return len(self.problem.labels)
+
+    @property
+    def max_decisions(self) -> int:
+        """Most decisions of an episode."""
+        return self.problem.max_decisions
+
+    @property
+    def penalty_range(self) -> tuple[float, float]:
+        """Lowest and highest penalty."""
+        return self.problem.penalty_range
+
+    @property
+    def plain_macs(self) -> int:
+        """Multiply-adds of the plain pass."""
+        return self.problem.session.plain_macs
+
+    @property
+    def always_extra_macs(self) -> float:
+        """Mean extra multiply-adds of *always* on the agent split: the unit of cost."""
+        return self.problem.cost_unit
+
+    @property
+    def alpha(self) -> float:
+        """Weight of a right answer."""
+        return self.problem.alpha
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self.problem.split

@@ -1,0 +1,45 @@
+"""Confidence intervals of means over samples that are not independent."""
+
+import numpy as np
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a percentile interval of the mean, resampling whole groups.
+
+    The nine shifts of one digit are not nine independent samples, so the original
+    images are drawn, each with all its samples.
+
+    Args:
+        values: One number per sample [n]: returns, or paired differences of returns.
+        groups: Id of the original image per sample [n]; None: every sample by itself.
+        confidence: Probability that the interval is meant to hold, in (0, 1).
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper end.
+
+    References:
+        Field and Welsh (2007), Bootstrapping clustered data.
+    """
+    _, members = np.unique(
+        np.arange(len(values)) if groups is None else groups, return_inverse=True
+    )
+    counts = np.bincount(members)
+    sums = np.bincount(members, weights=values.astype(np.float64))
+    num = len(counts)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for k in range(resamples):
+        drawn = rng.integers(num, size=num)
+        means[k] = sums[drawn].sum() / counts[drawn].sum()
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return float(low), float(high)

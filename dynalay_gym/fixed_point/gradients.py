@@ -1,0 +1,99 @@
+"""Gradients through a solve of any map: implicit, one-step, unrolled.
+
+At ``z* = f(z*, x)`` the implicit function theorem turns a loss's gradient v for z* into
+``y = v + J^T y`` with ``J = df/dz``, and y is then propagated through one application
+of f to x and the parameters. The series ``y = v + J^T v + ...`` (Neumann; recurrent
+back-propagation) is cut at a tolerance; without any of its terms (y = v) it is the
+one-step, Jacobian-free gradient. Neither depends on how z* was found, so memory does
+not grow with the iterations. Unrolling keeps every iterate and is the reference.
+
+Axes: n samples.
+"""
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.fixed_point.progress import (
+    Map,
+    SolveResult,
+    SolverStatus,
+    step_residual,
+)
+
+
+def with_gradient(
+    f: Map, z_star: Tensor, x: Tensor, adjoint_rtol: float, adjoint_max_steps: int
+) -> Tensor:
+    """Return z_star with the implicit gradient for x and the parameters of f.
+
+    Args:
+        f: The map.
+        z_star: Its fixed point [n, ...], without gradient.
+        x: Injected input [n, ...].
+        adjoint_rtol: Relative tolerance of the adjoint over the whole batch, > 0.
+        adjoint_max_steps: Most adjoint applications; 0 for the one-step gradient.
+    """
+    last = f(z_star, x)
+    if last.requires_grad and adjoint_max_steps > 0:
+        with torch.enable_grad():
+            z = z_star.detach().requires_grad_()
+            image = f(z, x.detach())
+
+        def adjoint(grad: Tensor) -> Tensor:
+            return _neumann(image, z, grad, adjoint_rtol, adjoint_max_steps)
+
+        last.register_hook(adjoint)
+    return z_star + (last - last.detach()).nan_to_num()  # 0, also if it overflowed
+
+
+def _neumann(
+    image: Tensor, z: Tensor, grad: Tensor, rtol: float, max_steps: int
+) -> Tensor:
+    """Solve ``y = grad + J^T y`` by iteration from ``y = grad``."""
+    y = grad
+    for _ in range(max_steps):
+        (back,) = torch.autograd.grad(image, z, y, retain_graph=True)
+        new = grad + back
+        change = (new - y).norm()
+        y = new
+        if change <= rtol * y.norm():
+            break
+    return y
+
+
+def unrolled_iteration(
+    f: Map, z0: Tensor, x: Tensor, rtol: float, max_steps: int
+) -> SolveResult:
+    """Iterate plainly inside the graph; converged samples are held by a mask.
+
+    Args:
+        f: The map.
+        z0: Initial iterate [n, ...].
+        x: Injected input [n, ...].
+        rtol: Relative tolerance, > 0.
+        max_steps: Most applications of f, >= 0.
+
+    Returns:
+        SolveResult whose numbers are those of `fixed_point_iteration`, and whose value
+        remembers every step.
+    """
+    z, n = z0, len(z0)
+    active = torch.ones(n, dtype=torch.bool, device=z0.device)
+    residual = torch.ones(n, device=z0.device)
+    num_steps = torch.zeros(n, dtype=torch.int64, device=z0.device)
+    for _ in range(max_steps):
+        if not bool(active.any()):
+            break
+        new = f(z, x)
+        found = step_residual(new.detach(), (new - z).detach())
+        change = torch.from_numpy(found).to(residual)
+        residual = torch.where(active, change, residual)
+        num_steps += active
+        finite = ~change.isnan()
+        moves = (active & finite).view(-1, *[1] * (z.dim() - 1))
+        z = torch.where(moves, new, z)
+        active = active & finite & ~(change < rtol)
+    status = torch.full_like(num_steps, SolverStatus.MAX_STEPS)
+    status[residual < rtol] = SolverStatus.CONVERGED
+    status[residual.isnan()] = SolverStatus.NONFINITE
+    return SolveResult(z, residual, num_steps, status)

@@ -1,1 +1,0 @@
-"""Networks whose layers can be iterated to a fixed point; knows no Gymnasium."""

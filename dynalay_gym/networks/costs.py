@@ -1,0 +1,45 @@
+"""Compute in multiply-adds (MACs), exactly, from closed forms.
+
+Counted: convolutions and matrix products of stem, layers and head. Not counted:
+normalisation, activations, pooling and additions, as in the field's usual counters.
+"""
+
+from dataclasses import dataclass
+
+from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size
+from dynalay_gym.networks.main_layers import LayerMacs
+from dynalay_gym.networks.main_network import MainNetwork
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """MACs of each part of a main network, for one sample.
+
+    Attributes:
+        stem: The stem.
+        layers: One entry per selectable layer.
+        head: The head.
+    """
+
+    stem: int
+    layers: tuple[LayerMacs, ...]
+    head: int
+
+    @classmethod
+    def of(cls, network: MainNetwork) -> "CostTable":
+        """Return the cost table of a main network."""
+        stem, config = 0, network.config
+        if config.stem:
+            side = conv2d_size(config.in_shape[1], config.stem_stride)
+            stem = conv2d_macs(network.stem_weight.shape, side, side)
+        layers = tuple(layer.macs() for layer in network.main_layers)
+        return cls(stem, layers, network.head.numel())
+
+    @property
+    def plain_pass(self) -> int:
+        """MACs of one plain pass: every layer applied once."""
+        return self.stem + sum(layer.plain for layer in self.layers) + self.head
+
+    def refresh(self, layer: int) -> int:
+        """Return the MACs after layer (1..L) changed: those above it, and the head."""
+        return sum(above.plain for above in self.layers[layer:]) + self.head

@@ -1,0 +1,239 @@
+"""The main network: stem, selectable layers, head.
+
+Axes: n samples, L layers, K classes. A state is a set of iterated layers, numbered by
+its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size, linear
+from dynalay_gym.fixed_point.caching import Freezable
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.main_layers import (
+    LayerState,
+    MainLayer,
+    StateLayer,
+    WideStreamLayer,
+    conv_weight,
+)
+from dynalay_gym.networks.norm import Pattern, PatternNorm
+
+FORMS = ("state", "wide")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainNetworkConfig:
+    """Architecture of a main network; JSON-able.
+
+    Attributes:
+        in_shape: Channels, height and width of an image (square).
+        num_classes: Classes K, at least 2.
+        form: Layer form, ``state`` (the paper's) or ``wide``.
+        stem: Channels of the stem's convolution; 0 for none.
+        stem_stride: Its stride.
+        channels: Visible channels of each layer.
+        strides: Stride of each layer's input convolution.
+        hidden: Hidden channels of each layer (wide form).
+        pools: Ratio of the sides of visible and hidden maps (wide form).
+        unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
+            stream (wide form).
+        kappa: Bound of every recurrent operator norm, in (0, 1).
+        rtol: Relative tolerance of a solve, > 0.
+        max_steps: Most iterations of a solve, >= 0.
+
+    Raises:
+        ConfigError: Fields are out of range or do not fit each other.
+    """
+
+    in_shape: tuple[int, int, int]
+    num_classes: int
+    form: str
+    stem: int = 0
+    stem_stride: int = 1
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    pools: tuple[int, ...] = ()
+    unshuffle: int = 1
+    kappa: float = 0.9
+    rtol: float = 0.1
+    max_steps: int = 20
+
+    def __post_init__(self) -> None:
+        """Check ranges, and what the fields must agree on."""
+        for field in fields(self):  # JSON has lists where we have tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if self.form not in FORMS:
+            raise ConfigError(f"unknown form {self.form!r}; choose one of {FORMS}")
+        lengths = {len(self.channels), len(self.strides)}
+        if self.form == "wide":
+            lengths |= {len(self.hidden), len(self.pools)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError("channels, strides, hidden and pools differ in length")
+        _, height, width = self.in_shape
+        if height != width:
+            raise ConfigError(f"images must be square, not {height} x {width}")
+        if height % self.unshuffle:
+            raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
+        if not 0 < self.kappa < 1:
+            raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
+        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)  # checks both
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+class MainNetwork(nn.Module):
+    """Stem, L selectable layers, head; ``forward`` gives the plain pass's logits.
+
+    Args:
+        config: Architecture.
+    """
+
+    def __init__(self, config: MainNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, size, _ = config.in_shape
+        if config.stem:
+            self.stem_weight = conv_weight(config.stem, channels)
+            self.stem_norm = PatternNorm(config.stem, 1)
+            channels = config.stem
+            size = conv2d_size(size, config.stem_stride)
+        self.layers = nn.ModuleList(self._build_layers(channels, size))
+        self.num_layers = len(config.channels)
+        features = config.channels[-1] + (config.hidden[-1] if config.hidden else 0)
+        self.head_norm = PatternNorm(features, 2**self.num_layers)
+        self.head = nn.Parameter(torch.empty(config.num_classes, features))
+        nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
+        self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
+
+    def _build_layers(self, channels: int, size: int) -> Iterator[MainLayer]:
+        config, below = self.config, (channels, size)
+        image_channels, side, _ = config.in_shape
+        below_hidden = image_channels * config.unshuffle**2, side // config.unshuffle
+        sizes = zip(config.channels, config.strides, strict=True)
+        for i, (width, stride) in enumerate(sizes):
+            layer: StateLayer | WideStreamLayer
+            shared: Any = {"num_patterns": 2**i, "kappa": config.kappa}
+            if config.form == "state":
+                layer = StateLayer(below, width, stride, **shared)
+            else:
+                hidden, pool = config.hidden[i], config.pools[i]
+                layer = WideStreamLayer(
+                    below, below_hidden, width, stride, hidden, pool, **shared
+                )
+                below_hidden = hidden, layer.hidden_size
+            yield layer
+            below = width, layer.size
+
+    def stem(self, images: Tensor) -> LayerState:
+        """Prepare images [n, C, H, W] as the state below layer 1."""
+        y, config = images, self.config
+        if config.stem:
+            u = conv2d(y, self.stem_weight, stride=config.stem_stride, padding=1)
+            y = torch.relu(self.stem_norm(u, 0))
+        if config.form == "state":
+            return LayerState(y, y)
+        return LayerState(y, y, F.pixel_unshuffle(images, config.unshuffle))
+
+    def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
+        """Return logits [n, K] of the last layer's state; see `answer`."""
+        return self.answer(self.main_layers[-1].pool(top), state_id)
+
+    def answer(self, features: Tensor, state_id: Pattern) -> Tensor:
+        """Apply the head.
+
+        Args:
+            features: Pooled activations of the last layer, float [n, F_L].
+            state_id: State of the whole batch, or of each row (int64 [n]).
+
+        Returns:
+            Logits [n, K].
+        """
+        normed = self.head_norm(features, state_id)
+        return linear(normed, self.head) + self.head_bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [n, K] of the plain pass over images [n, C, H, W]."""
+        return self.forward_path(images, 0)
+
+    def forward_path(
+        self, images: Tensor, state_id: int, solver: SolverConfig | None = None
+    ) -> Tensor:
+        """Return logits [n, K] of one state; see `forward_paths`."""
+        return self.forward_paths(images, [state_id], solver)[0]
+
+    def forward_paths(
+        self,
+        images: Tensor,
+        state_ids: Iterable[int],
+        solver: SolverConfig | None = None,
+    ) -> list[Tensor]:
+        """Return the logits of several states over one batch.
+
+        What their paths share is computed once.
+
+        Args:
+            images: Input [n, C, H, W].
+            state_ids: States, each in 0..2^L - 1.
+            solver: Options of the solves; the architecture's if None.
+
+        Returns:
+            Logits [n, K] of each state, differentiable.
+        """
+        solver, stem = solver or self.solver, self.stem(images)
+
+        @cache
+        def plain(level: int, pattern: int) -> LayerState:
+            below = reach(level - 1, pattern)
+            return self.main_layers[level - 1].plain(below, pattern)
+
+        @cache
+        def reach(level: int, state_id: int) -> LayerState:
+            """Return the state of layer `level`; `state_id` has as many bits."""
+            if level == 0:
+                return stem
+            pattern = state_id & (2 ** (level - 1) - 1)
+            state = plain(level, pattern)
+            if state_id == pattern:
+                return state
+            below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
+            return layer.iterate(below, state, pattern, solver)[0]
+
+        return [self.classify(reach(self.num_layers, i), i) for i in state_ids]
+
+    @property
+    def main_layers(self) -> Sequence[MainLayer]:
+        """The selectable layers, bottom up."""
+        return [cast(MainLayer, layer) for layer in self.layers]
+
+    @property
+    def solver(self) -> SolverConfig:
+        """Solver options of the architecture, with the implicit gradient."""
+        return SolverConfig(rtol=self.config.rtol, max_steps=self.config.max_steps)
+
+    def freeze(self) -> Self:
+        """Prepare for running: evaluation mode, no gradients, constants computed once.
+
+        The kernels move to the channels-last format, the fastest one for running.
+        Freeze again after other weights were loaded; ``train()`` undoes it except for
+        the format and ``requires_grad``.
+        """
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Freezable):
+                module.freeze()
+        return self.to(memory_format=torch.channels_last)

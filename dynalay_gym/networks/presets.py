@@ -1,0 +1,56 @@
+"""Named architectures of main networks."""
+
+from typing import Any
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.main_network import MainNetworkConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Thin plain pass over 8x8 images; a wider hidden stream at 4x4.
+    "digits": {
+        "form": "wide",
+        "channels": (3, 4, 6),
+        "strides": (1, 2, 1),
+        "hidden": (8, 12, 16),
+        "pools": (2, 1, 1),
+        "unshuffle": 2,
+    },
+    # 16x16, 8x8, 4x4 after a stem of stride 2 (32x32 images).
+    "small": {
+        "form": "wide",
+        "stem": 16,
+        "stem_stride": 2,
+        "channels": (16, 32, 64),
+        "strides": (1, 2, 2),
+        "hidden": (48, 64, 96),
+        "pools": (2, 2, 1),
+        "unshuffle": 4,
+    },
+    # The paper's three convolutions, 64-128-256, each iterated as z = relu(u + W z).
+    "paper": {
+        "form": "state",
+        "channels": (64, 128, 256),
+        "strides": (2, 2, 2),
+        "rtol": 1e-2,
+        "max_steps": 100,
+    },
+}
+
+
+def make_config(
+    preset: str, in_shape: tuple[int, int, int], num_classes: int
+) -> MainNetworkConfig:
+    """Return the architecture of a preset for a data set.
+
+    Args:
+        preset: A key of `PRESETS`.
+        in_shape: Channels, height and width of an image.
+        num_classes: Classes K, at least 2.
+
+    Raises:
+        ConfigError: The preset is unknown, or does not fit the images.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; choose one of {sorted(PRESETS)}")
+    options = PRESETS[preset]
+    return MainNetworkConfig(in_shape=in_shape, num_classes=num_classes, **options)

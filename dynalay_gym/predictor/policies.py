@@ -1,0 +1,270 @@
+"""The policies that a predictor can save: networks, plans and one rule.
+
+Each is also a `Policy` for environments.
+
+Axes: m rows, D observation features, A actions.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.policy import (
+    NOP,
+    Array,
+    GreedyNetPolicy,
+    Infos,
+    PlanPolicy,
+    Policy,
+    as_numpy,
+    like,
+)
+from dynalay_gym.predictor.exact_linear import ExactLinear
+
+Options = dict[str, Any]  # JSON-able
+Tensors = Mapping[str, Tensor]
+Numbers = tuple[NDArray[np.float64], NDArray[np.float64]]  # weight and bias
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class NetworkPolicy(GreedyNetPolicy):
+    """Greedy choice of a trained network; masked actions are never taken.
+
+    The network is copied, so training on does not change the policy, and a row's choice
+    does not depend on the rows beside it.
+
+    Args:
+        net: An `AgentNet` (kind ``agent-net``), or a perceptron (kind ``mlp``): an
+            ``nn.Sequential`` of ``nn.Linear`` with tanh or ReLU between them, whose
+            outputs score the actions. It takes observations in [0, 1].
+
+    Attributes:
+        net: The copy: float32 [m, D] to scores [m, A].
+        options: What `net` is made of.
+        sizes: (D, A).
+
+    Raises:
+        ConfigError: The network is anything else.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._activation, self._num_first = "tanh", 0
+        if isinstance(net, AgentNet):
+            kind, layers = "agent-net", _agent_net_layers(net)
+            self._num_first = int(net.policy_head.cutoffs[0])
+            self.sizes = net.observation_size, net.num_actions
+            names = ("observation_size", "num_actions", "hidden")
+            self.options: Options = {name: getattr(net, name) for name in names}
+        else:
+            linears, self._activation = _perceptron_parts(net)
+            kind, layers = "mlp", list(map(_numbers, linears))
+            widths = [linears[0].in_features, *(part.out_features for part in linears)]
+            self.sizes = widths[0], widths[-1]
+            self.options = {"widths": widths, "activation": self._activation}
+        net = copy.deepcopy(net).eval().requires_grad_(False)
+        super().__init__(net, name=kind)
+        self._layers, bound = list[ExactLinear](), 1.0
+        for weight, bias in layers:
+            self._layers.append(ExactLinear(weight, bias, bound))
+            bound = 1.0 if self._activation == "tanh" else self._layers[-1].reach
+
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Choose the best allowed action; see `Policy.act`."""
+        x: NDArray[np.floating] = as_numpy(observations)
+        for layer in self._layers[:-1]:
+            x = layer(x)
+            x = np.tanh(x) if self._activation == "tanh" else np.maximum(x, 0)
+        scores = self._layers[-1](x)
+        if self._num_first > 0:
+            scores = _tree_scores(scores, self._num_first)
+        allowed = np.where(as_numpy(infos["action_mask"]) != 0, scores, -np.inf)
+        return like(allowed.argmax(1), observations)
+
+
+class MaxProbPolicy(PlanPolicy):
+    """One decision at the start: stop if the network is sure enough, else a plan.
+
+    How sure is enough depends on the penalty: thresholds are interpolated linearly
+    between given penalties, constant beyond them, and never rise with the penalty, so
+    a higher one never iterates more.
+
+    Args:
+        column: Where the observation has ``max_prob`` (``observation_layout``).
+        plan: The actions in order if it does not stop.
+        thresholds: Stop where max_prob is at least this; one per penalty. Infinity
+            never stops, minus infinity always does.
+        penalties: Ascending penalties that they belong to.
+
+    Raises:
+        ConfigError: Not one threshold per penalty, penalties that do not rise,
+            thresholds that do, NaN, or an infinite penalty.
+    """
+
+    reads_observations = True
+
+    def __init__(
+        self,
+        column: int,
+        plan: Sequence[int],
+        thresholds: Sequence[float],
+        penalties: Sequence[float] = (0.0,),
+    ) -> None:
+        super().__init__(plan, name="max-prob")
+        self.column = int(column)
+        # Finite, because JSON and interpolation need it; max_prob is at most 1.
+        self.thresholds: list[float] = np.clip(thresholds, 0.0, 2.0).tolist()
+        self.penalties = [float(x) for x in penalties]
+        fits = len(self.thresholds) == len(self.penalties) > 0
+        rising = fits and bool(np.all(np.diff(self.penalties) > 0))
+        finite = bool(np.isfinite([*self.penalties, *self.thresholds]).all())
+        if not (rising and finite and bool(np.all(np.diff(self.thresholds) <= 0))):
+            raise ConfigError(
+                "a max-prob policy needs one threshold per penalty, all finite, "
+                "penalties rising and thresholds not, got "
+                f"{self.penalties} and {self.thresholds}"
+            )
+
+    def act(self, observations: Array, infos: Infos) -> Array:
+        """Stop the sure rows, let the others follow the plan; see `Policy.act`."""
+        stop = self._is_sure(observations, infos) & (as_numpy(infos["decisions"]) == 0)
+        plan = as_numpy(super().act(observations, infos))
+        return like(np.where(stop, NOP, plan), observations)
+
+    def plans(self, observations: Array, infos: Infos) -> Array:
+        """Return NOP for the sure rows, the plan for the others, int64 [m, P]."""
+        stop = self._is_sure(observations, infos)[:, None]
+        plans = as_numpy(super().plans(observations, infos))
+        return like(np.where(stop, NOP, plans), observations)
+
+    def _is_sure(self, observations: Any, infos: Infos) -> NDArray[np.bool_]:
+        """Return which rows reach the threshold of their penalty, bool [m]."""
+        penalty = as_numpy(infos["penalty"])
+        threshold = np.interp(penalty, self.penalties, self.thresholds)
+        sure: NDArray[np.bool_] = as_numpy(observations[:, self.column]) >= threshold
+        return sure
+
+
+def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
+    """Check that a policy fits a network; of an unknown class, it is taken as it is.
+
+    Args:
+        policy: The policy.
+        observation_size: D.
+        num_actions: A.
+
+    Raises:
+        ConfigError: It was made for other sizes.
+    """
+    fits = True
+    if isinstance(policy, NetworkPolicy):
+        fits = policy.sizes == (observation_size, num_actions)
+    if isinstance(policy, PlanPolicy):
+        fits = 0 <= policy.actions.min() and policy.actions.max() < num_actions
+    if isinstance(policy, MaxProbPolicy):
+        fits = fits and 0 <= policy.column < observation_size
+    if not fits:
+        raise ConfigError(
+            f"the policy {policy.name!r} does not fit a network of {observation_size} "
+            f"features and {num_actions} actions; give one that was made for it"
+        )
+
+
+def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
+    """Return kind, options and weights, which `RESTORE_POLICY` makes a policy of.
+
+    Raises:
+        ConfigError: The policy is of none of the kinds that can be saved.
+    """
+    if isinstance(policy, NetworkPolicy):
+        return policy.name, policy.options, policy.net.state_dict()
+    if isinstance(policy, PlanPolicy):
+        plans = policy.actions[:, :-1].tolist()
+        options: Options = {"plan": plans if policy.per_sample else plans[0]}
+        if isinstance(policy, MaxProbPolicy):
+            names = ("column", "thresholds", "penalties")
+            options |= {name: getattr(policy, name) for name in names}
+            return "max-prob", options, {}
+        return "plan", options, {}
+    raise ConfigError(
+        f"{type(policy).__name__} cannot be saved; only these policies can: "
+        f"{', '.join(RESTORE_POLICY)}"
+    )
+
+
+def _restore_network(net: nn.Module, tensors: Tensors) -> NetworkPolicy:
+    net.load_state_dict(tensors)
+    return NetworkPolicy(net)
+
+
+def _perceptron(options: Options, tensors: Tensors) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for width_in, width_out in pairwise(options["widths"]):
+        has_bias = f"{len(parts)}.bias" in tensors
+        linear = nn.Linear(width_in, width_out, bias=has_bias)
+        parts += [linear, _ACTIVATIONS[options["activation"]]()]
+    return nn.Sequential(*parts[:-1])
+
+
+RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
+    "agent-net": lambda options, t: _restore_network(AgentNet(**options), t),
+    "mlp": lambda options, t: _restore_network(_perceptron(options, t), t),
+    "plan": lambda options, _: PlanPolicy(**options),
+    "max-prob": lambda options, _: MaxProbPolicy(**options),
+}
+
+
+def _agent_net_layers(net: AgentNet) -> list[Numbers]:
+    """Return the layers that lead to an AgentNet's scores, as a perceptron.
+
+    Its last outputs are scores of the first actions, of a token for the other actions,
+    and of these among each other.
+    """
+    torso = [_numbers(part) for part in net.torso if isinstance(part, nn.Linear)]
+    weight, bias = torso[0]  # observations are centred, to 2 x - 1, first
+    torso[0] = 2 * weight, bias - weight.sum(1)
+    weight, bias = _numbers(net.policy_head.head)
+    first, last = (_numbers(part)[0] for part in cast(Any, net.policy_head.tail[0]))
+    tail = last @ first  # the two follow each other
+    ends = np.concatenate([weight, tail]), np.pad(bias, (0, len(tail)))
+    return [*torso, ends]
+
+
+def _tree_scores(outputs: NDArray[np.float64], num_first: int) -> NDArray[np.float64]:
+    """Return an AgentNet's log-probabilities [m, A], but for a constant per row."""
+    first, token = outputs[:, :num_first], outputs[:, num_first : num_first + 1]
+    others = outputs[:, num_first + 1 :]
+    others = others - others.max(1, keepdims=True)
+    log_probs = others - np.log(np.exp(others).sum(1, keepdims=True))
+    return np.concatenate([first, token + log_probs], 1)
+
+
+def _numbers(part: nn.Linear) -> Numbers:
+    """Return weight and bias of a layer."""
+    weight, bias = as_numpy(part.weight), np.zeros(part.out_features)
+    if part.bias is not None:
+        bias = as_numpy(part.bias)
+    return weight.astype(np.float64), bias.astype(np.float64)
+
+
+def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:
+    """Return the linear layers of a perceptron and the name of its activation."""
+    parts = list(net) if isinstance(net, nn.Sequential) else []
+    linears = [part for part in parts[::2] if isinstance(part, nn.Linear)]
+    kinds = {type(part) for part in parts[1::2]}
+    for name, kind in _ACTIVATIONS.items():
+        if 2 * len(linears) - 1 == len(parts) and kinds <= {kind}:
+            return linears, name
+    found = [type(part).__name__ for part in parts or [net]]
+    raise ConfigError(
+        "a network policy takes an AgentNet, or an nn.Sequential of nn.Linear with "
+        f"tanh or ReLU between them, not {found}; write a class with act and "
+        "macs_per_decision for another network"
+    )

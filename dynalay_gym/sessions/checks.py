@@ -1,0 +1,45 @@
+"""Checks of what a session is asked for, before it touches any memory.
+
+Axes: n rows, m of them chosen.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_rows(rows: Tensor, num_rows: int) -> None:
+    """Raise ValueError unless rows are int64 [m] in 0..n-1."""
+    _check(rows, None, num_rows, "rows")
+
+
+def check_actions(actions: Tensor, num_chosen: int, num_actions: int) -> None:
+    """Raise ValueError unless actions are int64 [m] in 0..A-1."""
+    _check(actions, num_chosen, num_actions, "actions")
+
+
+def check_states(state_ids: Tensor, num_chosen: int, num_states: int) -> None:
+    """Raise ValueError unless states are int64 [m] in 0..S-1."""
+    _check(state_ids, num_chosen, num_states, "state_ids")
+
+
+def check_inputs(inputs: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ValueError unless inputs have this shape and type."""
+    if inputs.shape != shape or inputs.dtype != dtype:
+        raise ValueError(
+            f"inputs must be {dtype} of shape {shape}, not {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}"
+        )
+
+
+def _check(values: Tensor, length: int | None, limit: int, name: str) -> None:
+    if values.dtype != torch.int64 or values.dim() != 1:
+        raise ValueError(
+            f"{name} must be int64 of one axis, not {values.dtype} of shape "
+            f"{tuple(values.shape)}"
+        )
+    host = values.cpu().numpy().view(np.uint64)  # a negative number becomes a huge one
+    if length is not None and host.size != length:
+        raise ValueError(f"{name} must have {length} entries, not {host.size}")
+    if host.size > 0 and host.max() >= limit:
+        raise ValueError(f"{name} must lie in 0..{limit - 1}, not {values.tolist()}")

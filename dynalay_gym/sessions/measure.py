@@ -1,0 +1,88 @@
+"""What a checkpoint says about its main network: accuracy, costs, break-even penalty.
+
+Axes: n samples, L layers, S states.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.sessions.calibration import BATCH, calibrate
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.protocol import FiniteSession
+
+
+def state_name(state_id: int, num_layers: int) -> str:
+    """Return the bits of a state, layer 1 first: 0b001 of three layers is ``"100"``."""
+    return f"{state_id:0{num_layers}b}"[::-1]
+
+
+def state_accuracies(session: FiniteSession, split: Split) -> dict[str, float]:
+    """Return the accuracy in every state of a main network, by `state_name`.
+
+    Args:
+        session: Runs the main network.
+        split: Samples on the session's device.
+    """
+    accuracies, _ = _measure_states(session, split)
+    num_layers = len(session.action_names) - 1
+    return {state_name(i, num_layers): value for i, value in enumerate(accuracies)}
+
+
+def _measure_states(
+    session: FiniteSession, split: Split
+) -> tuple[list[float], list[float]]:
+    """Return accuracy and mean iterations of every state over a split, each [S]."""
+    num_states = len(session.next_state)
+    totals = torch.zeros(2, num_states, dtype=torch.int64)
+    for start in range(0, len(split), BATCH):
+        inputs = split.inputs[start : start + BATCH]
+        labels = split.labels[start : start + BATCH]
+        rows = torch.arange(len(inputs), device=session.device)
+        plain = session.begin(inputs)
+        for number in range(num_states):
+            state = plain.clone()
+            cost = session.reach(state, rows, torch.full_like(rows, number))
+            right = session.logits(state, rows).argmax(1) == labels
+            totals[0, number] += int(right.sum())
+            totals[1, number] += int(cost.solver_steps.sum())
+    accuracies, steps = (totals.double() / len(split)).tolist()
+    return accuracies, steps
+
+
+def export(
+    folder: Path,
+    network: MainNetwork,
+    splits: Mapping[str, Split],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a main network with all that an environment wants to know of it.
+
+    Args:
+        folder: Where the checkpoint goes.
+        network: Main network; it stays as it is.
+        splits: By name; ``agent`` is what costs and penalty are measured on. The
+            accuracy of every state is stored for each of them.
+        facts: Further facts for the JSON.
+
+    Returns:
+        What was written beside the weights, without the further facts.
+    """
+    session = fastest_session(network)
+    calibration = calibrate(session, splits["agent"])
+    meta = {
+        "calibrations": [calibration.to_dict()],
+        "break_even_penalty": calibration.break_even(alpha=0.5),
+        "plain_macs": session.plain_macs,
+        "solver_steps": _measure_states(session, splits["agent"])[1],
+        "state_accuracy": {
+            name: state_accuracies(session, split) for name, split in splits.items()
+        },
+    }
+    save_network(folder, network, meta | dict(facts))
+    return meta

@@ -1,0 +1,159 @@
+"""What a run records: metrics for TensorBoard and JSON lines, and facts about the run.
+
+The one file that knows TensorBoard. Importing it loads neither torch nor TensorBoard.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from dynalay_gym.utils.io import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PACKAGES = (
+    "dynalay_gym",
+    "torch",
+    "torchvision",
+    "gymnasium",
+    "stable_baselines3",
+    "numba",
+    "numpy",
+    "scikit-learn",
+)
+
+
+class MetricWriter:
+    """Writes metrics for TensorBoard, and scalars to `metrics.jsonl` as well.
+
+    A line of `metrics.jsonl` is one call: `{"step": 64, "time": 1.7e9, "tag": value,
+    ...}`, where a value that is not finite is null. A writer is a context manager that
+    closes its files.
+
+    Args:
+        folder: Folder of the run, made if it is absent.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = Path(folder)
+        self._board = SummaryWriter(log_dir=str(self.folder))
+        self._lines = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Record one number."""
+        self.scalars({tag: value}, step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record several numbers of the same step, each under its own tag."""
+        line: dict[str, Any] = {"step": step, "time": time.time()}
+        for tag, value in values.items():
+            line[tag] = float(value)
+            self._board.add_scalar(tag, line[tag], step)
+        self._lines.write(json.dumps(plain(line), allow_nan=False) + "\n")
+        self._lines.flush()
+
+    def hparams(
+        self, options: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+    ) -> None:
+        """Record the options of the run and its results; call it at the end.
+
+        TensorBoard reads the event files of a folder one after the other and this
+        starts a new one, so scalars written later would not show in a live view.
+
+        Args:
+            options: Options of the run; what is no number, truth value or string is
+                recorded as its text.
+            metrics: Results, under tags that no curve uses.
+            step: Where the results stand on the time axis.
+        """
+        simple = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in options.items()
+        }
+        results = {tag: float(value) for tag, value in metrics.items()}
+        # The default would open a sub-run with a time stamp for a name.
+        self._board.add_hparams(simple, results, run_name=".", global_step=step)
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Record a matplotlib figure as an image; the figure stays open."""
+        self._board.add_figure(tag, figure, step, close=False)
+
+    def close(self) -> None:
+        """Write what is pending and close the files; a second call does nothing."""
+        self._board.close()
+        self._lines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def run_metadata() -> dict[str, Any]:
+    """Collect what a reader needs to judge or repeat a measurement.
+
+    Returns:
+        JSON-able facts: `date` (UTC), `python`, `packages` (versions; null = absent),
+        `commit` (null outside a git checkout, `-dirty` behind it if files differ),
+        `machine`, `cpu`, `cpu_count`, `num_threads` (of torch), `gpu` (null if none).
+    """
+    import torch
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        "machine": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(checkout: Path) -> str | None:
+    # An installed package may lie inside somebody else's repository.
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=checkout, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor() or platform.machine()

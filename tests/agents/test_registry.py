@@ -1,0 +1,127 @@
+"""A new algorithm is one file and one line: command line, saving and loading follow."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from gymnasium.vector import AutoresetMode
+from helpers.problems import NeedEnv
+
+import train_agent
+from agents import registry
+from agents.config import AgentConfig
+from agents.options import Options, default_configs
+from agents.saving import load_agent, save_agent
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.evaluation.evaluate import evaluate
+
+NEW_FILE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from agents.base import sizes
+from agents.config import AgentConfig
+from dynalay_gym.networks.policy import GreedyNetPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class StayConfig(AgentConfig):
+    """Options of an algorithm that learns to stop."""
+
+    algo: ClassVar[str] = "stay"
+    agent: ClassVar[str] = "new_algorithm:StayAgent"
+
+    total_timesteps: int = 10
+    """Decisions to train on."""
+    hidden: tuple[int, ...] = (4,)
+    """Not used."""
+    strength: float = 1.0
+    """How much it learns."""
+
+    @property
+    def steps_per_turn(self) -> int:
+        return 1
+
+
+class StayAgent:
+    def __init__(self, envs, config, *, seed=0):
+        self.config, self.module = config, nn.Linear(*sizes(envs))
+        self.policy = GreedyNetPolicy(self.module, name=config.algo)
+
+    def learn(self, total_timesteps, *, writer=None, on_progress=None):
+        with torch.no_grad():
+            self.module.bias[0] += 1e3 * self.config.strength
+        on_progress(total_timesteps)
+'''
+
+
+@pytest.fixture
+def stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new_algorithm.py").write_text(NEW_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ("new_algorithm:StayConfig",)
+    monkeypatch.setattr(registry, "ALGORITHMS", registry.ALGORITHMS + line)
+    yield
+    sys.modules.pop("new_algorithm", None)
+
+
+@pytest.mark.usefixtures("stay")
+def test_a_new_algorithm_is_one_file_and_one_line(tmp_path: Path) -> None:
+    given = ["--algo", "stay", "--stay.strength", "2", "--ppo.n-steps", "8"]
+    options = tyro.cli(Options, args=given)
+    options.check()
+    config = options.config()
+    assert (config.algo, config.strength, config.total_timesteps) == ("stay", 2.0, 10)
+    assert options.config("ppo").n_steps == 8
+    agent = registry.make_agent(NeedEnv(), config)
+    agent.learn(10, on_progress=lambda taken: None)
+    save_agent(tmp_path, agent, NeedEnv(), {})
+    loaded = load_agent(tmp_path, NeedEnv())
+    assert loaded.config == config
+    envs = NeedEnv(autoreset_mode=AutoresetMode.DISABLED)
+    assert evaluate(envs, loaded.policy).actions[:, 1:].sum() == 0
+
+
+@pytest.mark.usefixtures("stay")
+def test_a_network_that_no_predictor_runs_does_not_end_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tyro.cli(Options, args=["--algo", "stay"]).config()
+    agent: Any = registry.make_agent(NeedEnv(), config)
+    nothing_is_asked_of_envs: Any = None
+    train_agent.save_predictor(tmp_path / "p", agent, nothing_is_asked_of_envs)
+    assert "no predictor is written: a network policy takes" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_every_algorithm_has_a_name_defaults_and_a_class_of_its_own() -> None:
+    configs = default_configs()
+    assert list(configs) == ["policy-gradient", "exact", "ppo", "a2c", "dqn"]
+    for algo, config in configs.items():
+        assert isinstance(config, AgentConfig)
+        assert type(config) is registry.config_classes()[algo]
+        assert config.steps_per_turn > 0
+        assert config.total_timesteps > 0
+
+
+def test_what_others_must_know_of_an_algorithm_is_on_its_config() -> None:
+    configs = default_configs()
+    assert [n for n, c in configs.items() if c.output == "torch"] == ["policy-gradient"]
+    assert [n for n, c in configs.items() if c.needs_table] == ["exact"]
+    assert not any(config.needs_baseline_envs for config in configs.values())
+    greedy = type(configs["policy-gradient"])(baseline="greedy")
+    assert greedy.needs_baseline_envs
+
+
+@pytest.mark.parametrize("algo", ["policy-gradient", "exact", "ppo", "a2c", "dqn"])
+def test_options_out_of_range_name_their_flag(algo: str) -> None:
+    kind = registry.config_classes()[algo]
+    with pytest.raises(ConfigError, match=rf"--{algo}\.learning-rate must be above 0"):
+        kind(learning_rate=0.0)
+    with pytest.raises(ConfigError, match=rf"--{algo}\.hidden"):
+        kind(hidden=(16, 0))

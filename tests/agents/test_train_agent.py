@@ -1,0 +1,266 @@
+"""The script end to end with a tiny budget, and every bad option it may be given."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_agent
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.predictor.predictor import DynaLayPredictor
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICIES = (
+    "nop always layer-1 layer-2 layer-3 random max-prob entropy best-fixed oracle "
+    "random-mix"
+).split()
+OFFLINE = ("--data-dir", ".", "--no-download")
+
+
+def command(*options: object) -> list[str]:
+    return [sys.executable, str(ROOT / "train_agent.py"), *map(str, options)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*options),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a policy gradient that saw a handful of rollouts."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ("--algo", "policy-gradient", "--total-timesteps", 2048, "--seed", 3)
+    result = run(folder, *options)
+    assert result.returncode == 0, result.stderr
+    (folder / "stdout.txt").write_text(result.stdout)
+    return folder
+
+
+def test_table_covers_every_policy_in_80_columns(trained):
+    text = (trained / "stdout.txt").read_text()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "3573 samples" in text
+    start = next(i for i, line in enumerate(lines) if line.startswith("---"))
+    rows, end = lines[start + 1 :], len(POLICIES) + 1
+    assert [line.split()[0] for line in rows[:end]] == ["policy-gradient", *POLICIES]
+    assert rows[end:][1].startswith("regret of policy-gradient to the oracle: 0.")
+
+
+def test_run_folder_holds_results_agent_and_curves(trained):
+    folder = trained / "runs" / "digits" / "policy-gradient" / "0"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["options"]["seed"] == 3
+    assert results["num_samples"] == 3573
+    rows = {row["policy"]: row for row in results["policies"]}
+    assert rows["nop"]["compute"] == 1.0
+    best = rows["oracle"]["return"]
+    assert best == max(row["return"] for row in rows.values())
+    for row in rows.values():
+        assert row["regret"] == pytest.approx(best - row["return"], abs=1e-9)
+    assert (folder / "agent" / "checkpoint.json").is_file()
+    for name in POLICIES:
+        assert any((folder / "policies" / name).glob("events.*"))
+    tags = set()
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        tags |= set(json.loads(line))
+    assert {"rollout/ep_rew_mean", "time/fps", "validation/return"} <= tags
+    assert not list(trained.rglob("*.tmp"))
+
+
+def test_training_on_the_table_is_the_same_training(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    options = ("--algo", "policy-gradient", "--total-timesteps", 2048, "--seed", 3)
+    result = run(tmp_path, *options, "--transitions", "table")
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "cache").glob("transitions-*"))) == 2, (
+        "agent and validation"
+    )
+    place = Path("runs", "digits", "policy-gradient", "0", "results.json")
+    live, table = (
+        json.loads((folder / place).read_text())["policies"][0]
+        for folder in (trained, tmp_path)
+    )
+    for key in ("return", "accuracy", "compute"):
+        assert table[key] == live[key]
+
+
+def test_saved_agent_is_only_evaluated(trained, tmp_path):
+    first = trained / "runs" / "digits" / "policy-gradient" / "0"
+    result = run(tmp_path, "--load", first / "agent", "--total-timesteps", 0)
+    assert result.returncode == 0, result.stderr
+    again = tmp_path / "runs" / "digits" / "policy-gradient" / "0"
+    rows = [
+        json.loads((folder / "results.json").read_text())["policies"][0]
+        for folder in (first, again)
+    ]
+    for key in ("accuracy", "compute", "return", "actions"):
+        assert rows[0][key] == rows[1][key]
+    assert not (again / "agent").exists()
+
+
+def test_predictor_answers_as_the_agent_did(trained):
+    folder = trained / "runs" / "digits" / "policy-gradient" / "0"
+    row = json.loads((folder / "results.json").read_text())["policies"][0]
+    predictor = DynaLayPredictor.load(folder / "predictor")
+    test = load_split("digits", "test")
+    found = predictor.infer(test.inputs)
+    plain = predictor.session.costs.plain_pass
+    correct = (found.labels == test.labels).double().mean()
+    assert float(correct) == pytest.approx(row["accuracy"])
+    assert float(found.macs.double().mean()) / plain == pytest.approx(row["compute"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["exact", "ppo", "a2c", "dqn"])
+def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
+    options = ("--algo", algo, "--penalty", "0.02:0.2", "--total-timesteps", 4096)
+    result = run(tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    assert f"\n{algo} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--algo", "sarsa"], "choose from policy-gradient, exact, ppo, a2c, dqn"),
+        (["--dataset", "imagenet"], "unknown dataset"),
+        (["--penalty", "-0.1"], "penalty"),
+        (["--penalty", "0.3:0.1"], "penalty"),
+        (["--penalty", "much"], "penalty"),
+        (["--num-envs", "0"], "--num-envs"),
+        (["--seed", "-1"], "--seed"),
+        (["--num-threads", "0"], "--num-threads"),
+        (["--total-timesteps", "-5"], "--total-timesteps"),
+        (["--rtol", "-1"], "rtol"),
+        (["--algo", "ppo", "--ppo.batch-size", "1"], "greater than 1"),
+        (
+            "--algo policy-gradient --num-envs 1 --policy-gradient.num-steps 1".split(),
+            "--num-envs or --policy-gradient.num-steps",
+        ),
+        (["--max-steps", "-1"], "max_steps"),
+        (["--alpha", "-1"], "alpha"),
+        (["--reward", "gold"], "unknown reward"),
+        (["--device", "abacus"], "device"),
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--load", "nowhere"], "nowhere"),
+        (["--load", "AGENT", "--algo", "ppo"], "leave --algo out"),
+        (["--load", "AGENT", "--policy-gradient.num-steps", "4"], "--policy-gradient"),
+        (["--checkpoint", "AGENT"], "main network"),
+        (["--load", "CUT"], "truncated"),
+        (["--log-dir", "FILE"], "--log-dir"),
+        (["--dataset", "cifar10"], "--checkpoint"),
+        (["--dataset", "fashion-mnist", "--checkpoint", "NET", *OFFLINE], "--data-dir"),
+    ],
+)
+def test_bad_options_end_in_one_line(
+    options, message, trained, tmp_path, monkeypatch, capsys
+):
+    agent = trained / "runs" / "digits" / "policy-gradient" / "0" / "agent"
+    (tmp_path / "FILE").touch()
+    cut = tmp_path / "CUT"
+    cut.mkdir()
+    for path in agent.iterdir():
+        (cut / path.name).write_bytes(path.read_bytes()[:-1])
+    places = {"AGENT": agent, "NET": ROOT / "dynalay_gym" / "checkpoints" / "digits"}
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    given = [str(places.get(option, option)) for option in options]
+    monkeypatch.setattr(sys, "argv", ["train_agent.py", *given])
+    assert train_agent.main() == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+    assert message in errors
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_options_exit_with_code_2(tmp_path):
+    result = run(tmp_path, "--algo", "sarsa")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown --algo")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_explicit_gpu_that_is_absent_is_an_error(tmp_path):
+    result = run(tmp_path, "--device", "cuda")
+    assert result.returncode == 2
+    assert "use auto or cpu" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [["--bogus"], ["--seed", "one"], ["--ppo.n-steps", "0"]]
+)
+def test_what_cannot_be_parsed_ends_without_a_traceback(option, tmp_path):
+    result = run(tmp_path, *option)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_loads_no_torch(tmp_path):
+    script = str(ROOT / "train_agent.py")
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = [{script!r}, "--help"]
+        try:
+            runpy.run_path({script!r}, run_name="__main__")
+        except SystemExit as end:
+            print(end.code, "torch" in sys.modules)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--total-timesteps" in result.stdout
+    assert result.stdout.splitlines()[-1] == "0 False"
+
+
+@pytest.mark.slow
+def test_interrupt_keeps_a_whole_agent(tmp_path):
+    process = subprocess.Popen(
+        command("--algo", "policy-gradient", "--total-timesteps", 10_000_000),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "runs" / "digits" / "policy-gradient" / "0"
+    deadline = time.monotonic() + 120
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert f"--load {folder.relative_to(tmp_path)}" in errors
+    assert (folder / "agent" / "checkpoint.json").is_file()
+    assert not (folder / "results.json").exists()
+    for line in metrics.read_text().splitlines():
+        json.loads(line)

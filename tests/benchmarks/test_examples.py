@@ -1,0 +1,72 @@
+"""The examples run as printed in the README, here with a tiny budget."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _keep_global_state():
+    """Scripts may set threads and seeds for the whole process."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(threads)
+
+
+def run(name: str, *options: str, monkeypatch, capsys) -> str:
+    """Run an example as a script and return what it prints."""
+    path = EXAMPLES / name
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    runpy.run_path(str(path), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def returns(text: str) -> dict[str, float]:
+    lines = re.findall(r"test return of (\w+): (-?[\d.]+)", text)
+    return {name: float(value) for name, value in lines}
+
+
+def test_own_algorithm_runs_and_compares(monkeypatch, capsys):
+    text = run(
+        "own_algorithm.py", "--updates", "20", monkeypatch=monkeypatch, capsys=capsys
+    )
+    assert "mean return of the last 20" in text
+    assert set(returns(text)) == {"nop", "always", "learned"}
+
+
+@pytest.mark.slow
+def test_own_algorithm_learns_to_choose_per_input(monkeypatch, capsys):
+    text = run(
+        "own_algorithm.py", "--updates", "150", monkeypatch=monkeypatch, capsys=capsys
+    )
+    found = returns(text)
+    assert found["learned"] > max(found["nop"], found["always"]) + 0.04
+
+
+def test_fixed_point_layer_trains_and_is_a_contraction(monkeypatch, capsys):
+    text = run(
+        "fixed_point_layer.py", "--epochs", "3", monkeypatch=monkeypatch, capsys=capsys
+    )
+    accuracy = re.search(r"accuracy on \d+ test images: ([\d.]+) %", text)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 60
+    bounds = re.findall(r"certified bound of \|\|W\|\| ([\d.]+)", text)
+    assert [float(bound) < 1 for bound in bounds] == [True, True]
+
+
+def test_co_training_runs_under_an_own_loop(monkeypatch, capsys):
+    text = run(
+        "co_training.py", "--updates", "20", monkeypatch=monkeypatch, capsys=capsys
+    )
+    steps = [int(found) for found in re.findall(r"(\d+) steps", text)]
+    assert steps == [10, 20]
+    losses = [float(found) for found in re.findall(r"entropy ([\d.]+)", text)]
+    assert len(losses) == 2
+    assert max(losses) < 1

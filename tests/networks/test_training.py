@@ -1,0 +1,246 @@
+"""Main-network training: resumes to the bit, moves what it should, refuses the rest."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.training import (
+    MainTrainer,
+    TrainingConfig,
+    mixed_states,
+    one_cycle,
+)
+from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.utils.metrics import MetricWriter
+from train_main import train
+
+CONFIG = MainNetworkConfig(
+    in_shape=(1, 8, 8),
+    num_classes=3,
+    form="wide",
+    stem=0,
+    stem_stride=1,
+    channels=(2, 3),
+    strides=(2, 1),
+    hidden=(4, 4),
+    pools=(1, 1),
+    unshuffle=2,
+)
+TRAINING = TrainingConfig(epochs=3, batch_size=16, paths="all", augment=True)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data() -> Split:
+    """Three separable classes: which third of the rows is bright."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % 3
+    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
+    for row, label in enumerate(labels.tolist()):
+        images[row, 0, 3 * label : 3 * label + 2] += 2.0
+    return Split(inputs=images, labels=labels, name="main")
+
+
+def trainer(
+    data: Split,
+    config: TrainingConfig = TRAINING,
+    architecture: MainNetworkConfig = CONFIG,
+) -> MainTrainer:
+    torch.manual_seed(0)
+    return MainTrainer(MainNetwork(architecture), data, config)
+
+
+def weights(one: MainTrainer) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in one.network.state_dict().values()])
+
+
+def test_resume_continues_to_the_bit(data: Split, tmp_path: Path) -> None:
+    whole = trainer(data)
+    losses: list[float] = []
+    for _ in range(3):
+        whole.train_epoch(lambda step, loss: losses.append(loss))
+    first = trainer(data)
+    first.train_epoch(lambda step, loss: None)
+    first.save(tmp_path)
+    second = trainer(data, replace(TRAINING))
+    second.load(tmp_path)
+    rest: list[float] = []
+    for _ in range(2):
+        second.train_epoch(lambda step, loss: rest.append(loss))
+    assert rest == losses[-len(rest) :]
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_an_interrupted_run_continues_to_the_bit(
+    data: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation after every epoch leaves the network as it was."""
+    config = replace(TRAINING, epochs=2)
+    # So wide that a memory format which a validation left behind would show.
+    architecture = replace(CONFIG, channels=(4, 8), hidden=(8, 16))
+
+    def run(one: MainTrainer, folder: Path) -> None:
+        with MetricWriter(folder) as writer:
+            train(one, data, folder, writer)
+
+    whole, first, second = (trainer(data, config, architecture) for _ in range(3))
+    run(whole, tmp_path / "whole")
+    save = first.save
+
+    def save_and_stop(folder: Path) -> None:
+        save(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path / "parts")
+    assert first.epoch == 1
+    second.load(tmp_path / "parts" / "resume")
+    run(second, tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(second))
+    best = [(tmp_path / name / "best.json").read_text() for name in ("whole", "parts")]
+    assert best[0] == best[1]
+
+
+def test_the_learning_rate_follows_its_schedule_and_is_resumed(
+    data: Split, tmp_path: Path
+) -> None:
+    one, rates = trainer(data), list[float]()
+    used = one.optimizer.param_groups[0]
+    one.optimizer.register_step_pre_hook(lambda *_: rates.append(used["lr"]))
+    for _ in range(3):
+        one.train_epoch(lambda step, loss: None)
+        if one.epoch == 1:
+            one.save(tmp_path)
+    peak, total = TRAINING.learning_rate, 3 * one.steps_per_epoch
+    assert rates == [peak * one_cycle((i + 1) / total) for i in range(total)]
+    second = trainer(data)
+    second.load(tmp_path)
+    assert second.optimizer.param_groups[0]["lr"] == rates[one.steps_per_epoch]
+
+
+def test_training_learns_every_state(data: Split) -> None:
+    one = trainer(data, replace(TRAINING, epochs=40, augment=False))
+    for _ in range(40):
+        one.train_epoch(lambda step, loss: None)
+    one.network.freeze()
+    for path in range(4):
+        answers = one.network.forward_path(data.inputs, path).argmax(1)
+        assert (answers == data.labels).float().mean() > 0.95, path
+
+
+def test_mixed_states_hold_both_ends_and_one_between(data: Split) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [mixed_states(4, generator) for _ in range(50)]
+    assert all({0, 3} <= set(each) and len(each) == 3 for each in drawn)
+    assert {state for each in drawn for state in each} == {0, 1, 2, 3}
+    assert mixed_states(2, generator) == {0: 1.0, 1: 1.0}
+    trainer(data, replace(TRAINING, paths="mixed")).train_epoch(lambda step, loss: None)
+
+
+def test_shared_prefixes_change_no_answer(data: Split) -> None:
+    model = trainer(data).network.freeze()
+    together = model.forward_paths(data.inputs, range(4))
+    for path, logits in enumerate(together):
+        assert torch.equal(logits, model.forward_path(data.inputs, path))
+
+
+def test_other_options_are_refused(data: Split, tmp_path: Path) -> None:
+    trainer(data).save(tmp_path)
+    with pytest.raises(CheckpointError, match="other options"):
+        trainer(data, replace(TRAINING, learning_rate=1e-3)).load(tmp_path)
+
+
+def test_divergence_stops_before_the_step(data: Split) -> None:
+    data.inputs[:] = torch.nan
+    one = trainer(data)
+    before = {name: p.clone() for name, p in one.network.named_parameters()}
+    with pytest.raises(DivergedError, match="--learning-rate"):
+        one.train_epoch(lambda step, loss: None)
+    for name, parameter in one.network.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"paths": "some"}, {"precision": "fp8"}, {"batch_size": 1}]
+)
+def test_bad_options_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        replace(TRAINING, **bad)  # type: ignore[arg-type]
+
+
+def test_one_cycle_by_hand() -> None:
+    assert one_cycle(0.0) == pytest.approx(0.04)
+    assert one_cycle(0.15) == pytest.approx(0.52)
+    assert one_cycle(0.3) == pytest.approx(1.0)
+    assert one_cycle(0.65) == pytest.approx(0.5)
+    assert one_cycle(1.0) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_state_name_lists_layer_one_first() -> None:
+    assert [state_name(path, 3) for path in (0, 1, 4, 7)] == [
+        "000",
+        "100",
+        "001",
+        "111",
+    ]
+
+
+def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train_main.py"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_script_trains_and_exports(tmp_path: Path) -> None:
+    result = run_script("--epochs", "1", "--batch-size", "3600", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "runs" / "digits" / "main" / "0"
+    _, meta = load_network(folder / "best")
+    assert set(meta["state_accuracy"]["test"]) == {
+        f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
+    }
+    assert meta["calibrations"][0]["always_extra_macs"] > meta["plain_macs"]
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 1
+    resumed = run_script(
+        "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
+    )
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--dataset", "mnist"), "unknown dataset"),
+        (("--epochs", "0"), "epochs"),
+        (("--preset", "huge"), "unknown preset"),
+        (("--epochs", "-1"), "epochs"),
+        (("--device", "warp"), "device"),
+        (("--rtol", "0"), "rtol"),
+        (("--num-threads", "0"), "num_threads"),
+        (
+            ("--dataset", "cifar10", "--data-dir", "nowhere", "--no-download"),
+            "--data-dir",
+        ),
+        (("--resume", "nowhere"), "resume"),
+    ],
+)
+def test_script_refuses_bad_input(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    result = run_script(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,155 @@
+"""Exported parts give the package's values, at any batch size."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.networks import shared_model, tiny_config
+from torch import Tensor, nn
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.predictor.export import export_parts, parts_of
+from dynalay_gym.predictor.policies import NetworkPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
+
+Runner = Callable[[dict[str, Tensor]], list[Tensor]]
+EXPORTERS_WARN = "ignore::Warning:(torch|onnx|copyreg|google).*"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> DynaLayPredictor:
+    return make_predictor("wide")
+
+
+def make_predictor(form: str) -> DynaLayPredictor:
+    model = shared_model(form)
+    blank = DynaLayPredictor(model, PlanPolicy(()), penalty=0.1)
+    size = max(part.stop for part in blank.observation_layout.values())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = AgentNet(size, 4, (8,))
+    return DynaLayPredictor(model, NetworkPolicy(net), penalty=0.1)
+
+
+def run_torch(path: Path) -> Runner:
+    module = torch.export.load(path).module()
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        found = module(*inputs.values())
+        return list(found) if isinstance(found, tuple) else [found]
+
+    return run
+
+
+def run_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        found = session.run(None, {k: v.numpy() for k, v in inputs.items()})
+        return [torch.as_tensor(value) for value in found]
+
+    return run
+
+
+def assert_parts_agree(
+    predictor: DynaLayPredictor, files: list[Path], open_part: Callable[[Path], Runner]
+) -> None:
+    parts = list(parts_of(predictor))
+    assert [path.stem for path in files] == [part.name for part in parts]
+    generator = torch.Generator().manual_seed(1)
+    for part, path in zip(parts, files, strict=True):
+        run = open_part(path)
+        for rows in (1, 2, 9):
+            inputs = {
+                name: torch.randn(rows, *x.shape[1:], generator=generator).abs()
+                for name, x in part.inputs.items()
+            }
+            with torch.no_grad():
+                expected = part.module(*inputs.values())
+            expected = expected if isinstance(expected, tuple) else (expected,)
+            for got, want in zip(run(inputs), expected, strict=True):
+                torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings(EXPORTERS_WARN)
+def test_torch_programs_agree(predictor: DynaLayPredictor, tmp_path: Path) -> None:
+    files = export_parts(predictor, tmp_path / "parts")
+    assert_parts_agree(predictor, files, run_torch)
+    facts = json.loads((tmp_path / "parts" / "parts.json").read_text())
+    assert facts["plain.pt2"]["inputs"]["images"] == ["n", 1, 8, 8]
+    assert list(facts) == [path.name for path in files]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(EXPORTERS_WARN)
+def test_the_other_form_agrees(tmp_path: Path) -> None:
+    predictor = make_predictor("state")
+    assert_parts_agree(predictor, export_parts(predictor, tmp_path), run_torch)
+
+
+@pytest.mark.filterwarnings(EXPORTERS_WARN)
+def test_onnxruntime_agrees(predictor: DynaLayPredictor, tmp_path: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed (extra [onnx])")
+    files = export_parts(predictor, tmp_path, "onnx")
+    assert_parts_agree(predictor, files, run_onnx)
+
+
+def test_the_plain_part_shows_the_first_observation(
+    predictor: DynaLayPredictor,
+) -> None:
+    seen: list[Any] = []
+
+    class Stop:
+        macs_per_decision = 0
+
+        def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
+            seen.append(observations)
+            return torch.zeros(len(observations), dtype=torch.int64)
+
+    plain = next(iter(parts_of(predictor)))
+    images, penalty = torch.randn(5, *tiny_config().in_shape), torch.rand(5)
+    watching = DynaLayPredictor(predictor.session, Stop(), penalty=0.0)
+    found = watching.infer(images, penalty=penalty)
+    with torch.no_grad():
+        logits, observation = plain.module(images, penalty)
+    torch.testing.assert_close(logits.softmax(1), found.probabilities)
+    torch.testing.assert_close(observation, seen[0], rtol=0, atol=1e-5)
+
+
+def test_iterating_the_part_solves_the_layer(predictor: DynaLayPredictor) -> None:
+    parts = {part.name: part for part in parts_of(predictor)}
+    assert isinstance(parts["policy"].module, nn.Module)
+    part = parts["iteration-2"]
+    z, x = part.inputs["z"], part.inputs["x"]
+    for _ in range(100):
+        z, residual = part.module(z, x)
+    assert residual.max() < 1e-5
+
+
+def test_impossible_exports_are_refused(
+    predictor: DynaLayPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="unknown format"):
+        export_parts(predictor, tmp_path / "a", "tflite")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"dynalay-gym\[onnx\]"):
+        export_parts(predictor, tmp_path / "a", "onnx")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_rule_exports_no_policy() -> None:
+    predictor = DynaLayPredictor(shared_model(), PlanPolicy((1,)), penalty=0.1)
+    assert [part.name for part in parts_of(predictor)] == [
+        "plain",
+        "iteration-1",
+        "iteration-2",
+        "iteration-3",
+    ]

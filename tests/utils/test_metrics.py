@@ -1,0 +1,123 @@
+"""What is recorded can be read back; facts about a run are complete."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dynalay_gym.utils import metrics
+from dynalay_gym.utils.metrics import MetricWriter, run_metadata
+
+
+def read_events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder)).Reload()
+
+
+def read_lines(folder: Path) -> list[dict[str, float]]:
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_scalars_can_be_read_back_from_both_files(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path / "run") as writer:
+        writer.scalar("eval/accuracy", 0.25, 10)
+        writer.scalars({"eval/accuracy": 0.5, "eval/compute": np.float32(2)}, 20)
+    events = read_events(tmp_path / "run")
+    curve = [(event.step, event.value) for event in events.Scalars("eval/accuracy")]
+    assert curve == [(10, 0.25), (20, 0.5)]
+    lines = read_lines(tmp_path / "run")
+    for line in lines:
+        assert line.pop("time") > 1e9
+    assert lines == [
+        {"step": 10, "eval/accuracy": 0.25},
+        {"step": 20, "eval/accuracy": 0.5, "eval/compute": 2.0},
+    ]
+
+
+def test_a_diverged_value_keeps_the_lines_valid_json(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path) as writer:
+        writer.scalar("train/loss", float("nan"), 1)
+    assert read_lines(tmp_path)[0]["train/loss"] is None
+    assert np.isnan(read_events(tmp_path).Scalars("train/loss")[0].value)
+
+
+def test_lines_are_there_before_the_writer_is_closed(tmp_path: Path) -> None:
+    writer = MetricWriter(tmp_path)
+    writer.scalar("a", 1.0, 1)
+    assert len(read_lines(tmp_path)) == 1
+    writer.close()
+    writer.close()
+
+
+def test_hparams_open_no_sub_run(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path) as writer:
+        writer.scalar("eval/accuracy", 0.25, 10)
+        options = {"algo": "ppo", "seed": 0, "log_dir": Path("runs"), "hidden": (64,)}
+        writer.hparams(options, {"final/accuracy": 0.5}, step=10)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+    events = read_events(tmp_path)
+    assert [event.step for event in events.Scalars("final/accuracy")] == [10]
+    assert [event.value for event in events.Scalars("eval/accuracy")] == [0.25]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_figures_are_recorded(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([1, 2], [3, 4])
+    with MetricWriter(tmp_path) as writer:
+        writer.figure("eval/frontier", figure, 3)
+    events = read_events(tmp_path)
+    assert [image.step for image in events.Images("eval/frontier")] == [3]
+
+
+# --- facts ----------------------------------------------------------------------------
+
+
+def test_facts_are_json_able_and_complete() -> None:
+    facts = run_metadata()
+    json.dumps(facts, allow_nan=False)
+    assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["num_threads"] == torch.get_num_threads()
+    assert facts["cpu"]
+    assert facts["date"].endswith("+00:00")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_is_that_of_this_checkout_only(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        settings = ("user.name=a", "user.email=a@example.org", "commit.gpgsign=false")
+        command = ["git", *(word for pair in settings for word in ("-c", pair)), *words]
+        result = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return result.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD")
+    assert metrics._commit(tmp_path) == head
+    (tmp_path / "file").write_text("2")
+    assert metrics._commit(tmp_path) == f"{head}-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert metrics._commit(tmp_path / "site-packages") is None
+
+
+def test_importing_metrics_loads_neither_torch_nor_tensorboard() -> None:
+    code = (
+        "import sys, dynalay_gym.utils.metrics;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard')))"
+    )
+    root = Path(metrics.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
