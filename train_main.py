@@ -24,7 +24,7 @@ class Args:
     """Train a main network whose layers can be iterated to a fixed point."""
 
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10 or cifar100."""
+    """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     preset: str | None = None
     """digits, small or paper; the data set's own if not given."""
     epochs: int | None = None
