@@ -123,10 +123,11 @@ class ExactAgent(NetAgent):
         rewards = self.tree.rewards(samples, penalty)
         log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
         scores = SCALE * log_probs
-        policy = soft_policy(scores.detach(), nodes.allowed, temperature)
+        allowed = self.tree.allowed(samples)
+        policy = soft_policy(scores.detach(), allowed, temperature)
         values = action_values(rewards, nodes.children, nodes.levels, policy)
         reached = visits(policy, nodes.children, nodes.levels)
-        loss = advantage_loss(scores, values, nodes.allowed, reached)
+        loss = advantage_loss(scores, values, allowed, reached)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -71,12 +71,16 @@ class CoTrainer:
                 "co-training needs the gradients of a MainNetwork, which "
                 f"{type(session).__name__} does not run; train its network by itself"
             )
+        if session.options["iterations_per_action"] is not None:
+            raise ConfigError(
+                "co-training iterates every layer to its fixed point; leave "
+                "iterations_per_action out"
+            )
         config.check_batch(len(split))
         self.network = copy.deepcopy(network).requires_grad_(True)
-        rtol, max_steps = session.solver.rtol, session.solver.max_steps
         self.problem = replace(
             problem,
-            session=fastest_session(network, rtol, max_steps),
+            session=fastest_session(network, **session.options),
             inputs=split.inputs,
             labels=split.labels,
             split=split.name,

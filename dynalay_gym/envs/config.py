@@ -15,8 +15,9 @@ from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
+from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
 
@@ -41,10 +42,12 @@ class EnvConfig:
             of which each episode draws one, or None for the network's break-even.
         alpha: Weight of a right answer, at least 0.
         reward: Name of the reward.
-        max_decisions: Most decisions of an episode, at least 1; as many as there are
-            actions if None.
+        max_decisions: Most decisions of an episode, at least 1; as many as *always*
+            takes, and one to stop, if None.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations that an action adds to its layer's solve, at
+            least 1; None iterates to the fixed point.
         observation: ``flat``, or ``dict`` to add the raw activations.
         transitions: ``live`` runs the network, ``table`` looks its states up.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -61,6 +64,7 @@ class EnvConfig:
     max_decisions: int | None = None
     rtol: float | None = None
     max_steps: int | None = None
+    iterations_per_action: int | None = None
     observation: str = "flat"
     transitions: str = "live"
     device: str = "auto"
@@ -163,7 +167,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         inputs=split.inputs.contiguous(),
         labels=split.labels,
         reward=make_reward(config.reward, config.alpha),
-        max_decisions=config.max_decisions or len(session.action_names),
+        max_decisions=config.max_decisions or default_decisions(session),
         penalty_range=parse_penalty(penalty),
         cost_unit=calibration.always_extra_macs,
         alpha=config.alpha,
@@ -183,8 +187,7 @@ def _calibration(
     config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
 ) -> Calibration:
     """Return the stored calibration, or measure it on the agent split."""
-    solver = getattr(session, "solver", None)
-    stored = None if solver is None else find_calibration(meta, solver)
+    stored = find_calibration(meta, getattr(session, "options", {}))
     if stored is not None:
         return stored
     is_agent = isinstance(config.split, Split) or config.split == "agent"
@@ -195,6 +198,7 @@ def _calibration(
 def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
     """Return the network and the JSON stored beside it."""
     given = config.checkpoint
+    options = config.rtol, config.max_steps, config.iterations_per_action
     if isinstance(given, MainNetwork):
         meta: dict[str, Any] = {}
         network = given.to(resolve_device(config.device))
@@ -209,17 +213,13 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
             )
         network, meta = load_network(folder, resolve_device(config.device))
     else:
-        if config.rtol is not None or config.max_steps is not None:
-            raise ConfigError(
-                "a session has its own solver settings; leave rtol and max_steps out"
-            )
-        return given, {}
+        return as_session(given, *options), {}
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise CheckpointError(
             "the network has NaN or infinite weights (its training diverged); "
             "give an earlier checkpoint, or train it again at a lower learning rate"
         )
-    return fastest_session(network, config.rtol, config.max_steps), meta
+    return as_session(network, *options), meta
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:

@@ -40,7 +40,7 @@ class Nodes:
         last_action: Last action, int64 [K]; -1 at the start.
         consecutive: How often in a row it was chosen, int64 [K].
         decisions: Decisions taken, int64 [K].
-        allowed: Actions that can change something, bool [K, A].
+        allowed: Actions that lead to another state, bool [K, A].
         children: Node that an action leads to, int64 [K, A]; -1 where the episode ends
             or the action is not allowed.
     """
@@ -161,6 +161,16 @@ class DecisionTree:
         rewards: Tensor = problem.reward(decision)
         return rewards.masked_fill(~nodes.allowed, 0.0)
 
+    def allowed(self, samples: Tensor) -> Tensor:
+        """Return which actions can change something, bool [m, K, A].
+
+        It leaves out more than `Nodes.allowed`: a sample's converged layers.
+
+        Args:
+            samples: Samples of the split, int64 [m].
+        """
+        return self._table.useful[self._table_rows(samples)]
+
     def _table_rows(self, samples: Tensor) -> Tensor:
         """Return rows of the table, int64 [m, K]."""
         return samples[:, None] * self._num_states + self.nodes.state
@@ -233,10 +243,10 @@ def optimum(env: Any, penalty: float | None = None) -> Optimum:
         ConfigError: The network's states are not finite.
     """
     tree, penalty = _tree(env, penalty)
-    parts = [
-        _best(tree, tree.rewards(samples, torch.full((len(samples),), penalty)))
-        for samples in torch.arange(tree.num_samples).split(_BATCH)
-    ]
+    parts = []
+    for samples in torch.arange(tree.num_samples).split(_BATCH):
+        rewards = tree.rewards(samples, torch.full((len(samples),), penalty))
+        parts.append(_best(tree.nodes, rewards, tree.allowed(samples)))
     returns, plans = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return Optimum(returns, plans)
 
@@ -252,7 +262,8 @@ def best_fixed_plan(env: Any, penalty: float | None = None) -> tuple[int, ...]:
     total = torch.zeros(tree.nodes.allowed.shape, dtype=torch.float64)
     for samples in torch.arange(tree.num_samples).split(_BATCH):
         total += tree.rewards(samples, torch.full((len(samples),), penalty)).sum(0)
-    _, plans = _best(tree, (total / tree.num_samples)[None])
+    mean = (total / tree.num_samples)[None]
+    _, plans = _best(tree.nodes, mean, tree.nodes.allowed[None])
     return tuple(action for action in plans[0].tolist() if action)
 
 
@@ -266,14 +277,19 @@ def _tree(env: Any, penalty: float | None) -> tuple[DecisionTree, float]:
     return DecisionTree(problem, table), lowest if penalty is None else penalty
 
 
-def _best(tree: DecisionTree, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest return [m] and its actions [m, T] for rewards [m, K, A]."""
-    nodes = tree.nodes
+def _best(nodes: Nodes, rewards: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest return [m] and its actions [m, T].
+
+    Args:
+        nodes: The nodes.
+        rewards: What every action is paid, [m, K, A].
+        allowed: Actions to choose from, bool [m, K, A].
+    """
     values = rewards.new_zeros(len(rewards), nodes.num_nodes + 1)  # [-1]: the end
     choice = torch.zeros(len(rewards), nodes.num_nodes, dtype=torch.int64)
     for level in reversed(nodes.levels):
         earned = rewards[:, level] + values[:, nodes.children[level]]
-        earned = earned.masked_fill(~nodes.allowed[level], -torch.inf)
+        earned = earned.masked_fill(~allowed[:, level], -torch.inf)
         values[:, level], choice[:, level] = earned.max(-1)
     plan, node = [], torch.zeros(len(rewards), 1, dtype=torch.int64)
     for _ in nodes.levels:

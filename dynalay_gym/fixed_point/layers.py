@@ -128,14 +128,17 @@ class FixedPointLayer(Freezable):
         f = relu_map(self, self.weight())
         return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
 
-    def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
+    def residual_curve(
+        self, x: Tensor, solver: SolverConfig, z0: Tensor | None = None
+    ) -> list[float]:
         """Return the relative residual after each iteration of one sample's solve.
 
         Args:
             x: Its injected input [1, ...].
             solver: Tolerance and most steps; the iteration is the plain one.
+            z0: Initial iterate [1, ...]; relu(x) if None.
         """
-        z, curve = torch.relu(x), list[float]()
+        z, curve = torch.relu(x) if z0 is None else z0, list[float]()
         while len(curve) < solver.max_steps:
             result = self.check(x, z, solver)
             z = result.value

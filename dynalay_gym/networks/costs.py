@@ -7,7 +7,7 @@ normalisation, activations, pooling and additions, as in the field's usual count
 from dataclasses import dataclass
 
 from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size
-from dynalay_gym.networks.main_layers import LayerMacs
+from dynalay_gym.networks.layers.base import LayerMacs
 from dynalay_gym.networks.main_network import MainNetwork
 
 

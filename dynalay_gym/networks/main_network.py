@@ -17,14 +17,9 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size, linear
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.main_layers import (
-    LayerState,
-    MainLayer,
-    StateLayer,
-    WideStreamLayer,
-    conv_weight,
-)
-from dynalay_gym.networks.norm import Pattern, PatternNorm
+from dynalay_gym.networks.layers.base import LayerState, MainLayer
+from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer, conv_weight
+from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 
 FORMS = ("state", "wide")
 
@@ -47,7 +42,7 @@ class MainNetworkConfig:
             stream (wide form).
         kappa: Bound of every recurrent operator norm, in (0, 1).
         rtol: Relative tolerance of a solve, > 0.
-        max_steps: Most iterations of a solve, >= 0.
+        max_steps: Most iterations of a solve, >= 0: of all layers, or one per layer.
 
     Raises:
         ConfigError: Fields are out of range or do not fit each other.
@@ -65,7 +60,7 @@ class MainNetworkConfig:
     unshuffle: int = 1
     kappa: float = 0.9
     rtol: float = 0.1
-    max_steps: int = 20
+    max_steps: int | tuple[int, ...] = 20
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
@@ -89,7 +84,20 @@ class MainNetworkConfig:
             raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
         if not 0 < self.kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
-        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)  # checks both
+        self._check_solves()
+
+    def _check_solves(self) -> None:
+        for steps in self.layer_steps:
+            SolverConfig(rtol=self.rtol, max_steps=steps)  # checks both
+        if len(self.layer_steps) != len(self.channels):
+            raise ConfigError("max_steps is one number, or one per layer")
+
+    @property
+    def layer_steps(self) -> tuple[int, ...]:
+        """Most iterations of a solve, of each layer."""
+        if isinstance(self.max_steps, int):
+            return (self.max_steps,) * len(self.channels)
+        return self.max_steps
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -189,12 +197,14 @@ class MainNetwork(nn.Module):
         Args:
             images: Input [n, C, H, W].
             state_ids: States, each in 0..2^L - 1.
-            solver: Options of the solves; the architecture's if None.
+            solver: Options of all solves; the architecture's if None.
 
         Returns:
             Logits [n, K] of each state, differentiable.
         """
-        solver, stem = solver or self.solver, self.stem(images)
+        solvers, stem = self.solvers, self.stem(images)
+        if solver is not None:
+            solvers = (solver,) * self.num_layers
 
         @cache
         def plain(level: int, pattern: int) -> LayerState:
@@ -211,7 +221,7 @@ class MainNetwork(nn.Module):
             if state_id == pattern:
                 return state
             below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
-            return layer.iterate(below, state, pattern, solver)[0]
+            return layer.iterate(below, state, pattern, solvers[level - 1])[0]
 
         return [self.classify(reach(self.num_layers, i), i) for i in state_ids]
 
@@ -221,9 +231,10 @@ class MainNetwork(nn.Module):
         return [cast(MainLayer, layer) for layer in self.layers]
 
     @property
-    def solver(self) -> SolverConfig:
-        """Solver options of the architecture, with the implicit gradient."""
-        return SolverConfig(rtol=self.config.rtol, max_steps=self.config.max_steps)
+    def solvers(self) -> tuple[SolverConfig, ...]:
+        """Solver options of each layer, with the implicit gradient."""
+        rtol, each = self.config.rtol, self.config.layer_steps
+        return tuple(SolverConfig(rtol=rtol, max_steps=steps) for steps in each)
 
     def freeze(self) -> Self:
         """Prepare for running: evaluation mode, no gradients, constants computed once.

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.main_layers import LayerState, MainLayer
+from dynalay_gym.networks.layers.base import LayerState, MainLayer
+from dynalay_gym.networks.layers.norm import PatternNorm
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.norm import PatternNorm
 
 
 class SelectiveNetwork:

@@ -104,7 +104,7 @@ class MainTrainer:
         )
         self.solver = SolverConfig(
             rtol=network.config.rtol,
-            max_steps=network.config.max_steps,
+            max_steps=max(network.config.layer_steps),
             adjoint_rtol=config.adjoint_rtol,
             adjoint_max_steps=config.adjoint_max_steps,
         )

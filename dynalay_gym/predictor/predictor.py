@@ -19,8 +19,9 @@ from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
 from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_saved
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
+from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.utils.training_state import strip_prefix
 
 KIND = "predictor"
@@ -44,6 +45,8 @@ class DynaLayPredictor:
         penalty: Penalty of compute that is shown to the policy if a call names none.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations that an action adds to its layer's solve;
+            None iterates to the fixed point.
         max_decisions: Most decisions per input; A if None. It is part of the
             observation: give what the policy was trained with.
         batch_size: Inputs that are worked on side by side; bounds the memory.
@@ -67,22 +70,17 @@ class DynaLayPredictor:
         penalty: float,
         rtol: float | None = None,
         max_steps: int | None = None,
+        iterations_per_action: int | None = None,
         max_decisions: int | None = None,
         batch_size: int = 256,
     ) -> None:
         if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
             raise ConfigError("batch_size and max_decisions must be at least 1")
-        if isinstance(network, MainNetwork):
-            network = fastest_session(network, rtol, max_steps)
-        elif rtol is not None or max_steps is not None:
-            raise ConfigError(
-                "a session has its own solver settings; leave rtol and max_steps out"
-            )
-        self.session: NetworkSession = network
+        self.session = as_session(network, rtol, max_steps, iterations_per_action)
         self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)
         self.policy, self.batch_size = policy, batch_size
-        self.max_decisions = max_decisions or num_actions
+        self.max_decisions = max_decisions or default_decisions(self.session)
         self.penalty = float(read_penalty(penalty, 1)[0])
         self.classes_ = np.arange(self.session.num_classes)
         layout = observation_layout(self.session.feature_layout, num_actions)
@@ -294,4 +292,5 @@ def _restore_main_network(
     network = MainNetwork(MainNetworkConfig(**options["config"]))
     network.load_state_dict(tensors)
     network.to(tensors["head"].device)
-    return fastest_session(network, options["rtol"], options["max_steps"])
+    del options["config"]
+    return fastest_session(network, **options)

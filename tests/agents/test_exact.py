@@ -87,7 +87,7 @@ def weights(agent: ExactAgent) -> Tensor:
 
 
 def test_nodes_of_two_layers_are_those_found_by_hand() -> None:
-    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
+    nodes = enumerate_nodes(layer_states((1, 1)), max_decisions=3)
     # start; 1; 2; 1 then 2; 2 then 1 (which forgets 2)
     assert nodes.state.tolist() == [0b00, 0b01, 0b10, 0b11, 0b01]
     assert nodes.last_action.tolist() == [-1, 1, 2, 2, 1]
@@ -188,7 +188,7 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
 
 
 def test_visits_and_lengths() -> None:
-    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
+    nodes = enumerate_nodes(layer_states((1, 1)), max_decisions=3)
     policy = soft_policy(torch.zeros(1, 5, 3), nodes.allowed, 1.0)
     reached = visits(policy, nodes.children, nodes.levels)[0]
     # From the start 1/3 each; then one of two allowed actions.
