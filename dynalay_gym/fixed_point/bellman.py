@@ -21,10 +21,15 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.progress import Map, SolveResult
-from dynalay_gym.fixed_point.solve import SolverConfig, fixed_point_iteration, solve
+from dynalay_gym.fixed_point.solve import (
+    SolverConfig,
+    fixed_point_iteration,
+    residual_curve,
+    solve,
+)
 
-# Head start of an initial kernel's neighbour: about 0.6 of its weight with 2 channels.
-_LEAN = 3.0
+# Head start of an initial kernel's neighbour: about 3/4 of its weight with 2 channels.
+_LEAN = 4.0
 
 
 class BellmanLayer(Freezable):
@@ -121,32 +126,30 @@ class BellmanLayer(Freezable):
         Returns:
             SolveResult; ``num_steps`` counts applications of the kernels.
         """
-        start = x[:, : self.channels].contiguous() if z0 is None else z0
-        return solve(self._map(), start, x, solver or self.solver)
+        return solve(self._map(), self._start(x, z0), x, solver or self.solver)
 
     def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z [n, C, H, W], whatever the steps of the solver."""
         return fixed_point_iteration(self._map(), z, x, rtol=solver.rtol, max_steps=1)
 
-    def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
+    def residual_curve(
+        self, x: Tensor, solver: SolverConfig, z0: Tensor | None = None
+    ) -> list[float]:
         """Return the relative residual after each iteration of one sample's solve.
 
         Args:
             x: Its injected input [1, 2C, H, W].
             solver: Tolerance and most steps; the iteration is the plain one.
+            z0: Initial values [1, C, H, W]; r if None.
         """
-        v, curve = x[:, : self.channels].contiguous(), list[float]()
-        while len(curve) < solver.max_steps:
-            result = self.check(x, v, solver)
-            v = result.value
-            curve.append(float(result.residual))
-            if not curve[-1] >= solver.rtol:
-                break
-        return curve
+        return residual_curve(self._map(), self._start(x, z0), x, solver)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``v*`` [n, C, H, W] for the injected input x [n, 2C, H, W]."""
         return self.solve(x).value
+
+    def _start(self, x: Tensor, z0: Tensor | None) -> Tensor:
+        return x[:, : self.channels].contiguous() if z0 is None else z0
 
     def _map(self) -> Map:
         """Return the map with kernels that are computed once, not per iteration."""
