@@ -185,9 +185,10 @@ def report(
         "training": asdict(trainer.config),
         "environment": run_metadata(),
     }
-    export(folder / "last", trainer.network, splits, facts)
+    portion = dataset_spec(args.dataset).iterations_per_action
+    export(folder / "last", trainer.network, splits, facts, portion)
     best, _ = load_network(folder / "best", trainer.data.inputs.device)
-    meta = export(folder / "best", best, splits, facts)
+    meta = export(folder / "best", best, splits, facts, portion)
     test = meta["state_accuracy"]["test"]
     writer.scalars({f"main/test_accuracy/{k}": v for k, v in test.items()}, 0)
     print("test accuracy by state (bits: layer 1 first, 1 = iterated):")

@@ -29,7 +29,7 @@ from dynalay_gym.networks.layers.norm import Pattern
 # What goal and free pixels say of r and p before anything is learned, in logits. With
 # less the values of a far goal die on the way, and nothing is learned from them.
 _REWARD, _GOAL = -9.0, 12.0
-_PASSABLE, _FREE = -4.0, 8.0
+_PASSABLE, _FREE = -2.0, 6.0
 _SMALLEST = 1e-9  # of a value whose logarithm is read
 
 
