@@ -18,17 +18,21 @@ if TYPE_CHECKING:  # what loads torch is imported when it is needed
     from dynalay_gym.data.splits import Split
     from dynalay_gym.networks.training import MainTrainer
 
+# Epochs and states that suit the preset of a data set; (20, "mixed") otherwise.
+_DEFAULTS = {"digits": (16, "all"), "maze": (10, "portions")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Train a main network whose layers can be iterated to a fixed point."""
 
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10 or cifar100."""
+    """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     preset: str | None = None
-    """digits, small or paper; the data set's own if not given."""
+    """digits, small, paper or maze; the data set's own if not given."""
     epochs: int | None = None
-    """Passes over the main split; 16 for digits, 20 elsewhere, if not given."""
+    """Passes over the main split; 16 for digits, 10 for mazes, 20 elsewhere, if not
+    given."""
     batch_size: int = 128
     """Samples of a batch."""
     learning_rate: float = 5e-3
@@ -36,8 +40,9 @@ class Args:
     weight_decay: float = 5e-3
     """Weight decay of AdamW."""
     paths: str | None = None
-    """States trained in every step: all, or mixed (plain, full and one random); all
-    for digits, mixed elsewhere, if not given."""
+    """States trained in every step: all, mixed (plain, full and one random) or portions
+    (mixed, with solves of random length); all for digits, portions for mazes, mixed
+    elsewhere, if not given."""
     rtol: float | None = None
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: int | None = None
@@ -49,7 +54,7 @@ class Args:
     device: str = "auto"
     """auto, cpu or cuda."""
     num_threads: int | None = None
-    """CPU threads; 1 for digits (small work is slower with more), else all."""
+    """CPU threads; 1 for digits and mazes (small work: more are slower), else all."""
     data_dir: Path | None = None
     """Folder of the data files."""
     download: Annotated[bool, tyro.conf.arg(help="Download missing data.")] = True
@@ -84,17 +89,18 @@ def build(args: Args) -> "tuple[MainTrainer, dict[str, Split]]":
     from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 
     spec = dataset_spec(args.dataset)
+    epochs, paths = _DEFAULTS.get(spec.preset, (20, "mixed"))
     config = make_config(args.preset or spec.preset, spec.in_shape, spec.num_classes)
     if args.rtol is not None:
         config = replace(config, rtol=args.rtol)
     if args.max_steps is not None:
         config = replace(config, max_steps=args.max_steps)
     options = TrainingConfig(
-        epochs=(16 if spec.embedded else 20) if args.epochs is None else args.epochs,
+        epochs=epochs if args.epochs is None else args.epochs,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
-        paths=args.paths or ("all" if spec.embedded else "mixed"),
+        paths=args.paths or paths,
         augment=not spec.embedded,
         precision=args.precision,
         seed=args.seed,

@@ -173,6 +173,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         alpha=config.alpha,
         split=split.name,
         table=table,
+        difficulty=split.difficulty,
     )
     if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
         raise ConfigError(
@@ -202,7 +203,8 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
         meta: dict[str, Any] = {}
         network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
-        folder = SHIPPED / config.dataset if given is None else Path(given)
+        shipped = dataset_spec(config.dataset).network or config.dataset
+        folder = SHIPPED / shipped if given is None else Path(given)
         if given is None and not folder.is_dir():
             raise CheckpointError(
                 f"no network for {config.dataset} ships with the package; train one "

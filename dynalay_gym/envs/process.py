@@ -43,6 +43,7 @@ class DecisionProblem:
         split: Name of the split.
         table: Precomputed transitions, used instead of running the network; None if
             live.
+        difficulty: How hard each sample is, int64 [N]; None if nobody knows.
     """
 
     session: NetworkSession
@@ -55,6 +56,7 @@ class DecisionProblem:
     alpha: float
     split: str
     table: TransitionTable | None = None
+    difficulty: Tensor | None = None
 
     @property
     def num_actions(self) -> int:
@@ -67,7 +69,7 @@ class DecisionProblem:
         return observation_layout(self.session.feature_layout, self.num_actions)
 
 
-# What `Process.infos` tells of each row.
+# What `Process.infos` tells of each row; the last one only if the split knows it.
 INFO_KEYS = (
     "index",
     "penalty",
@@ -78,6 +80,7 @@ INFO_KEYS = (
     "prediction",
     "decisions",
     "action_mask",
+    "difficulty",
 )
 
 
@@ -127,6 +130,8 @@ class Process(ABC):
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)
         self.has_reset = False
         layout = problem.observation_layout
+        known = problem.difficulty
+        self._difficulty = None if known is None else known.cpu().numpy()
         self._num_features = layout["penalty"].start
         self._width = layout["remaining"].stop
         if problem.reward.uses_iterated:
@@ -189,8 +194,10 @@ class Process(ABC):
         parts: list[NDArray[Any]] = [episode.index, episode.penalty, episode.macs]
         parts += [episode.solver_steps, episode.status, self.correct]
         parts += [self.prediction, episode.decisions, self.action_mask]
+        if self._difficulty is not None:
+            parts.append(self._difficulty[episode.index])
         copies = [part.copy() for part in parts]
-        return dict(zip(INFO_KEYS, copies, strict=True))
+        return dict(zip(INFO_KEYS, copies, strict=False))
 
     def _iterated_share(self, rows: Rows) -> NDArray[np.float32]:
         """Return the mean of the feature ``iterated``, [m]."""

@@ -25,7 +25,7 @@ from dynalay_gym.sessions.features import squash
 
 OUTPUTS = ("numpy", "torch")
 RENDER_MODES = ("rgb_array", "ansi")
-_MASK_KEYS = tuple(f"_{key}" for key in INFO_KEYS)
+_MASK_KEYS = {key: f"_{key}" for key in INFO_KEYS}
 
 
 class DynaLayVectorEnv(EnvProperties, VectorEnv):
@@ -333,7 +333,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         known = self._out(np.full(self.num_envs, True))
         if self.output == "torch":
             values = {name: self._out(value) for name, value in values.items()}
-        return values | dict.fromkeys(_MASK_KEYS, known)
+        return values | dict.fromkeys((_MASK_KEYS[key] for key in values), known)
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
         """Return an array or tensor in the form that the user chose."""

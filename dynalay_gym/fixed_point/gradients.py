@@ -90,8 +90,10 @@ def unrolled_iteration(
         residual = torch.where(active, change, residual)
         num_steps += active
         finite = ~change.isnan()
-        moves = (active & finite).view(-1, *[1] * (z.dim() - 1))
-        z = torch.where(moves, new, z)
+        moves = active & finite
+        if not bool(moves.all()):
+            new = torch.where(moves.view(-1, *[1] * (z.dim() - 1)), new, z)
+        z = new
         active = active & finite & ~(change < rtol)
     status = torch.full_like(num_steps, SolverStatus.MAX_STEPS)
     status[residual < rtol] = SolverStatus.CONVERGED

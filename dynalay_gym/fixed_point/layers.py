@@ -23,6 +23,7 @@ from dynalay_gym.fixed_point.solve import (
     GradientRule,
     SolverConfig,
     fixed_point_iteration,
+    residual_curve,
     solve,
 )
 
@@ -138,14 +139,8 @@ class FixedPointLayer(Freezable):
             solver: Tolerance and most steps; the iteration is the plain one.
             z0: Initial iterate [1, ...]; relu(x) if None.
         """
-        z, curve = torch.relu(x) if z0 is None else z0, list[float]()
-        while len(curve) < solver.max_steps:
-            result = self.check(x, z, solver)
-            z = result.value
-            curve.append(float(result.residual))
-            if not curve[-1] >= solver.rtol:
-                break
-        return curve
+        start = torch.relu(x) if z0 is None else z0
+        return residual_curve(relu_map(self, self.weight()), start, x, solver)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``z_star`` [n, ...] for the injected input x [n, ...]."""

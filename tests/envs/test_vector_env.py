@@ -1,5 +1,6 @@
 """A row does in a batch what it does alone; rewards, macs and resets by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -693,3 +694,23 @@ def test_a_state_that_cannot_be_is_refused(name: str, value: int) -> None:
     state[name][1] = value
     with pytest.raises(ConfigError, match=name):
         envs.set_state(state)
+
+
+def test_difficulty_is_told_where_the_split_knows_it() -> None:
+    split = replace(shared_split(), difficulty=torch.arange(24) * 3)
+    actions = np.array([1, 2, 0, 3])
+    told = []
+    for transitions in ("live", "table"):
+        envs = make_vec(4, split=split, transitions=transitions)
+        _, infos = envs.reset(seed=5)
+        _, _, _, _, after = envs.step(actions)
+        for seen in (infos, after):
+            assert seen["difficulty"].dtype == np.int64
+            assert (seen["difficulty"] == 3 * seen["index"]).all()
+            assert seen["_difficulty"].all()
+        told.append(after["difficulty"])
+    assert (told[0] == told[1]).all()
+    single = make_single(split=split)
+    _, info = single.reset(seed=5, options={"index": 7})
+    assert info["difficulty"] == single.step(1)[-1]["difficulty"] == 21
+    assert "difficulty" not in make_vec(4).reset(seed=5)[1]
