@@ -81,7 +81,10 @@ def make_envs(
 
 def env_arguments(options: Options) -> dict[str, Any]:
     """Return the arguments of every environment of a run."""
-    names = "checkpoint data_dir download penalty alpha reward rtol max_steps device"
+    names = (
+        "checkpoint data_dir download penalty alpha reward rtol max_steps "
+        "iterations_per_action device"
+    )
     return {name: getattr(options, name) for name in names.split()}
 
 

@@ -62,6 +62,8 @@ class Options:
     """Relative tolerance of the fixed-point solver. Default: the main network's."""
     max_steps: int | None = None
     """Most iterations of a solve. Default: the main network's."""
+    iterations_per_action: int | None = None
+    """Iterations that an action adds to its layer's solve. Default: all at once."""
     alpha: float = 0.5
     """Weight of a right answer in the reward."""
     reward: str = "paper"

@@ -230,13 +230,14 @@ def test_an_untrained_network_learns_at_a_given_penalty(tmp_path: Path) -> None:
 def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
-    solver = base.problem.session.solver
+    options = base.problem.session.options
     whole._save_best_network()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
-    before = find_calibration(kept, solver)
+    before = find_calibration(kept, options)
     assert before is not None and before.always_extra_macs == unit
     measured = whole.take_best()
-    after = find_calibration(load_network(whole.folder / "best" / "main")[1], solver)
+    _, meta = load_network(whole.folder / "best" / "main")
+    after = find_calibration(meta, options)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"

@@ -19,7 +19,6 @@ from helpers.networks import (
     tiny_config,
 )
 
-from dynalay_gym.envs import config as factory
 from dynalay_gym.envs.episodes import EpisodeStream
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
@@ -29,6 +28,7 @@ from dynalay_gym.errors import (
     InvalidActionError,
     ResetNeededError,
 )
+from dynalay_gym.sessions import fastest
 from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.utils.rollout_recorder import Event, Recorder
 
@@ -155,7 +155,7 @@ def test_macs_of_a_rollout_equal_what_was_executed(
 ) -> None:
     # Of PyTorch's session: its operations can be counted, and the others' costs are
     # those of this one (test_compiled_session.py).
-    monkeypatch.setattr(factory, "fastest_session", TorchSession)
+    monkeypatch.setattr(fastest, "fastest_session", TorchSession)
     # Rows come in pairs that do the same, so no row is ever computed beside a copy.
     n = 12
     seeds = [s for s in range(n // 2) for _ in range(2)]

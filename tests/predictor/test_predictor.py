@@ -38,10 +38,10 @@ from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.checkpoint import META_NAME, save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy, Policy
-from dynalay_gym.predictor import predictor as predictors
 from dynalay_gym.predictor.inference import Inference
 from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions import fastest
 from dynalay_gym.sessions.torch_session import TorchSession
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_only_rows_that_chose_a_layer_are_run() -> None:
 def test_a_plan_runs_what_its_answer_needs_and_no_more(
     plan: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictors, "fastest_session", TorchSession)  # can be counted
+    monkeypatch.setattr(fastest, "fastest_session", TorchSession)  # can be counted
     predictor = DynaLayPredictor(shared_model(), PlanPolicy(plan), penalty=0.0)
     images = shared_split().inputs
     images = torch.cat([images, images])  # no row is ever alone, and padded
