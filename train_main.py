@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what loads torch is imported when it is needed
     from dynalay_gym.networks.training import MainTrainer
 
 # Epochs and states that suit the preset of a data set; (20, "mixed") otherwise.
-_DEFAULTS = {"digits": (16, "all"), "maze": (10, "portions")}
+_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Args:
     preset: str | None = None
     """digits, small, paper or maze; the data set's own if not given."""
     epochs: int | None = None
-    """Passes over the main split; 16 for digits, 10 for mazes, 20 elsewhere, if not
+    """Passes over the main split; 16 for digits, 8 for mazes, 20 elsewhere, if not
     given."""
     batch_size: int = 128
     """Samples of a batch."""
