@@ -25,7 +25,6 @@ class DatasetSpec:
         in_shape: Shape of one image, (C, H, W).
         num_classes: Number of labels.
         preset: Main network that is used unless another is asked for.
-        network: Data set whose shipped network is used; its own if None.
         iterations_per_action: Portion in which the environment's actions iterate; None
             for whole solves.
         embedded: Ships with the installation; nothing is downloaded.
@@ -42,7 +41,6 @@ class DatasetSpec:
     in_shape: tuple[int, int, int]
     num_classes: int
     preset: str
-    network: str | None = None
     iterations_per_action: int | None = None
     embedded: bool = False
     cut: Mapping[str, int]
@@ -56,7 +54,6 @@ _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "in_shape": (3, 19, 19),
     "num_classes": 4,
     "preset": "maze",
-    "network": "maze",
     "iterations_per_action": 4,
     "embedded": True,
     "cut": {"main": 20_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
