@@ -138,6 +138,7 @@ PUBLIC_TO_AGENTS = (
     "dynalay_gym.networks.agent_net",
     "dynalay_gym.networks.checkpoint",
     "dynalay_gym.networks.policy",
+    "dynalay_gym.predictor",
     "dynalay_gym.utils",
 )
 
