@@ -20,15 +20,17 @@ from agents.environments import build_environments, env_arguments
 from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_config, save_agent
-from dynalay_gym.cotraining import warm_up
+from dynalay_gym.cotraining import main_training
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.main_training import OnStep
 from dynalay_gym.cotraining.trainer import CoTrainer
-from dynalay_gym.cotraining.warm_up import OnStep
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.config import SHIPPED, EnvConfig
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
@@ -133,7 +135,7 @@ class JointRun:
         """Give agent and environments the weights of the best pair, and measure it.
 
         Returns:
-            What `warm_up.remeasure` says of its network. Cost unit and penalty of
+            What `main_training.remeasure` says of its network. Cost unit and penalty of
             `envs` stay those of the run.
         """
         self._load_agent("best/agent")
@@ -142,7 +144,7 @@ class JointRun:
             base: Any = envs.unwrapped
             base.load_weights(load_tensors(folder)[0])
         about = _about(self.options, self.best_step)
-        return warm_up.remeasure(folder, self.splits, about)
+        return main_training.remeasure(folder, self.splits, about)
 
     def _validate(self, writer: MetricWriter | None) -> str:
         """Evaluate on the validation split; keep the pair if it is the best so far."""
@@ -156,7 +158,8 @@ class JointRun:
             self._save_best_network()
         if writer is not None:
             session, split = envs.unwrapped.problem.session, self.splits["validation"]
-            metrics = warm_up.accuracy_metrics(session, split)
+            accuracies = state_accuracies(session, split).items()
+            metrics = {f"main/accuracy/{name}": value for name, value in accuracies}
             writer.scalars(metrics | result.scalars("validation"), self.taken)
         return f"validation return {result.mean_return:.3f}"
 
@@ -243,7 +246,7 @@ def _prepare(
     if options.resume is not None:
         _check_same(options.resume, settings)
     files = {"data_dir": options.data_dir, "download": options.download}
-    splits = warm_up.load_splits(options.dataset, options.device, **files)
+    splits = main_training.load_splits(options.dataset, options.device, **files)
     folder = options.resume
     if folder is None:
         if options.co_train:
@@ -257,14 +260,9 @@ def _prepare(
         start = options.co.agent_steps if agent is None else 0
         write_json(folder / "config.json", {"options": settings, "start": start})
     if not (folder / "warm-up" / "main" / "checkpoint.json").is_file():
-        warm_up.train_network(
-            folder / "warm-up",
-            options.dataset,
-            splits,
-            options.co,
-            seed=options.seed,
-            on_step=on_step,
-        )
+        target = folder / "warm-up"
+        how: Any = {"seed": options.seed, "on_step": on_step}
+        main_training.train_network(target, options.dataset, splits, options.co, **how)
     return folder, splits
 
 
@@ -300,11 +298,10 @@ def _check_start(
     run = options.warm_up_from
     if run is None:
         if options.co.main_epochs is not None:
-            arguments = env_arguments(options)
-            warm_up.check_environment(dataset=options.dataset, **arguments)
+            EnvConfig(dataset=options.dataset, **env_arguments(options))
             return None, None
         build_environments(options, config)  # whatever does not fit shows here
-        return warm_up.network_folder(options.dataset, options.checkpoint), None
+        return options.checkpoint or SHIPPED / options.dataset, None
     theirs = read_settings(run)["options"]["dataset"]
     if theirs != options.dataset:
         raise ConfigError(
