@@ -7,6 +7,7 @@ is the same for all samples; a transition table says what is seen and paid there
 Axes: n samples, m of them chosen, K nodes, A actions, D observation features.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,11 +233,8 @@ def optimum(env: Any, penalty: float | None = None) -> Optimum:
     Raises:
         ConfigError: The network's states are not finite.
     """
-    tree, penalty = _tree(env, penalty)
-    parts = [
-        _best(tree, tree.rewards(samples, torch.full((len(samples),), penalty)))
-        for samples in torch.arange(tree.num_samples).split(_BATCH)
-    ]
+    tree, rewards = _tree_and_rewards(env, penalty)
+    parts = [_best(tree, some) for some in rewards]
     returns, plans = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return Optimum(returns, plans)
 
@@ -248,22 +246,24 @@ def best_fixed_plan(env: Any, penalty: float | None = None) -> tuple[int, ...]:
         env: The batched environment; see `optimum`.
         penalty: Weight of compute; the lowest of the environment's if None.
     """
-    tree, penalty = _tree(env, penalty)
-    total = torch.zeros(tree.nodes.allowed.shape, dtype=torch.float64)
-    for samples in torch.arange(tree.num_samples).split(_BATCH):
-        total += tree.rewards(samples, torch.full((len(samples),), penalty)).sum(0)
+    tree, rewards = _tree_and_rewards(env, penalty)
+    total = torch.stack([some.sum(0).double() for some in rewards]).sum(0)
     _, plans = _best(tree, (total / tree.num_samples)[None])
     return tuple(action for action in plans[0].tolist() if action)
 
 
-def _tree(env: Any, penalty: float | None) -> tuple[DecisionTree, float]:
-    problem = env.problem
-    table = problem.table
+def _tree_and_rewards(
+    env: Any, penalty: float | None
+) -> tuple[DecisionTree, Iterator[Tensor]]:
+    """Return the tree, and the rewards of all samples in turn, each [m, K, A]."""
+    problem, table = env.problem, env.problem.table
     if table is None:
         session = finite(problem.session, "the exact optimum")
         table = build_table(session, problem.inputs, problem.labels)
-    lowest = problem.penalty_range[0]
-    return DecisionTree(problem, table), lowest if penalty is None else penalty
+    tree = DecisionTree(problem, table)
+    price = problem.penalty_range[0] if penalty is None else penalty
+    parts = torch.arange(tree.num_samples).split(_BATCH)
+    return tree, (tree.rewards(rows, torch.full((len(rows),), price)) for rows in parts)
 
 
 def _best(tree: DecisionTree, rewards: Tensor) -> tuple[Tensor, Tensor]:
