@@ -48,7 +48,7 @@ class JointRun:
         folder: The run's folder.
         envs: The same problem over all splits; ``train`` is the co-training one.
         agent: The agent.
-        trainer: The main network's side; None in a frozen run.
+        trainer: The main network's side; it has no turns in a frozen run.
         start: Decisions of the agent's warm-up.
         total: All decisions of the run.
         taken: Decisions so far.
@@ -72,18 +72,16 @@ class JointRun:
         first = replace(options, checkpoint=self.folder / "warm-up" / "main")
         envs = build_environments(first, config)
         base: Any = envs.train.unwrapped
-        self.trainer: CoTrainer | None = None
-        if options.co_train:
-            self.trainer = CoTrainer(
-                base.problem,
-                self.splits["main"],
-                options.co,
-                seed=options.seed,
-                augmented=not dataset_spec(options.dataset).embedded,
-            )
+        self.trainer = CoTrainer(
+            base.problem,
+            self.splits["main"],
+            options.co,
+            seed=options.seed,
+            augmented=not dataset_spec(options.dataset).embedded,
+        )
         self.train_envs = CoTrainingEnv(
             envs.train,
-            self.trainer,
+            self.trainer if options.co_train else None,
             every=options.co.every or config.steps_per_turn,
             start=self.start,
             total=self.total,
@@ -149,8 +147,7 @@ class JointRun:
     def _validate(self, writer: MetricWriter | None) -> str:
         """Evaluate on the validation split; keep the pair if it is the best so far."""
         envs: Any = self.envs.validation
-        if self.trainer is not None:
-            envs.unwrapped.load_weights(self.trainer.weights())
+        envs.unwrapped.load_weights(self.trainer.weights())
         result = evaluate(envs, self.agent.policy, penalty=self.envs.penalty)
         if result.mean_return > self.best:
             self.best, self.best_step = result.mean_return, self.taken
@@ -172,12 +169,10 @@ class JointRun:
 
     def _save_best_network(self) -> None:
         """Write the network with the calibration of the run's start."""
-        weights, meta = load_tensors(self.folder / "warm-up" / "main")
-        if self.trainer is not None:
-            weights = self.trainer.weights()
+        _, meta = load_tensors(self.folder / "warm-up" / "main")
         kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
         kept |= _about(self.options, self.taken)
-        save_tensors(self.folder / "best" / "main", weights, kept)
+        save_tensors(self.folder / "best" / "main", self.trainer.weights(), kept)
 
     def _save(self) -> None:
         """Write all that a resumed run starts from, as one checkpoint."""
@@ -185,7 +180,7 @@ class JointRun:
         parts = {
             "rows": train.get_state() if train.is_seeded else {},  # exact steps none
             "agent": self.agent.training_state(),
-            "main": {} if self.trainer is None else self.trainer.training_state(),
+            "main": self.trainer.training_state(),
         }
         tensors = {f"{p}/{k}": v for p, part in parts.items() for k, v in part.items()}
         assert self.taken == self.train_envs.decisions, "both count all rows' steps"
@@ -196,8 +191,7 @@ class JointRun:
         """Continue from what `_save` wrote."""
         device = self.splits["main"].labels.device
         tensors, meta = load_tensors(self.folder / "resume", device)
-        if self.trainer is not None:
-            self.trainer.load_training_state(strip_prefix("main/", tensors))
+        self.trainer.load_training_state(strip_prefix("main/", tensors))
         for name in _PROGRESS:
             setattr(self, name, meta[name])
         self.train_envs.resume(self.taken)
@@ -249,8 +243,7 @@ def _prepare(
     splits = main_training.load_splits(options.dataset, options.device, **files)
     folder = options.resume
     if folder is None:
-        if options.co_train:
-            options.co.check_batch(len(splits["main"]))
+        options.co.check_batch(len(splits["main"]))
         network, agent = _check_start(options, config)
         kind = "co" if options.co_train else "frozen"
         folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{config.algo}")

@@ -58,8 +58,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
 
     def on_progress(taken: int, words: str) -> None:
         move(bar, taken)
-        steps = 0 if joint.trainer is None else joint.trainer.steps
-        bar.set_postfix_str(f"main step {steps} {words}")
+        bar.set_postfix_str(f"main step {joint.trainer.steps} {words}")
 
     with MetricWriter(folder) as writer:
         try:
