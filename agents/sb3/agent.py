@@ -133,7 +133,7 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
     """
     ours = {field.name for field in fields(SB3Config)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
-    options |= {"policy_kwargs": {"net_arch": config.net_arch}, "seed": seed}
+    options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)
     try:
         model: BaseAlgorithm = make(
