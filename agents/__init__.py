@@ -2,5 +2,5 @@
 
 They see an environment through Gymnasium's interface, `observation_layout` and the
 documented info keys only. Reading order: config, base, registry, policy_gradient;
-exact, sb3; saving, options, environments; joint_run.
+exact, sb3; saving, options, environments; joint_run, run.
 """

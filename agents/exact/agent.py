@@ -13,7 +13,7 @@ Axes: m inputs of a minibatch, K nodes, A actions.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -30,18 +30,6 @@ from dynalay_gym.utils.schedules import geometric
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
 
 
-@runtime_checkable
-class Phased(Protocol):
-    """An environment whose table may change between two passes over its inputs."""
-
-    def advance(self, decisions: int) -> bool:
-        """Count what was learned from; return whether the table is another now.
-
-        Args:
-            decisions: Nodes learned from since the last call.
-        """
-
-
 class ExactAgent(NetAgent):
     """Learns an AgentNet from an environment's transition table.
 
@@ -49,8 +37,9 @@ class ExactAgent(NetAgent):
     are softmax(values / SCALE) up to what the network can express.
 
     Args:
-        envs: Environment with `transitions="table"`; it is read, not stepped. If it is
-            `Phased`, every pass is counted there, and a changed table is read again.
+        envs: Environment with `transitions="table"`; it is read, not stepped. If it
+            has `advance` (`CoTrainingEnv`), every pass is counted there, and a changed
+            table is read again.
         config: Hyper-parameters.
         seed: Seeds the weights, the order of inputs and the penalties drawn.
 
@@ -103,7 +92,7 @@ class ExactAgent(NetAgent):
         }
         if not math.isfinite(metrics["train/value_loss"]):
             raise diverged(config)
-        if isinstance(self._envs, Phased) and self._envs.advance(self.taken - first):
+        if hasattr(self._envs, "advance") and self._envs.advance(self.taken - first):
             self._read_table()
         rate = float(scheduler.get_last_lr()[0])
         return metrics | {"train/learning_rate": rate, "train/temperature": temperature}

@@ -133,7 +133,7 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
     """
     ours = {field.name for field in fields(SB3Config)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
-    options |= {"policy_kwargs": {"net_arch": config.net_arch}, "seed": seed}
+    options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)
     try:
         model: BaseAlgorithm = make(
@@ -196,17 +196,16 @@ class _Report(BaseCallback):
 def _random_states() -> dict[str, Tensor]:
     """Return the states of the global generators that SB3 draws from, as tensors."""
     state: Any = np.random.get_state()  # noqa: NPY002 - it draws from it
-    _, key, *rest = state  # rest: position in key, whether a normal is kept, which one
+    numbers = [*state[1].tolist(), state[2]]  # key, and the position in it
     return {
         "random/torch": torch.get_rng_state(),
-        "random/numpy": torch.from_numpy(key.astype(np.int64)),
-        "random/numpy-rest": torch.tensor(rest, dtype=torch.float64),
+        "random/numpy": torch.tensor(numbers),
     }
 
 
 def _set_random_states(tensors: Mapping[str, Tensor]) -> None:
     """Put the global generators where `_random_states` found them."""
     torch.set_rng_state(tensors["random/torch"].cpu())
-    pos, has_gauss, gauss = tensors["random/numpy-rest"].tolist()
-    key = tensors["random/numpy"].cpu().numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, int(pos), int(has_gauss), gauss))  # noqa: NPY002
+    *key, position = tensors["random/numpy"].tolist()
+    state = "MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0
+    np.random.set_state(state)  # noqa: NPY002

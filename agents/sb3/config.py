@@ -1,7 +1,7 @@
 """Hyper-parameters of Stable-Baselines3's algorithms; imports neither it nor torch."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agents.config import AgentConfig
 
@@ -20,12 +20,6 @@ class SB3Config(AgentConfig):
     agent: ClassVar[str] = "agents.sb3.agent:SB3Agent"
     sb3_class: ClassVar[str]
     log_interval: ClassVar[int]
-
-    @property
-    def net_arch(self) -> Any:
-        """Widths of policy and value network, as Stable-Baselines3 takes them."""
-        hidden = list(self.hidden)
-        return {"pi": hidden, "vf": hidden}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +125,6 @@ class DQNConfig(SB3Config):
         self.check_positive("learning_rate buffer_size batch_size gradient_steps")
         self.check_positive("train_freq target_update_interval")
         self.check_shares("exploration_fraction exploration_final_eps")
-
-    @property
-    def net_arch(self) -> Any:
-        """Widths of the Q network."""
-        return list(self.hidden)
 
     @property
     def steps_per_turn(self) -> int:

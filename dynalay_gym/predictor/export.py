@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynalay_gym.envs.observation import EpisodeState
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import relative_residual
@@ -46,6 +47,8 @@ class PlainPass(nn.Module):
     def __init__(self, network: MainNetwork) -> None:
         super().__init__()
         self.network = network
+        start = EpisodeState(1, network.num_layers + 1, max_decisions=1).features()
+        self.register_buffer("start", torch.from_numpy(start))
 
     def forward(self, images: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """Run over images [n, C, H, W] with penalties [n]."""
@@ -54,13 +57,11 @@ class PlainPass(nn.Module):
             below = layer.plain(below, 0)
             pooled.append(layer.pool(below))
         logits = self.network.classify(below, 0)
-        penalty, num_layers = penalty[:, None], self.network.num_layers
-        zeros = torch.zeros_like(penalty).expand(-1, num_layers)
+        penalty, start = penalty[:, None], self.get_buffer("start")
+        zeros = torch.zeros_like(penalty).expand(-1, self.network.num_layers)
         seen = network_features(torch.cat(pooled, 1), logits, zeros + 1, zeros)
-        # The episode's columns: last_action (A = L + 1) and consecutive are 0, and all
-        # decisions remain.
-        start = squash(penalty), zeros, zeros[:, :1], zeros[:, :1], zeros[:, :1] + 1
-        return logits, torch.cat([seen, *start], 1)
+        rest = zeros[:, :1] + start[:, 1:]  # what comes after the penalty
+        return logits, torch.cat([seen, squash(penalty), rest], 1)
 
 
 class Iteration(nn.Module):

@@ -86,9 +86,8 @@ class TorchSession:
         most = self.options["max_steps"]
         each = (most,) * self.num_layers if isinstance(most, int) else most
         self.solver = SolverConfig(rtol=self.options["rtol"], max_steps=max(each))
-        self._states = Levels(each, iterations_per_action, self.device)
-        self.next_state = self._states.next_state
-        self.same_cost = self._states.same_cost
+        self._states = states = Levels(each, iterations_per_action, self.device)
+        self.next_state, self.same_cost = states.next_state, states.same_cost
         self._in_portions = iterations_per_action is not None
 
     @torch.no_grad()

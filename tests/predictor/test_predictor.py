@@ -349,6 +349,19 @@ def test_no_bit_depends_on_the_batch(kind: str) -> None:
     assert torch.equal(turned.macs, whole.macs[order])
 
 
+@pytest.mark.parametrize("kind", ["agent-net", "mlp-tanh", "mlp-relu"])
+def test_no_choice_depends_on_the_rows_beside_it(kind: str) -> None:
+    policy, n = make_policy(kind), 1000
+    seen = torch.rand(n, observation_size(), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(n, NUM_ACTIONS, dtype=torch.int8)
+    whole = policy.act(seen, {"action_mask": mask})
+    assert len(whole.unique()) > 1
+    for size in (1, 2, 3, 16, 33, 100):
+        parts = zip(seen.split(size), mask.split(size), strict=True)
+        found = [policy.act(rows, {"action_mask": own}) for rows, own in parts]
+        assert torch.equal(torch.cat(found), whole)
+
+
 def test_an_empty_batch_has_no_answers() -> None:
     found = make_predictor("mlp-tanh").infer(np.zeros((0, 1, 8, 8), np.float32))
     assert found.labels.shape == (0,)
