@@ -26,7 +26,7 @@ class Args:
     preset: str | None = None
     """digits, small, paper or maze; the data set's own if not given."""
     epochs: int | None = None
-    """Passes over the main split; 16 for digits, 10 for mazes, 20 elsewhere, if not
+    """Passes over the main split; 16 for digits, 8 for mazes, 20 elsewhere, if not
     given."""
     batch_size: int = 128
     """Samples of a batch."""

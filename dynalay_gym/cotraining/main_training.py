@@ -26,7 +26,7 @@ OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
 # Epochs and states that suit a preset.
-_DEFAULTS = {"digits": (16, "all"), "maze": (10, "portions")}
+_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
 
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:

@@ -26,6 +26,8 @@ class DatasetSpec:
         num_classes: Number of labels.
         preset: Main network that is used unless another is asked for.
         network: Data set whose shipped network is used; its own if None.
+        iterations_per_action: Portion in which the environment's actions iterate; None
+            for whole solves.
         embedded: Ships with the installation; nothing is downloaded.
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official test set.
@@ -41,6 +43,7 @@ class DatasetSpec:
     num_classes: int
     preset: str
     network: str | None = None
+    iterations_per_action: int | None = None
     embedded: bool = False
     cut: Mapping[str, int]
     hidden_share: float | None = None
@@ -54,6 +57,7 @@ _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "num_classes": 4,
     "preset": "maze",
     "network": "maze",
+    "iterations_per_action": 4,
     "embedded": True,
     "cut": {"main": 20_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
     "pixel_max": 1.0,

@@ -258,9 +258,13 @@ def partial_logits(
 def _random_portion(
     network: MainNetwork, level: int, generator: torch.Generator
 ) -> SolverConfig:
-    """Return an unrolled solve of 1 to a layer's most iterations, all as likely."""
+    """Return an unrolled solve of 1 to a layer's most iterations.
+
+    Short ones are drawn more often, since there each iteration changes most.
+    """
     most, device = network.config.layer_steps[level], generator.device
-    steps = int(torch.randint(1, most + 1, (), generator=generator, device=device))
+    draw = float(torch.rand((), generator=generator, device=device))
+    steps = 1 + int(most * draw**2)
     return replace(network.solvers[level], max_steps=steps, rule=GradientRule.UNROLL)
 
 

@@ -427,10 +427,13 @@ def test_a_plain_pass_does_not_depend_on_the_batch(
 
 
 def test_presets_build_on_every_shape_they_are_meant_for() -> None:
-    for preset, shape in product(PRESETS, [(3, 32, 32), (1, 28, 28)]):
+    images = [preset for preset in PRESETS if preset != "maze"]
+    meant = [*product(images, [(3, 32, 32), (1, 28, 28)]), ("maze", (3, 33, 33))]
+    for preset, shape in meant:
         model = random_model(make_config(preset, shape, 10))
+        everything = 2**model.num_layers - 1
         with torch.no_grad():
-            logits = model.forward_path(random_images(model.config, 2), 7)
+            logits = model.forward_path(random_images(model.config, 2), everything)
         assert logits.shape == (2, 10)
         assert logits.isfinite().all()
 

@@ -29,7 +29,7 @@ from dynalay_gym.networks.layers.norm import Pattern
 # What goal and free pixels say of r and p before anything is learned, in logits. With
 # less the values of a far goal die on the way, and nothing is learned from them.
 _REWARD, _GOAL = -9.0, 12.0
-_PASSABLE, _FREE = -4.0, 8.0
+_PASSABLE, _FREE = -2.0, 6.0
 _SMALLEST = 1e-9  # of a value whose logarithm is read
 
 
@@ -104,7 +104,7 @@ class PlannerLayer(MainLayer):
     def num_features(self) -> int:
         """What `pool` returns."""
         of_values = self.level * (9 * self.channels + 1)
-        return of_values + self.is_last * (10 * self.features + 2)
+        return of_values + self.is_last * (2 * self.features + 2)
 
     def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
         """Add values of zero."""
@@ -143,7 +143,7 @@ class PlannerLayer(MainLayer):
         parts = [_near_values(crop(v, *where, 3)) for v in values]
         if self.is_last:
             h, goal = state.y[:, : self.features], state.y[:, self.features]
-            parts += [crop(h, *where, 3).flatten(1), h.amax((2, 3))]
+            parts += [crop(h, *where, 1)[:, :, 0, 0], h.amax((2, 3))]
             parts.append(_way_to(goal, *where))
         return torch.cat(parts, 1)
 
