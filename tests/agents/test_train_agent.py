@@ -17,8 +17,8 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = (
-    "nop always layer-1 layer-2 layer-3 random max-prob entropy best-fixed oracle "
-    "random-mix"
+    "nop always layer-1 layer-2 layer-3 random max-prob entropy residual patience "
+    "fixed-k max-prob-once entropy-once best-fixed oracle random-mix"
 ).split()
 OFFLINE = ("--data-dir", ".", "--no-download")
 
