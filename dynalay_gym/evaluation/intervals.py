@@ -29,17 +29,38 @@ def bootstrap_interval(
     References:
         Field and Welsh (2007), Bootstrapping clustered data.
     """
-    _, members = np.unique(
-        np.arange(len(values)) if groups is None else groups, return_inverse=True
-    )
-    counts = np.bincount(members)
-    sums = np.bincount(members, weights=values.astype(np.float64))
-    num = len(counts)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for k in range(resamples):
-        drawn = rng.integers(num, size=num)
-        means[k] = sums[drawn].sum() / counts[drawn].sum()
+    means = bootstrap_means(values[None], groups, resamples=resamples, seed=seed)[0]
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def bootstrap_means(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the means of several quantities, each over the same resampled groups.
+
+    Args:
+        values: One row per quantity [k, n].
+        groups: See `bootstrap_interval`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling; equal seeds draw equal groups.
+
+    Returns:
+        float64 [k, resamples].
+    """
+    _, members = np.unique(
+        np.arange(values.shape[1]) if groups is None else groups, return_inverse=True
+    )
+    counts = np.bincount(members)
+    sums = np.stack([np.bincount(members, weights=row) for row in values])
+    rng = np.random.default_rng(seed)
+    means = np.empty((len(values), resamples))
+    for k in range(resamples):
+        drawn = rng.integers(len(counts), size=len(counts))
+        means[:, k] = sums[:, drawn].sum(axis=1) / counts[drawn].sum()
+    return means

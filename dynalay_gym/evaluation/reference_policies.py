@@ -97,8 +97,9 @@ class ThresholdPolicy(SweepPolicy):
     def stops(self, observations: NDArray[Any], infos: Infos) -> NDArray[np.bool_]:
         """Return which rows reach the threshold, bool [N]."""
         looks = (as_numpy(infos["decisions"]) == 0) | (not self._once)
-        stops: NDArray[np.bool_] = self._score(observations, infos) >= self.threshold
-        return stops & looks
+        reached: NDArray[np.bool_] = self._score(observations, infos) >= self.threshold
+        reached &= looks
+        return reached
 
 
 def make_scores(envs: VectorEnv) -> dict[str, Score]:
