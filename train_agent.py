@@ -5,7 +5,7 @@ the agent, results.json, and curves for TensorBoard.
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from agents.base import Agent, Progress
     from agents.environments import Environments
     from dynalay_gym.cotraining.warm_up import OnStep
+    from dynalay_gym.evaluation.evaluate import EvaluationResult
     from dynalay_gym.utils.metrics import MetricWriter
 
 VALIDATIONS = 10  # evaluations on the validation split during a training
+VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 
 
 def main() -> int:
@@ -57,6 +59,7 @@ def run(options: Options) -> None:
     folder = make_run_dir(options.log_dir, options.dataset, config.algo)
     print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
     with MetricWriter(folder) as writer:
+        writer.charts("validation", VALIDATION_TAGS)
         steps = train(options, agent, envs, writer)
         report(options, agent, envs, writer, steps)
 
@@ -77,6 +80,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         bar.set_postfix_str(f"main step {steps} {words}")
 
     with MetricWriter(folder) as writer:
+        writer.charts("validation", VALIDATION_TAGS)
         try:
             with progress_bar(joint.total, initial=joint.taken) as bar:
                 joint.learn(writer, on_progress)
@@ -85,7 +89,8 @@ def run_joint(options: Options, config: AgentConfig) -> None:
             raise
         measured = joint.take_best()
         save_predictor(folder / "predictor", joint.agent, envs)
-        report(options, joint.agent, envs, writer, joint.total)
+        best = replace(options, checkpoint=joint.folder / "best" / "main")
+        report(best, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
     print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
 
@@ -158,6 +163,7 @@ def train(
         steps = agent.config.total_timesteps
     if steps == 0:
         return 0
+    draw_references(options, envs, steps)
     target = writer.folder / "agent"
     try:
         with progress_bar(steps) as bar:
@@ -205,6 +211,16 @@ def follow(
     return on_progress
 
 
+def draw_references(options: Options, envs: "Environments", steps: int) -> None:
+    """Draw lines for the curve to be read against, once per network and penalty."""
+    from dynalay_gym.evaluation.comparison import problem_name, reference_lines
+    from dynalay_gym.evaluation.tables import write_lines
+
+    folder = options.log_dir.expanduser() / options.dataset / "references"
+    name = problem_name(envs.validation, envs.penalty)
+    write_lines(folder / name, reference_lines(envs.validation, envs.penalty), steps)
+
+
 def report(
     options: Options,
     agent: "Agent",
@@ -215,6 +231,8 @@ def report(
     """Print the table over the test split and keep it as JSON and in TensorBoard."""
     from dynalay_gym.data.splits import load_split
     from dynalay_gym.evaluation import comparison, figures, tables
+    from dynalay_gym.evaluation.evaluate import evaluate
+    from dynalay_gym.utils.io import write_json
     from dynalay_gym.utils.metrics import run_metadata
 
     results = comparison.compare(
@@ -224,6 +242,10 @@ def report(
         options.dataset, "test", data_dir=options.data_dir, download=options.download
     )
     rows = tables.make_rows(results, split.groups.numpy())
+    returns = {
+        name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
+        for name, each in (("agent", envs.agent), ("validation", envs.validation))
+    } | {"test": results[0].mean_return}
     about = {
         "options": options_dict(options),
         "config": asdict(agent.config),
@@ -232,14 +254,40 @@ def report(
         "penalty": envs.penalty,
         "timesteps": steps,
         "environment": run_metadata(),
+        "returns": returns,
+        "policies": rows,
     }
-    tables.write_results(writer.folder, rows, steps, about)
+    write_json(writer.folder / "results.json", about)
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
-    writer.figure("eval/accuracy_compute", figures.plot_rows(rows, title), steps)
+    figure = figures.plot_frontier({row["policy"]: [row] for row in rows}, title)
+    writer.figure("eval/frontier", figure, steps)
+    draw_inputs(options, agent, envs, writer, results[0], steps)
+    writer.scalars(results[0].scalars("eval"), steps)
     hparams = options_dict(options) | asdict(agent.config)
     writer.hparams(hparams, results[0].scalars("hparam"), steps)
-    print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}")
-    print(f"\n{tables.format_regret(rows[0])}")
+    print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}\n")
+    if "regret" in rows[0]:
+        print(tables.format_regret(rows[0]))
+    print(tables.format_splits(agent.policy.name, returns))
+
+
+def draw_inputs(
+    options: Options,
+    agent: "Agent",
+    envs: "Environments",
+    writer: "MetricWriter",
+    result: "EvaluationResult",
+    steps: int,
+) -> None:
+    """Record pictures of the easiest and the hardest inputs with the path taken."""
+    from agents.environments import make_picture_envs
+    from dynalay_gym.evaluation.figures import draw_path, extremes
+
+    row = make_picture_envs(options)
+    for kind, samples in extremes(result).items():
+        for number, index in enumerate(samples):
+            picture = draw_path(row, agent.policy, index, envs.penalty)
+            writer.image(f"{kind}/{number}", picture, steps)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A learned policy beside every reference policy, on the same samples."""
 
+import hashlib
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
@@ -77,6 +79,36 @@ def make_reference_policies(
         *_tuned(envs, validation_envs, penalty),
         *_enumerated(envs, validation_envs, penalty),
     ]
+
+
+def problem_name(envs: VectorEnv, penalty: float) -> str:
+    """Return a folder's name that is the same for equal problems and for them alone.
+
+    Args:
+        envs: An environment of the network.
+        penalty: Penalty of every episode.
+    """
+    base: Any = envs.unwrapped
+    problem = base.problem
+    about = problem.session.fingerprint(), problem.reward, problem.max_decisions
+    digest = hashlib.sha256(repr((*about, problem.cost_unit)).encode()).hexdigest()
+    return f"penalty-{penalty:.4g}-{digest[:8]}"
+
+
+def reference_lines(envs: VectorEnv, penalty: float) -> list[EvaluationResult]:
+    """Return a few references on the split that they are tuned on, from one walk.
+
+    Args:
+        envs: Environment in DISABLED mode.
+        penalty: Penalty of every episode.
+
+    Returns:
+        nop, always, fixed-k and max-prob.
+    """
+    walk = walk_full_plan(envs, penalty)
+    names = [name for name in ("fixed-k", "max-prob") if name in walk.scores]
+    tuned = [walk.stop(name, walk.best_threshold(name)) for name in names]
+    return [walk.stop("fixed-k", -np.inf, name="nop"), walk.always, *tuned]
 
 
 def _tuned(

@@ -1,9 +1,9 @@
-"""What a comparison of policies looks like: rows, text table, JSON, TensorBoard.
+"""What a comparison of policies looks like: rows, text table, TensorBoard's lines.
 
 Axes: n samples, A actions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_interval
-from dynalay_gym.utils.io import write_json
-from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"
@@ -29,8 +28,8 @@ def make_rows(
             intervals.
 
     Returns:
-        Per policy: accuracy, compute (plain pass = 1), shares of the actions, return
-        and its 95 % interval, time; and, where the *oracle* is among the results, the
+        Per policy: what `point_row` has, shares of the actions, the interval of the
+        return, time; and, where the *oracle* is among the results, the
         mean distance to its return on the same samples (regret), with its interval.
     """
     optimum = next((r.returns for r in results if r.policy == OPTIMUM), None)
@@ -47,18 +46,37 @@ def _row(
         regret["regret_interval"] = list(bootstrap_interval(distances, groups))
     names = ["nop", *map(str, range(1, result.actions.shape[1]))]
     return {
-        "policy": result.policy,
-        "accuracy": result.accuracy,
-        "compute": result.compute,
-        "extra_share": result.extra_share,
+        **point_row(result, groups),
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
-        "return": result.mean_return,
         "return_interval": list(bootstrap_interval(result.returns, groups)),
         **regret,
         "us_per_sample": 1e6 * result.seconds_per_sample,
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
     }
+
+
+def point_row(result: EvaluationResult, groups: np.ndarray) -> dict[str, Any]:
+    """Return where a result stands: accuracy, compute (plain pass = 1), return.
+
+    Args:
+        result: The result.
+        groups: Id of the original of each of its samples, for the interval.
+    """
+    return {
+        "policy": result.policy,
+        "accuracy": result.accuracy,
+        "accuracy_interval": list(bootstrap_interval(result.correct, groups)),
+        "compute": result.compute,
+        "extra_share": result.extra_share,
+        "return": result.mean_return,
+    }
+
+
+def format_splits(policy: str, returns: Mapping[str, float]) -> str:
+    """Return one line: the return of a policy on every split."""
+    numbers = ", ".join(f"{split} {value:.4f}" for split, value in returns.items())
+    return f"return of {policy}: {numbers}"
 
 
 def format_regret(row: dict[str, Any]) -> str:
@@ -90,23 +108,22 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def write_results(
-    folder: Path, rows: Sequence[dict[str, Any]], step: int, about: dict[str, Any]
-) -> None:
-    """Write `results.json`, and one TensorBoard run per policy below `policies/`.
+def write_lines(folder: Path, results: Sequence[EvaluationResult], step: int) -> None:
+    """Draw results as horizontal lines, one TensorBoard run per policy.
 
-    Every policy has the same tags, so their curves overlay: horizontal lines beside
-    which the learned agent's curve stands.
+    They have the tags of a training's validation curves, so that both share a chart. A
+    line that is long enough already is left alone: trainings on one problem share it.
 
     Args:
-        folder: Folder of the run.
-        rows: From `make_rows`.
-        step: Timesteps that the agent was trained for.
-        about: JSON-able values of the run: data set, penalty, seed, versions.
+        folder: Folder of the runs, one per network, penalty and reward.
+        results: Evaluations on the validation split.
+        step: Where the lines end.
     """
-    write_json(folder / "results.json", {**about, "policies": list(rows)})
-    for row in rows:
-        scalars = {f"eval/{key}": row[key] for key in ("accuracy", "compute", "return")}
-        with MetricWriter(folder / "policies" / row["policy"]) as writer:
-            for at in sorted({0, step}):
-                writer.scalars(scalars, at)
+    for result in results:
+        run = folder / result.policy
+        end = last_step(run)
+        steps = [at for at in (0, step) if at > end]
+        if steps:
+            with MetricWriter(run) as writer:
+                for at in steps:
+                    writer.scalars(result.scalars("validation"), at)
