@@ -244,8 +244,8 @@ def report(
     rows = tables.make_rows(results, split.groups.numpy())
     returns = {
         name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
-        for name, each in (("agent", envs.agent), ("validation", envs.validation))
-    } | {"test": results[0].mean_return}
+        for name, each in envs.splits.items()
+    }
     about = {
         "options": options_dict(options),
         "config": asdict(agent.config),

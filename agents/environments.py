@@ -33,6 +33,11 @@ class Environments:
     test: VectorEnv
     penalty: float
 
+    @property
+    def splits(self) -> dict[str, VectorEnv]:
+        """The splits that can be evaluated, by name."""
+        return {"agent": self.agent, "validation": self.validation, "test": self.test}
+
 
 def build_environments(options: Options, config: AgentConfig) -> Environments:
     """Return the environments of a run.

@@ -15,6 +15,7 @@ from dynalay_gym.utils.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"
+_WIDTHS = {"accuracy": 7, "compute": 12, "area": 7}
 
 
 def make_rows(
@@ -106,6 +107,77 @@ def _line(row: dict[str, Any]) -> str:
         f"{shares}  {row['return']:.3f} ± {(high - low) / 2:.3f}"
         f"{row['us_per_sample']:>11.0f}"
     )
+
+
+def format_frontiers(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the measures of frontiers as a text table, 80 columns wide.
+
+    Accuracies at budgets in percent; compute for a share of the gain in percent of the
+    full plan's extra multiply-adds, with half the width of its 95 % interval.
+
+    Args:
+        rows: From ``Study.summary``.
+    """
+    names = list(rows[0]["measures"])
+    header = f"{'policy':<16}"
+    for name in names:
+        kind, _, share = name.partition("@")
+        label = f"{kind[:2]}@{100 * float(share):g}" if share else kind
+        header += f"{label:>{_WIDTHS[kind]}}"
+    lines = [header, "-" * len(header)]
+    for row in rows:
+        cells = [_cell(name, row["measures"][name]) for name in names]
+        lines.append(f"{row['policy']:<16}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _cell(name: str, measure: Sequence[float]) -> str:
+    kind = name.partition("@")[0]
+    value, low, high = (100 * number for number in measure)
+    text = f"{value:.1f}"
+    if kind == "compute":
+        text = "never" if np.isinf(value) else f"{value:.1f} ± {(high - low) / 2:.1f}"
+    return f"{text:>{_WIDTHS[kind]}}"
+
+
+def format_tuned(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what is known of policies chosen for return as a text table.
+
+    Args:
+        rows: From ``Study.summary``.
+    """
+    splits = list(rows[0]["returns"])
+    names = ("ece", "auroc", "rank_correlation")
+    titles = ("ECE", "AUROC", "rank")
+    header = f"{'policy':<16}{'accuracy':>8}{'compute':>9}"
+    header += "".join(f"{name:>11}" for name in splits)
+    header += "".join(f"{title:>7}" for title in titles)
+    lines = [header, "-" * len(header)]
+    for row in rows:
+        line = (
+            f"{row['policy']:<16}{100 * row['accuracy']:>6.1f} %{row['compute']:>9.2f}"
+        )
+        line += "".join(f"{row['returns'][split]:>11.4f}" for split in splits)
+        numbers = ("–" if np.isnan(row[n]) else f"{row[n]:.2f}" for n in names)
+        lines.append(line + "".join(f"{number:>7}" for number in numbers))
+    return "\n".join(lines)
+
+
+def write_frontiers(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw frontiers as TensorBoard curves, one run per policy.
+
+    The step is the extra compute in percent of the full plan's.
+
+    Args:
+        folder: Folder of the runs.
+        rows: From ``Study.summary``.
+    """
+    for row in rows:
+        with MetricWriter(folder / row["policy"]) as writer:
+            for point in sorted(row["points"], key=lambda each: each["extra_share"]):
+                step = round(100 * point["extra_share"])
+                scalars = {"accuracy": point["accuracy"], "return": point["return"]}
+                writer.scalars({f"frontier/{k}": v for k, v in scalars.items()}, step)
 
 
 def write_lines(folder: Path, results: Sequence[EvaluationResult], step: int) -> None:
