@@ -126,8 +126,14 @@ def report(args: Args, dataset: str, num: int, summary: dict[str, Any]) -> None:
     accuracies = f"{full['nop_accuracy']:.1%} to {full['always_accuracy']:.1%}"
     rates = f"breakage {full['breakage']:.3f}, repair {full['repair']:.3f}"
     print(f"\n{title}; full plan: {accuracies}, {rates}\n")
-    print(tables.format_frontiers(summary["frontiers"]) + "\n")
-    print(tables.format_tuned(summary["tuned"]))
+    print(tables.format_frontiers(summary["frontiers"]))
+    for penalty in dict.fromkeys(row["penalty"] for row in summary["tuned"]):
+        rows = [row for row in summary["tuned"] if row["penalty"] == penalty]
+        print(
+            f"\nchosen for return at penalty {penalty}\n\n{tables.format_tuned(rows)}"
+        )
+        if rows[0]["by_difficulty"]:
+            print(f"\n{tables.format_difficulty(rows)}")
     folder = make_run_dir(args.log_dir, dataset, "evaluation")
     about = {"args": vars(args), "environment": run_metadata()}
     write_json(folder / "evaluation.json", about | summary)

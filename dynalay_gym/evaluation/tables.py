@@ -15,7 +15,6 @@ from dynalay_gym.utils.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"
-_WIDTHS = {"accuracy": 7, "compute": 12, "area": 7}
 
 
 def make_rows(
@@ -110,57 +109,74 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def format_frontiers(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the measures of frontiers as a text table, 80 columns wide.
+    """Return the measures of frontiers as a text table.
 
-    Accuracies at budgets in percent; compute for a share of the gain in percent of the
-    full plan's extra multiply-adds, with half the width of its 95 % interval.
+    Accuracies at budgets and the area in percent; compute for a share of the gain in
+    percent of the full plan's extra multiply-adds, ± half of its 95 % interval.
 
     Args:
         rows: From ``Study.summary``.
     """
-    names = list(rows[0]["measures"])
-    header = f"{'policy':<16}"
-    for name in names:
+    widths = {"accuracy": 6, "compute": 12, "area": 6}
+    header, lines = "", [""] * len(rows)
+    for name in rows[0]["measures"]:
         kind, _, share = name.partition("@")
-        label = f"{kind[:2]}@{100 * float(share):g}" if share else kind
-        header += f"{label:>{_WIDTHS[kind]}}"
-    lines = [header, "-" * len(header)]
-    for row in rows:
-        cells = [_cell(name, row["measures"][name]) for name in names]
-        lines.append(f"{row['policy']:<16}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def _cell(name: str, measure: Sequence[float]) -> str:
-    kind = name.partition("@")[0]
-    value, low, high = (100 * number for number in measure)
-    text = f"{value:.1f}"
-    if kind == "compute":
-        text = "never" if np.isinf(value) else f"{value:.1f} ± {(high - low) / 2:.1f}"
-    return f"{text:>{_WIDTHS[kind]}}"
+        title = f"{kind[:2]}@{100 * float(share):g}" if share else kind
+        header += f"{title:>{widths[kind]}}"
+        for number, row in enumerate(rows):
+            value, low, high = (100 * part for part in row["measures"][name])
+            text = f"{value:.1f}"
+            if kind == "compute":
+                text = (
+                    "never" if np.isinf(value) else f"{text} ± {(high - low) / 2:.1f}"
+                )
+            lines[number] += f"{text:>{widths[kind]}}"
+    return _with_names(header, rows, lines)
 
 
 def format_tuned(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what is known of policies chosen for return as a text table.
+    """Return where policies stand that were chosen for return as a text table.
 
     Args:
-        rows: From ``Study.summary``.
+        rows: From ``Study.summary``, of one penalty.
     """
-    splits = list(rows[0]["returns"])
-    names = ("ece", "auroc", "rank_correlation")
-    titles = ("ECE", "AUROC", "rank")
-    header = f"{'policy':<16}{'accuracy':>8}{'compute':>9}"
-    header += "".join(f"{name:>11}" for name in splits)
-    header += "".join(f"{title:>7}" for title in titles)
-    lines = [header, "-" * len(header)]
+    header = "accuracy  compute" + "".join(f"{name:>11}" for name in rows[0]["returns"])
+    names = {"ece": "ECE", "auroc": "AUROC", "rank_correlation": "rank"}
+    header += "".join(f"{title:>6}" for title in names.values())
+    lines = []
     for row in rows:
-        line = (
-            f"{row['policy']:<16}{100 * row['accuracy']:>6.1f} %{row['compute']:>9.2f}"
+        line = f"{100 * row['accuracy']:>6.1f} %{row['compute']:>9.2f}"
+        line += "".join(f"{value:>11.4f}" for value in row["returns"].values())
+        numbers = ("–" if np.isnan(row[name]) else f"{row[name]:.2f}" for name in names)
+        lines.append(line + "".join(f"{number:>6}" for number in numbers))
+    return _with_names(header, rows, lines)
+
+
+def format_difficulty(rows: Sequence[dict[str, Any]]) -> str:
+    """Return compute and accuracy by difficulty as a text table, the easiest first.
+
+    Args:
+        rows: From ``Study.summary``, of data with a difficulty.
+    """
+    spans = (each["difficulty"] for each in rows[0]["by_difficulty"])
+    header = "".join(f"{f'{low:g} to {high:g}':>16}" for low, high in spans)
+    lines = [
+        "".join(
+            f"{each['compute']:>8.2f}{100 * each['accuracy']:>6.1f} %"
+            for each in row["by_difficulty"]
         )
-        line += "".join(f"{row['returns'][split]:>11.4f}" for split in splits)
-        numbers = ("–" if np.isnan(row[n]) else f"{row[n]:.2f}" for n in names)
-        lines.append(line + "".join(f"{number:>7}" for number in numbers))
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return _with_names(header, rows, lines)
+
+
+def _with_names(
+    header: str, rows: Sequence[dict[str, Any]], lines: Sequence[str]
+) -> str:
+    """Return a table whose lines begin with the policies' names."""
+    width = max(len(row["policy"]) for row in rows) + 1
+    named = [f"{row['policy']:<{width}}{x}" for row, x in zip(rows, lines, strict=True)]
+    return "\n".join([f"{'policy':<{width}}{header}", "-" * len(named[0]), *named])
 
 
 def write_frontiers(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
