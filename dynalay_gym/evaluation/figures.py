@@ -30,7 +30,7 @@ def plot_frontier(curves: Mapping[str, Sequence[dict[str, Any]]], title: str) ->
         if len(points) > 1:
             line = axes.plot(compute, accuracy, ".-", linewidth=1, label=policy)[0]
             ends = np.transpose([point["accuracy_interval"] for point in points])
-            axes.fill_between(compute, *ends, alpha=0.15, color=line.get_color())
+            axes.fill_between(compute, *ends, alpha=0.08, color=line.get_color())
         else:
             axes.plot(compute, accuracy, "o")
             place = compute[0], accuracy[0]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult
-from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.evaluation.intervals import bootstrap_intervals
 from dynalay_gym.utils.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
@@ -39,38 +39,38 @@ def make_rows(
 def _row(
     result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None
 ) -> dict[str, Any]:
-    regret: dict[str, Any] = {}
-    if optimum is not None:
-        distances = optimum - result.returns
-        regret["regret"] = float(distances.mean())
-        regret["regret_interval"] = list(bootstrap_interval(distances, groups))
     names = ["nop", *map(str, range(1, result.actions.shape[1]))]
     return {
-        **point_row(result, groups),
+        **point_row(result, groups, optimum),
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
-        "return_interval": list(bootstrap_interval(result.returns, groups)),
-        **regret,
         "us_per_sample": 1e6 * result.seconds_per_sample,
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
     }
 
 
-def point_row(result: EvaluationResult, groups: np.ndarray) -> dict[str, Any]:
-    """Return where a result stands: accuracy, compute (plain pass = 1), return.
+def point_row(
+    result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return where a result stands.
 
     Args:
         result: The result.
-        groups: Id of the original of each of its samples, for the interval.
+        groups: Id of the original of each of its samples, for the intervals.
+        optimum: Returns of the *oracle* on the same samples.
+
+    Returns:
+        Accuracy, return and, with an optimum, regret, each with its interval; compute.
     """
-    return {
-        "policy": result.policy,
-        "accuracy": result.accuracy,
-        "accuracy_interval": list(bootstrap_interval(result.correct, groups)),
-        "compute": result.compute,
-        "extra_share": result.extra_share,
-        "return": result.mean_return,
-    }
+    values = {"accuracy": result.correct, "return": result.returns}
+    if optimum is not None:
+        values["regret"] = optimum - result.returns
+    row: dict[str, Any] = {"policy": result.policy}
+    row |= {"compute": result.compute, "extra_share": result.extra_share}
+    intervals = bootstrap_intervals(np.stack(list(values.values())), groups)
+    for (name, value), interval in zip(values.items(), intervals, strict=True):
+        row |= {name: float(value.mean()), f"{name}_interval": interval.tolist()}
+    return row
 
 
 def format_splits(policy: str, returns: Mapping[str, float]) -> str:

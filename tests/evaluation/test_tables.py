@@ -79,7 +79,8 @@ def test_lines_are_drawn_once_and_grow_with_the_longest_training(tmp_path):
 
 def test_a_point_has_the_interval_of_its_accuracy(rows):
     low, high = rows[1]["accuracy_interval"]
-    assert low <= rows[1]["accuracy"] == pytest.approx(2 / 3) <= high
+    assert rows[1]["accuracy"] == pytest.approx(2 / 3)
+    assert low <= rows[1]["accuracy"] <= high
 
 
 def test_returns_of_all_splits_side_by_side():
