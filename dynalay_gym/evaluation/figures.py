@@ -1,5 +1,6 @@
 """Pictures of a comparison of policies: the frontier, and single inputs."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def plot_frontier(curves: Mapping[str, Sequence[dict[str, Any]]], title: str) ->
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(xscale="log")
+    names: dict[Any, list[str]] = defaultdict(list)  # of single points, by place
     for policy, points in curves.items():
         points = sorted(points, key=lambda point: point["compute"])
         compute = [point["compute"] for point in points]
@@ -33,8 +35,10 @@ def plot_frontier(curves: Mapping[str, Sequence[dict[str, Any]]], title: str) ->
             axes.fill_between(compute, *ends, alpha=0.08, color=line.get_color())
         else:
             axes.plot(compute, accuracy, "o")
-            place = compute[0], accuracy[0]
-            axes.annotate(policy, place, (4, 4), textcoords="offset points", fontsize=8)
+            names[round(compute[0], 2), round(accuracy[0], 3)].append(policy)
+    beside: Any = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8}
+    for place, policies in names.items():
+        axes.annotate(", ".join(policies), place, **beside)
     if {"nop", "always"} <= set(curves):
         _plot_mixtures(axes, curves["nop"][0], curves["always"][0])
     if axes.get_legend_handles_labels()[0]:

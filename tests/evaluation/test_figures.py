@@ -20,12 +20,13 @@ def test_a_policy_is_a_point_or_a_line_in_the_order_of_compute():
     curves = {
         "nop": [point(1.0, 0.5)],
         "always": [point(9.0, 0.9)],
+        "layer-1": [point(9.0, 0.9)],
         "mine": [point(4.0, 0.8), point(2.0, 0.6)],
     }
     (axes,) = plot_frontier(curves, "title").axes
-    assert [text.get_text() for text in axes.texts] == ["nop", "always"]
+    assert [text.get_text() for text in axes.texts] == ["nop", "always, layer-1"]
     assert axes.get_legend_handles_labels()[1] == ["mine"]
-    mine, mixtures = axes.lines[2:]
+    mine, mixtures = axes.lines[3:]
     assert mine.get_xdata().tolist() == [2.0, 4.0]
     assert mine.get_ydata().tolist() == [0.6, 0.8]
     ends = mixtures.get_xdata()[[0, -1]], mixtures.get_ydata()[[0, -1]]
