@@ -127,6 +127,10 @@ def report(args: Args, dataset: str, num: int, summary: dict[str, Any]) -> None:
     rates = f"breakage {full['breakage']:.3f}, repair {full['repair']:.3f}"
     print(f"\n{title}; full plan: {accuracies}, {rates}\n")
     print(tables.format_frontiers(summary["frontiers"]))
+    agents = [row for row in summary["frontiers"] if "lead" in row]
+    if agents:
+        print("\nahead of the cascade that is best at it\n")
+        print(tables.format_frontiers(agents, "lead"))
     for penalty in dict.fromkeys(row["penalty"] for row in summary["tuned"]):
         rows = [row for row in summary["tuned"] if row["penalty"] == penalty]
         print(

@@ -8,7 +8,7 @@ Axes: n samples, P points.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,35 @@ def average(results: Sequence[EvaluationResult]) -> EvaluationResult:
     return replace(results[0], **means)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number, and what it is on resampled samples.
+
+    Attributes:
+        value: On the samples themselves.
+        draws: On each resample, float64 [b]; the same resamples for all policies, so
+            draws of two policies are paired.
+    """
+
+    value: float
+    draws: NDArray[np.float64]
+
+    def __sub__(self, other: "Measure") -> "Measure":
+        """Return the difference, paired; 0 where both are infinite."""
+        values = np.append(self.draws, self.value), np.append(other.draws, other.value)
+        gaps = np.zeros(len(values[0]))
+        np.subtract(*values, out=gaps, where=values[0] != values[1])
+        return Measure(value=float(gaps[-1]), draws=gaps[:-1])
+
+    def interval(self) -> list[float]:
+        """Return value, lower and upper end of the 95 % interval.
+
+        Draws may be infinite, so none are averaged.
+        """
+        ends = np.quantile(self.draws, [0.025, 0.975], method="inverted_cdf")
+        return [self.value, *ends.tolist()]
+
+
 def measure_frontier(
     points: Sequence[EvaluationResult],
     nop: EvaluationResult,
@@ -44,8 +73,8 @@ def measure_frontier(
     *,
     budgets: Sequence[float] = BUDGETS,
     gains: Sequence[float] = GAINS,
-) -> dict[str, list[float]]:
-    """Return measures of a frontier, each with its 95 % interval.
+) -> dict[str, Measure]:
+    """Return measures of a frontier, by name.
 
     Args:
         points: The policy at its settings, in any order.
@@ -56,10 +85,10 @@ def measure_frontier(
         gains: Shares of *always*' accuracy beyond *nop*'s.
 
     Returns:
-        ``[value, low, high]`` by name: ``accuracy@<budget>``; ``compute@<gain>``, the
-        least share of *always*' extra multiply-adds that reaches a share of its gain,
-        infinite if none does; and ``area``, the mean accuracy over the logarithm of
-        compute, from the plain pass to *always*.
+        ``accuracy@<budget>``; ``compute@<gain>``, the least share of *always*' extra
+        multiply-adds that reaches a share of its gain, infinite if none does; and
+        ``area``, the mean accuracy over the logarithm of compute, from the plain pass
+        to *always*.
     """
     results = [nop, *points, always]
     accuracies = np.stack([each.correct.astype(np.float64) for each in results])
@@ -77,12 +106,13 @@ def measure_frontier(
         return found | {"area": _log_area(x, y, full)}
 
     values = np.concatenate([accuracies, macs])
-    whole = measure(values.mean(axis=1))
     resampled = bootstrap_means(values, groups, resamples=_RESAMPLES).T
     draws = [measure(means) for means in resampled]
     return {
-        name: [float(value), *_ends([draw[name] for draw in draws])]
-        for name, value in whole.items()
+        name: Measure(
+            value=float(value), draws=np.array([draw[name] for draw in draws])
+        )
+        for name, value in measure(values.mean(axis=1)).items()
     }
 
 
@@ -102,9 +132,3 @@ def _log_area(x: NDArray[Any], y: NDArray[Any], full: float) -> float:
     """Return the mean height over log(1 + x) from x = 0 to `full`."""
     along = np.append(np.log1p(np.minimum(x, full)), np.log1p(full))
     return float(np.trapezoid(np.append(y, y[-1]), along) / np.log1p(full))
-
-
-def _ends(draws: Sequence[float]) -> list[float]:
-    """Return the 95 % interval; some draws may be infinite, so none are averaged."""
-    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
-    return [float(low), float(high)]

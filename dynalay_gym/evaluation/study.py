@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dynalay_gym.evaluation.diagnostics import change_rates, diagnose
 from dynalay_gym.evaluation.evaluate import EvaluationResult
-from dynalay_gym.evaluation.frontier import average, measure_frontier
+from dynalay_gym.evaluation.frontier import Measure, average, measure_frontier
 from dynalay_gym.evaluation.tables import point_row
 from dynalay_gym.evaluation.walk import Walk
 
@@ -30,12 +30,14 @@ class Study:
         points: Results on the test split by policy and setting.
         tuned: Results of policies that were chosen for return at some penalty, by
             penalty and policy: one dictionary per seed, by split.
+        cascades: Names of the policies among them that are cascades.
     """
 
     def __init__(self) -> None:
         self.points: dict[str, dict[str, list[EvaluationResult]]] = {}
         self.tuned: dict[tuple[str, str], list[Mapping[str, EvaluationResult]]]
         self.tuned = defaultdict(list)
+        self.cascades: list[str] = []
 
     def add(self, policy: str, setting: str, result: EvaluationResult) -> None:
         """Add a result on the test split."""
@@ -59,7 +61,8 @@ class Study:
         self.add("nop", "", test.stop("fixed-k", -np.inf, name="nop"))
         self.add("always", "", test.always)
         full = float(validation.always.macs.mean())
-        for score in test.scores:
+        self.cascades = list(test.scores)
+        for score in self.cascades:
             for share in SETTINGS:
                 threshold = validation.budget_threshold(score, share * full)
                 self.add(score, f"budget {share:g}", test.stop(score, threshold))
@@ -90,10 +93,12 @@ class Study:
 
         Returns:
             ``full_plan``: accuracies of *nop* and *always*, `change_rates` between
-            them. ``frontiers``: one entry per policy, with its ``points`` and
-            ``measures`` (see `measure_frontier`). ``tuned``: one entry per penalty and
-            policy, with ``returns`` by split and, on the test split, `point_row` and
-            `diagnose`. All of it can be written as JSON.
+            them. ``frontiers``: one entry per policy, with its ``points``, its
+            ``measures`` (see `measure_frontier`) and, for agents, the ``lead`` of each
+            measure over the cascade that is best at it, each number as value and ends
+            of its 95 % interval. ``tuned``: one entry per penalty and policy, with
+            ``returns`` by split and, on the test split, `point_row` and `diagnose`.
+            All of it can be written as JSON.
         """
         nop, always = (self.points[name][""] for name in ("nop", "always"))
         rates = [
@@ -108,30 +113,50 @@ class Study:
                 "always_compute": ends[1].compute,
                 **{name: np.mean([each[name] for each in rates]) for name in rates[0]},
             },
-            "frontiers": [
-                _frontier_row(policy, settings, ends, groups)
-                for policy, settings in self.points.items()
-            ],
+            "frontiers": self._frontiers(ends, groups),
             "tuned": [
                 {"penalty": penalty, "policy": policy} | _tuned_row(seeds, groups)
                 for (penalty, policy), seeds in self.tuned.items()
             ],
         }
 
+    def _frontiers(
+        self, ends: tuple[EvaluationResult, EvaluationResult], groups: NDArray[Any]
+    ) -> list[dict[str, Any]]:
+        means = {
+            policy: {name: average(seeds) for name, seeds in settings.items()}
+            for policy, settings in self.points.items()
+        }
+        measures = {
+            policy: measure_frontier(list(points.values()), *ends, groups)
+            for policy, points in means.items()
+        }
+        cascades = [measures[policy] for policy in self.cascades]
+        rows = []
+        for policy, points in means.items():
+            row: dict[str, Any] = {"policy": policy}
+            row["measures"] = {k: m.interval() for k, m in measures[policy].items()}
+            if policy not in (*self.cascades, "nop", "always"):
+                row["lead"] = _lead(measures[policy], cascades)
+            seeds = self.points[policy]
+            row["points"] = [
+                point_row(point, groups) | {"setting": name, "seeds": len(seeds[name])}
+                for name, point in points.items()
+            ]
+            rows.append(row)
+        return rows
 
-def _frontier_row(
-    policy: str,
-    settings: Mapping[str, Sequence[EvaluationResult]],
-    ends: tuple[EvaluationResult, EvaluationResult],
-    groups: NDArray[Any],
-) -> dict[str, Any]:
-    means = [average(results) for results in settings.values()]
-    points = [
-        {**point_row(mean, groups), "setting": setting, "seeds": len(results)}
-        for mean, (setting, results) in zip(means, settings.items(), strict=True)
-    ]
-    measures = measure_frontier(means, *ends, groups)
-    return {"policy": policy, "points": points, "measures": measures}
+
+def _lead(
+    mine: Mapping[str, Measure], others: Sequence[Mapping[str, Measure]]
+) -> dict[str, list[float]]:
+    """Return the distance to the best of others, measure by measure."""
+    found = {}
+    for name, measure in mine.items():
+        choose = min if name.startswith("compute") else max
+        best = choose((other[name] for other in others), key=lambda each: each.value)
+        found[name] = (measure - best).interval()
+    return found
 
 
 def _tuned_row(

@@ -108,30 +108,36 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def format_frontiers(rows: Sequence[dict[str, Any]]) -> str:
+def format_frontiers(rows: Sequence[dict[str, Any]], part: str = "measures") -> str:
     """Return the measures of frontiers as a text table.
 
     Accuracies at budgets and the area in percent; compute for a share of the gain in
-    percent of the full plan's extra multiply-adds, ± half of its 95 % interval.
+    percent of the full plan's extra multiply-adds. Beside it is half of the 95 %
+    interval; of leads, one that holds 0 is in brackets.
 
     Args:
         rows: From ``Study.summary``.
+        part: ``measures``, or ``lead`` of those rows that have one.
     """
-    widths = {"accuracy": 6, "compute": 12, "area": 6}
+    widths = {"accuracy": 7, "compute": 12, "area": 7}
     header, lines = "", [""] * len(rows)
-    for name in rows[0]["measures"]:
+    for name in rows[0][part]:
         kind, _, share = name.partition("@")
         title = f"{kind[:2]}@{100 * float(share):g}" if share else kind
         header += f"{title:>{widths[kind]}}"
         for number, row in enumerate(rows):
-            value, low, high = (100 * part for part in row["measures"][name])
-            text = f"{value:.1f}"
-            if kind == "compute":
-                text = (
-                    "never" if np.isinf(value) else f"{text} ± {(high - low) / 2:.1f}"
-                )
+            text = _measure(kind, part, *(100 * x for x in row[part][name]))
             lines[number] += f"{text:>{widths[kind]}}"
     return _with_names(header, rows, lines)
+
+
+def _measure(kind: str, part: str, value: float, low: float, high: float) -> str:
+    if np.isinf(value):
+        return "never"
+    text = f"{value:+.1f}" if part == "lead" else f"{value:.1f}"
+    if kind == "compute":
+        text += f" ± {(high - low) / 2:.1f}"
+    return f"({text})" if part == "lead" and low <= 0 <= high else text
 
 
 def format_tuned(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
-from dynalay_gym.evaluation.frontier import average, measure_frontier
+from dynalay_gym.evaluation.frontier import Measure, average, measure_frontier
 from dynalay_gym.networks.policy import PlanPolicy
 
 
@@ -27,7 +27,7 @@ HALF = result([1, 1, 1, 0], [0, 0, 450, 450])  # .75 at a quarter of 900
 
 def values(points: list[EvaluationResult], **options: object) -> dict[str, float]:
     found = measure_frontier(points, NOP, ALWAYS, **options)  # type: ignore[arg-type]
-    return {name: value for name, (value, _, _) in found.items()}
+    return {name: measure.value for name, measure in found.items()}
 
 
 def test_a_straight_line_from_nop_to_always():
@@ -57,11 +57,32 @@ def test_the_order_of_points_does_not_matter():
 
 def test_intervals_hold_their_value_and_are_of_whole_groups():
     found = measure_frontier([HALF, ALWAYS], NOP, ALWAYS)
-    for name, (value, low, high) in found.items():
+    for name, measure in found.items():
+        value, low, high = measure.interval()
         assert low <= value <= high, name
     alone = measure_frontier([HALF, ALWAYS], NOP, ALWAYS, np.zeros(4))
-    for value, low, high in alone.values():
+    for measure in alone.values():
+        value, low, high = measure.interval()
         assert value == pytest.approx(low) == pytest.approx(high)
+
+
+def test_differences_are_paired():
+    first, second, ends = (
+        measure_frontier(points, NOP, ALWAYS, budgets=(1.0,))["accuracy@1"]
+        for points in ([ALWAYS], [result([1, 1, 1, 1], [900] * 4)], [HALF])
+    )
+    assert (first - second).interval() == [0.0, 0.0, 0.0]
+    value, low, high = (first - ends).interval()
+    assert value == 0.25  # one of four samples
+    assert (low, high) == (0.0, 0.75)
+
+
+def test_infinite_measures_have_a_difference():
+    never = Measure(value=np.inf, draws=np.array([np.inf, 1.0]))
+    some = Measure(value=0.5, draws=np.array([0.5, 1.0]))
+    assert (never - never).interval() == [0.0, 0.0, 0.0]
+    assert (some - never).value == -np.inf
+    assert (some - never).draws.tolist() == [-np.inf, 0.0]
 
 
 def test_seeds_are_averaged_by_sample():

@@ -89,6 +89,17 @@ def test_tuned_policies_are_the_best_of_their_kind(summary):
     assert rows["mine"]["returns"] == {"test": pytest.approx(mean)}
 
 
+def test_the_lead_is_over_the_best_cascade(summary):
+    rows = {row["policy"]: row for row in summary[0]["frontiers"]}
+    assert [name for name in rows if "lead" in rows[name]] == ["mine"]
+    for measure, (lead, _, _) in rows["mine"]["lead"].items():
+        others = [rows[name]["measures"][measure][0] for name in CASCADES]
+        best = min(others) if measure.startswith("compute") else max(others)
+        assert lead == pytest.approx(rows["mine"]["measures"][measure][0] - best)
+    text = tables.format_frontiers([rows["mine"]], "lead")
+    assert text.splitlines()[-1].startswith("mine")
+
+
 def test_it_can_be_written_as_json(summary):
     json.dumps(plain(summary[0]), allow_nan=False)
 
