@@ -138,7 +138,7 @@ class JointRun:
         """
         self._load_agent("best/agent")
         folder = self.folder / "best" / "main"
-        for envs in (self.envs.validation, self.envs.test):
+        for envs in self.envs.splits.values():
             base: Any = envs.unwrapped
             base.load_weights(load_tensors(folder)[0])
         about = _about(self.options, self.best_step)

@@ -1,7 +1,7 @@
 """What ``train_agent.py`` does: train an agent, evaluate it, report."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,11 @@ from tqdm import tqdm
 
 from agents.base import Agent, Progress
 from agents.config import AgentConfig
-from agents.environments import Environments, build_environments
+from agents.environments import (
+    Environments,
+    build_environments,
+    make_picture_envs,
+)
 from agents.joint_run import JointRun
 from agents.options import Options, default_configs, options_dict
 from agents.registry import make_agent
@@ -18,13 +22,14 @@ from agents.saving import load_agent, load_config, save_agent
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import comparison, figures, tables
-from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-from dynalay_gym.utils.io import make_run_dir
+from dynalay_gym.utils.io import make_run_dir, write_json
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
 VALIDATIONS = 10  # evaluations on the validation split during a training
+VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 
 
 def run(options: Options) -> None:
@@ -39,6 +44,7 @@ def run(options: Options) -> None:
     folder = make_run_dir(options.log_dir, options.dataset, config.algo)
     print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
     with MetricWriter(folder) as writer:
+        writer.charts("validation", VALIDATION_TAGS)
         steps = train(options, agent, envs, writer)
         report(options, agent, envs, writer, steps)
 
@@ -61,6 +67,7 @@ def run_joint(options: Options, config: AgentConfig) -> None:
         bar.set_postfix_str(f"main step {joint.trainer.steps} {words}")
 
     with MetricWriter(folder) as writer:
+        writer.charts("validation", VALIDATION_TAGS)
         try:
             with progress_bar(total=joint.total, initial=joint.taken) as bar:
                 joint.learn(writer, on_progress)
@@ -69,7 +76,8 @@ def run_joint(options: Options, config: AgentConfig) -> None:
             raise
         measured = joint.take_best()
         save_predictor(folder / "predictor", joint.agent, envs)
-        report(options, joint.agent, envs, writer, joint.total)
+        best = replace(options, checkpoint=joint.folder / "best" / "main")
+        report(best, joint.agent, envs, writer, joint.total)
     print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
     print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
 
@@ -117,6 +125,7 @@ def train(
         steps = agent.config.total_timesteps
     if steps == 0:
         return 0
+    draw_references(options, envs, steps)
     target = writer.folder / "agent"
     try:
         with progress_bar(total=steps) as bar:
@@ -160,6 +169,14 @@ def follow(
     return on_progress
 
 
+def draw_references(options: Options, envs: Environments, steps: int) -> None:
+    """Draw lines for the curve to be read against, once per network and penalty."""
+    folder = options.log_dir.expanduser() / options.dataset / "references"
+    name = comparison.problem_name(envs.validation, envs.penalty)
+    lines = comparison.reference_lines(envs.validation, envs.penalty)
+    tables.write_lines(folder / name, lines, steps)
+
+
 def report(
     options: Options,
     agent: Agent,
@@ -175,6 +192,10 @@ def report(
         options.dataset, "test", data_dir=options.data_dir, download=options.download
     )
     rows = tables.make_rows(results, split.groups.numpy())
+    returns = {
+        name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
+        for name, each in envs.splits.items()
+    }
     about = {
         "options": options_dict(options),
         "config": asdict(agent.config),
@@ -183,11 +204,34 @@ def report(
         "penalty": envs.penalty,
         "timesteps": steps,
         "environment": run_metadata(),
+        "returns": returns,
+        "policies": rows,
     }
-    tables.write_results(writer.folder, rows, steps, about)
+    write_json(writer.folder / "results.json", about)
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
-    writer.figure("eval/accuracy_compute", figures.plot_rows(rows, title), steps)
+    figure = figures.plot_frontier({row["policy"]: [row] for row in rows}, title)
+    writer.figure("eval/frontier", figure, steps)
+    draw_inputs(options, agent, envs, writer, results[0], steps)
+    writer.scalars(results[0].scalars("eval"), steps)
     hparams = options_dict(options) | asdict(agent.config)
     writer.hparams(hparams, results[0].scalars("hparam"), steps)
-    print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}")
-    print(f"\n{tables.format_regret(rows[0])}")
+    print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}\n")
+    if "regret" in rows[0]:
+        print(tables.format_regret(rows[0]))
+    print(tables.format_splits(agent.policy.name, returns))
+
+
+def draw_inputs(
+    options: Options,
+    agent: Agent,
+    envs: Environments,
+    writer: MetricWriter,
+    result: EvaluationResult,
+    steps: int,
+) -> None:
+    """Record pictures of the easiest and the hardest inputs with the path taken."""
+    row = make_picture_envs(options)
+    for kind, samples in figures.extremes(result).items():
+        for number, index in enumerate(samples):
+            picture = figures.draw_path(row, agent.policy, index, envs.penalty)
+            writer.image(f"{kind}/{number}", picture, steps)

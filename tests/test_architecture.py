@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, AGENTS = ROOT / "dynalay_gym", ROOT / "agents"
-SCRIPTS = ("train_main", "train_agent")
+SCRIPTS = ("train_main", "train_agent", "evaluate")
 
 
 def modules(*folders: str) -> list[Path]:

@@ -35,8 +35,8 @@ from dynalay_gym.envs.oracle import (
 from dynalay_gym.envs.reward import REWARDS
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.evaluation.comparison import make_reference_policies
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.evaluation.reference_policies import make_reference_policies
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.sessions.states import layer_states
 from dynalay_gym.utils.metrics import MetricWriter
