@@ -262,9 +262,13 @@ class EnvProperties:
 
     Attributes:
         nop_action: The action that stops and answers.
+        penalty_scale: Factor of the penalties that episodes draw, at least 0. Set it to
+            change the episodes that begin from then on (a warm-up); they show the
+            product. A penalty in reset's options is taken as it is.
     """
 
     nop_action = 0
+    penalty_scale = 1.0
 
     @property
     def problem(self) -> DecisionProblem:

@@ -135,18 +135,21 @@ class RowEpisodes:
         self.seeded = True
 
     def begin(
-        self, asked: ResetOptions
+        self, asked: ResetOptions, penalty_scale: float = 1.0
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Next episodes of the rows asked for: samples and penalties, [m] each.
 
         Values in `asked` override the drawn ones; the streams advance in either case.
+        Penalties that are drawn are multiplied by `penalty_scale`.
         """
         assert self.seeded, "seed comes before begin"
         index, penalty = self._stream.draw(asked.rows)
         self.finished[asked.rows] = False
         return (
             index if asked.index is None else asked.index,
-            penalty if asked.penalty is None else asked.penalty,
+            penalty * np.float32(penalty_scale)
+            if asked.penalty is None
+            else asked.penalty,
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -693,3 +693,20 @@ def test_a_state_that_cannot_be_is_refused(name: str, value: int) -> None:
     state[name][1] = value
     with pytest.raises(ConfigError, match=name):
         envs.set_state(state)
+
+
+@pytest.mark.parametrize("penalty", [0.2, "0.1:0.4"])
+def test_the_penalty_scale_multiplies_what_later_episodes_draw(penalty):
+    plain, scaled = (make_vec(4, penalty=penalty) for _ in range(2))
+    scaled.set_attr("penalty_scale", 0.5)
+    for options in (None, {"penalty": 0.3}):
+        expected, got = (
+            envs.reset(seed=0, options=options) for envs in (plain, scaled)
+        )
+        factor = 1.0 if options else 0.5
+        assert (got[1]["penalty"] == factor * expected[1]["penalty"]).all()
+    assert np.array_equal(got[0], expected[0])
+    scaled.penalty_scale = 0.0
+    (_, rewards, *_), (_, _, *_, infos) = scaled.step([1] * 4), scaled.step([0] * 4)
+    assert (rewards < 0).all()  # the episodes that had begun keep their penalties
+    assert (infos["penalty"] == 0).all()
