@@ -18,10 +18,9 @@ from dynalay_gym.errors import ConfigError, DynaLayError
 if TYPE_CHECKING:
     from agents.base import Agent, Progress
     from agents.environments import Environments
+    from agents.validation import Validation
     from dynalay_gym.cotraining.warm_up import OnStep
     from dynalay_gym.utils.metrics import MetricWriter
-
-VALIDATIONS = 10  # evaluations on the validation split during a training
 
 
 def main() -> int:
@@ -58,7 +57,7 @@ def run(options: Options) -> None:
     print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
     with MetricWriter(folder) as writer:
         steps = train(options, agent, envs, writer)
-        report(options, agent, envs, writer, steps)
+        report(options, agent, envs, writer, steps, split_returns(options, agent, envs))
 
 
 def run_joint(options: Options, config: AgentConfig) -> None:
@@ -152,6 +151,7 @@ def train(
 ) -> int:
     """Train and save the agent; return the steps. Ctrl-C keeps what was learned."""
     from agents.saving import save_agent
+    from agents.validation import Validation
 
     steps = options.total_timesteps
     if steps is None:
@@ -159,14 +159,17 @@ def train(
     if steps == 0:
         return 0
     target = writer.folder / "agent"
+    validation = Validation(agent, envs.validation, envs.penalty, steps)
     try:
         with progress_bar(steps) as bar:
-            on_progress = follow(agent, envs, writer, bar)
+            on_progress = follow(validation, writer, bar)
             agent.learn(steps, writer=writer, on_progress=on_progress)
     except KeyboardInterrupt:
         save_agent(target, agent, envs.train, options_dict(options))
         print(f"the agent so far is kept: --load {target}", file=sys.stderr)
         raise
+    if options.keep_best:
+        validation.restore()
     save_agent(target, agent, envs.train, options_dict(options))
     save_predictor(writer.folder / "predictor", agent, envs)
     return steps
@@ -188,21 +191,36 @@ def save_predictor(folder: Path, agent: "Agent", envs: "Environments") -> None:
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 
-def follow(
-    agent: "Agent", envs: "Environments", writer: "MetricWriter", bar: Any
-) -> "Progress":
+def follow(validation: "Validation", writer: "MetricWriter", bar: Any) -> "Progress":
     """Return the callback that moves the bar and, at times, evaluates the agent."""
-    from dynalay_gym.evaluation.evaluate import evaluate
 
     def on_progress(taken: int) -> None:
-        due = VALIDATIONS * taken // bar.total > VALIDATIONS * bar.n // bar.total
         move(bar, taken)
-        if due:
-            result = evaluate(envs.validation, agent.policy, penalty=envs.penalty)
+        result = validation.after(taken)
+        if result is not None:
             writer.scalars(result.scalars("validation"), taken)
             bar.set_postfix_str(f"validation return {result.mean_return:.3f}")
 
     return on_progress
+
+
+def split_returns(
+    options: Options, agent: "Agent", envs: "Environments"
+) -> dict[str, float]:
+    """Return the agent's mean return on the splits that it learned and was chosen on.
+
+    Beside that on the test split they show how much of it was learned by heart.
+    """
+    from agents.environments import make_evaluation_envs
+    from dynalay_gym.evaluation.evaluate import evaluate
+
+    transitions = "table" if agent.config.needs_table else options.transitions
+    learned_on = make_evaluation_envs(options, "agent", f"{envs.penalty}", transitions)
+    splits = {"agent": learned_on, "validation": envs.validation}
+    return {
+        name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
+        for name, each in splits.items()
+    }
 
 
 def report(
@@ -211,8 +229,18 @@ def report(
     envs: "Environments",
     writer: "MetricWriter",
     steps: int,
+    returns: dict[str, float] | None = None,
 ) -> None:
-    """Print the table over the test split and keep it as JSON and in TensorBoard."""
+    """Print the table over the test split and keep it as JSON and in TensorBoard.
+
+    Args:
+        options: The command line.
+        agent: The agent.
+        envs: The environments of the run.
+        writer: The run's metrics.
+        steps: Decisions that the agent was trained on.
+        returns: Its mean return on other splits, by name.
+    """
     from dynalay_gym.data.splits import load_split
     from dynalay_gym.evaluation import comparison, figures, tables
     from dynalay_gym.utils.metrics import run_metadata
@@ -231,6 +259,7 @@ def report(
         "num_samples": len(split),
         "penalty": envs.penalty,
         "timesteps": steps,
+        "returns": returns,
         "environment": run_metadata(),
     }
     tables.write_results(writer.folder, rows, steps, about)
@@ -240,6 +269,8 @@ def report(
     writer.hparams(hparams, results[0].scalars("hparam"), steps)
     print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}")
     print(f"\n{tables.format_regret(rows[0])}")
+    for name, value in (returns or {}).items():
+        print(f"return on the {name} split: {value:.3f}")
 
 
 if __name__ == "__main__":

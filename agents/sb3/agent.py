@@ -54,7 +54,8 @@ class SB3Agent:
         if isinstance(config, PolicyConfig):  # DQN has no probabilities to start from
             share = config.penalty_warm_up
             if config.initial_stop_probability is not None:
-                bias = self.model.policy.action_net.bias
+                policy: Any = self.model.policy
+                bias = policy.action_net.bias
                 set_stop_probability(bias, config.initial_stop_probability)
         self._warm_up = PenaltyWarmUp(envs, share)
 

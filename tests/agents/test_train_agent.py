@@ -20,6 +20,7 @@ POLICIES = (
     "nop always layer-1 layer-2 layer-3 random max-prob entropy best-fixed oracle "
     "random-mix"
 ).split()
+RETURNS = ("agent", "validation")
 OFFLINE = ("--data-dir", ".", "--no-download")
 
 
@@ -63,6 +64,8 @@ def test_table_covers_every_policy_in_80_columns(trained):
     rows, end = lines[start + 1 :], len(POLICIES) + 1
     assert [line.split()[0] for line in rows[:end]] == ["policy-gradient", *POLICIES]
     assert rows[end:][1].startswith("regret of policy-gradient to the oracle: 0.")
+    splits = [line.rsplit(" ", 1)[0] for line in rows[end:][2:]]
+    assert splits == [f"return on the {name} split:" for name in RETURNS]
 
 
 def test_run_folder_holds_results_agent_and_curves(trained):
@@ -70,6 +73,7 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     results = json.loads((folder / "results.json").read_text())
     assert results["options"]["seed"] == 3
     assert results["num_samples"] == 3573
+    assert set(results["returns"]) == set(RETURNS)
     rows = {row["policy"]: row for row in results["policies"]}
     assert rows["nop"]["compute"] == 1.0
     best = rows["oracle"]["return"]
