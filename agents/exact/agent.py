@@ -122,7 +122,8 @@ class ExactAgent(NetAgent):
         Returns:
             The loss, and return and length of the soft policy's episodes, by tag.
         """
-        nodes, penalty = self.tree.nodes, self._draw_penalties(len(samples))
+        drawn = torch.rand(len(samples), generator=self.generator)
+        nodes, penalty = self.tree.nodes, self.tree.penalties(drawn)
         observations = self.tree.observations(samples, penalty)
         rewards = self.tree.rewards(samples, penalty)
         log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
@@ -139,12 +140,6 @@ class ExactAgent(NetAgent):
             "rollout/ep_rew_mean": (policy[:, 0] * values[:, 0]).sum(-1).mean(),
             "rollout/ep_len_mean": reached.sum(-1).mean(),
         }
-
-    def _draw_penalties(self, num: int) -> Tensor:
-        """Return one penalty per input [num], from the environment's range."""
-        low, high = self.tree.penalty_range
-        drawn = torch.rand(num, generator=self.generator)
-        return low + (high - low) * drawn
 
 
 def update_bytes(num_nodes: int, shape: tuple[int, int], config: ExactConfig) -> int:

@@ -38,7 +38,8 @@ class EnvConfig:
         data_dir: Folder of the data files; see `load_split`.
         download: Whether missing data may be downloaded.
         penalty: Weight beta of compute, at least 0: a number, a range ``"low:high"``
-            of which each episode draws one, or None for the network's break-even.
+            of which each episode draws one, evenly in the logarithm, or None for the
+            network's break-even.
         alpha: Weight of a right answer, at least 0.
         reward: Name of the reward.
         max_decisions: Most decisions of an episode, at least 1; as many as there are

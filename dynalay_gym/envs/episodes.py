@@ -82,12 +82,24 @@ class EpisodeStream:
         counters = _mix(self._mixed_seeds + episodes.astype(np.uint64))
         index = _mix(counters + _SAMPLE) % np.uint64(self._num_samples)
         self._index = index.astype(np.int64)
-        low, high = self._penalty_range
-        if low == high:
-            self._penalty = np.full(index.shape, low, dtype=np.float32)
-            return
-        drawn = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
-        self._penalty = drawn.astype(np.float32)
+        shares = _mix(counters + _PENALTY) / 2.0**64
+        self._penalty = penalty_at(self._penalty_range, shares).astype(np.float32)
+
+
+def penalty_at(penalty_range: tuple[float, float], shares: Any) -> Any:
+    """Return the penalties at some shares of a range, evenly in the logarithm.
+
+    A frontier reaches over orders of magnitude; drawn evenly in value, few episodes
+    would show its lower half. From 0 on a range has no logarithm and is even in value.
+
+    Args:
+        penalty_range: Lowest and highest penalty.
+        shares: Array or tensor of numbers in [0, 1].
+    """
+    low, high = penalty_range
+    if low == 0:
+        return high * shares
+    return low * (high / low) ** shares
 
 
 def _mix_seeds(seeds: list[int]) -> Counters:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynalay_gym.envs.episodes import penalty_at
 from dynalay_gym.envs.observation import EpisodeState
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import Decision
@@ -119,6 +120,11 @@ class DecisionTree:
         self._num_states = len(session.next_state)
         self._layout = problem.observation_layout
         self._seen_of_episode = self._episode_features()
+
+    def penalties(self, shares: Tensor) -> Tensor:
+        """Return penalties as episodes draw them, [m], from shares [m] in [0, 1]."""
+        drawn: Tensor = penalty_at(self.penalty_range, shares)
+        return drawn
 
     def observations(self, samples: Tensor, penalty: Tensor) -> Tensor:
         """Return what an agent sees, float32 [m, K, D].

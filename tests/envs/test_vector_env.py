@@ -422,8 +422,8 @@ def test_episodes_cover_samples_and_penalties_evenly() -> None:
     penalty = np.concatenate([penalty for _, penalty in draws])
     counts = np.bincount(index, minlength=10)
     assert abs(counts - 1000).max() < 150  # five standard deviations
-    assert 1 <= penalty.min() < 1.01 and 2.99 < penalty.max() <= 3
-    assert penalty.mean() == pytest.approx(2, abs=0.03)
+    assert 1 <= penalty.min() < 1.01 and 2.98 < penalty.max() <= 3
+    assert np.log(penalty).mean() == pytest.approx(np.log(3) / 2, abs=0.015)
     assert abs(np.corrcoef(index, penalty)[0, 1]) < 0.05
 
 
