@@ -70,9 +70,9 @@ class Options:
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""
-    keep_best: bool = True
+    keep_best: bool = False
     """Keep the weights with the best validation return of the training, not the last
-    ones."""
+    ones: early stopping, for agents that learn their inputs by heart."""
     co_train: bool = False
     """Train the main network too, between the agent's rollouts."""
     freeze_main: bool = False
