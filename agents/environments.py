@@ -81,7 +81,8 @@ def make_envs(
 
 def env_arguments(options: Options) -> dict[str, Any]:
     """Return the arguments of every environment of a run."""
-    names = "checkpoint data_dir download penalty alpha reward rtol max_steps device"
+    names = "checkpoint data_dir download penalty penalty_unit alpha reward rtol"
+    names += " max_steps device"
     return {name: getattr(options, name) for name in names.split()}
 
 

@@ -38,6 +38,9 @@ class Options:
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is
     stored with the main network."""
+    penalty_unit: float = 1.0
+    """Penalty that observations show as 1/2. For a range, one in its middle lets an
+    agent tell its penalties apart; give the same one with --load."""
     total_timesteps: int | None = None
     """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
     num_envs: int = 64
@@ -127,6 +130,9 @@ class Options:
             "--load holds no optimiser; use --warm-up-from instead": self.load,
             "--total-timesteps must be above 0 in a co-training": (
                 self.total_timesteps == 0
+            ),
+            "a co-training always keeps its best pair; leave --keep-best out": (
+                self.keep_best
             ),
             "--resume has its warm-up; leave --warm-up-from out": (
                 self.resume and self.warm_up_from

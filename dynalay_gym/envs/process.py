@@ -43,6 +43,7 @@ class DecisionProblem:
         split: Name of the split.
         table: Precomputed transitions, used instead of running the network; None if
             live.
+        penalty_unit: Penalty that observations show as 1/2.
     """
 
     session: NetworkSession
@@ -55,6 +56,7 @@ class DecisionProblem:
     alpha: float
     split: str
     table: TransitionTable | None = None
+    penalty_unit: float = 1.0
 
     @property
     def num_actions(self) -> int:
@@ -121,7 +123,9 @@ class Process(ABC):
     def __init__(self, problem: DecisionProblem, num_rows: int) -> None:
         self.problem, self.num_rows = problem, num_rows
         num_actions = problem.num_actions
-        self.episode = EpisodeState(num_rows, num_actions, problem.max_decisions)
+        self.episode = EpisodeState(
+            num_rows, num_actions, problem.max_decisions, problem.penalty_unit
+        )
         self.prediction = np.zeros(num_rows, dtype=np.int64)
         self.correct = np.zeros(num_rows, dtype=np.int8)
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)

@@ -20,6 +20,7 @@ from helpers.networks import (
 
 from dynalay_gym.envs import config as factory
 from dynalay_gym.envs.episodes import EpisodeStream
+from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
     CheckpointError,
@@ -710,3 +711,18 @@ def test_the_penalty_scale_multiplies_what_later_episodes_draw(penalty):
     (_, rewards, *_), (_, _, *_, infos) = scaled.step([1] * 4), scaled.step([0] * 4)
     assert (rewards < 0).all()  # the episodes that had begun keep their penalties
     assert (infos["penalty"] == 0).all()
+
+
+@pytest.mark.parametrize("transitions", ["live", "table"])
+def test_the_penalty_unit_is_shown_as_one_half(transitions):
+    envs = make_vec(3, penalty_unit=0.1, transitions=transitions)
+    penalty = np.array([0.0, 0.1, 0.3], dtype=np.float32)
+    observations, _ = envs.reset(seed=0, options={"penalty": penalty, "index": 0})
+    column = observations[:, envs.observation_layout["penalty"]]
+    assert column[:, 0].tolist() == pytest.approx([0.0, 0.5, 0.75])
+    if transitions == "table":
+        tree = decision_tree(envs)
+        seen = tree.observations(torch.zeros(3).long(), torch.from_numpy(penalty))
+        assert np.array_equal(seen[:, 0].numpy(), observations)
+    with pytest.raises(ConfigError, match="penalty_unit"):
+        make_vec(1, penalty_unit=0.0)
