@@ -43,6 +43,7 @@ def run(options: Options) -> None:
     import torch
 
     from agents.environments import build_environments
+    from agents.validation import split_returns
     from dynalay_gym.utils.io import make_run_dir
     from dynalay_gym.utils.metrics import MetricWriter
 
@@ -57,7 +58,8 @@ def run(options: Options) -> None:
     print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
     with MetricWriter(folder) as writer:
         steps = train(options, agent, envs, writer)
-        report(options, agent, envs, writer, steps, split_returns(options, agent, envs))
+        returns = split_returns(options, agent, envs)
+        report(options, agent, envs, writer, steps, returns)
 
 
 def run_joint(options: Options, config: AgentConfig) -> None:
@@ -202,25 +204,6 @@ def follow(validation: "Validation", writer: "MetricWriter", bar: Any) -> "Progr
             bar.set_postfix_str(f"validation return {result.mean_return:.3f}")
 
     return on_progress
-
-
-def split_returns(
-    options: Options, agent: "Agent", envs: "Environments"
-) -> dict[str, float]:
-    """Return the agent's mean return on the splits that it learned and was chosen on.
-
-    Beside that on the test split they show how much of it was learned by heart.
-    """
-    from agents.environments import make_evaluation_envs
-    from dynalay_gym.evaluation.evaluate import evaluate
-
-    transitions = "table" if agent.config.needs_table else options.transitions
-    learned_on = make_evaluation_envs(options, "agent", f"{envs.penalty}", transitions)
-    splits = {"agent": learned_on, "validation": envs.validation}
-    return {
-        name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
-        for name, each in splits.items()
-    }
 
 
 def report(

@@ -1,4 +1,4 @@
-"""Validation of an agent during its training; the best weights are kept."""
+"""Validation of an agent: in its training, and on the splits beside the test's."""
 
 from dataclasses import dataclass, field
 
@@ -6,6 +6,8 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from agents.base import Agent
+from agents.environments import Environments, make_evaluation_envs
+from agents.options import Options
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 
 
@@ -58,3 +60,19 @@ class Validation:
         """Give the agent its best weights back, if it was evaluated at all."""
         if self._best:
             self.agent.module.load_state_dict(self._best)
+
+
+def split_returns(
+    options: Options, agent: Agent, envs: Environments
+) -> dict[str, float]:
+    """Return the agent's mean return on the splits that it learned and was chosen on.
+
+    Beside that on the test split they show how much of it was learned by heart.
+    """
+    transitions = "table" if agent.config.needs_table else options.transitions
+    learned_on = make_evaluation_envs(options, "agent", f"{envs.penalty}", transitions)
+    splits = {"agent": learned_on, "validation": envs.validation}
+    return {
+        name: evaluate(each, agent.policy, penalty=envs.penalty).mean_return
+        for name, each in splits.items()
+    }
