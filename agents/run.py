@@ -19,6 +19,7 @@ from agents.joint_run import JointRun
 from agents.options import Options, default_configs, options_dict
 from agents.registry import make_agent
 from agents.saving import load_agent, load_config, save_agent
+from agents.validation import Validation
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import comparison, figures, tables
@@ -28,7 +29,6 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.utils.io import make_run_dir, write_json
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
-VALIDATIONS = 10  # evaluations on the validation split during a training
 VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 
 
@@ -127,14 +127,17 @@ def train(
         return 0
     draw_references(options, envs, steps)
     target = writer.folder / "agent"
+    validation = Validation(agent, envs.validation, envs.penalty, steps)
     try:
         with progress_bar(total=steps) as bar:
-            on_progress = follow(agent, envs, writer, bar)
+            on_progress = follow(validation, writer, bar)
             agent.learn(steps, writer=writer, on_progress=on_progress)
     except KeyboardInterrupt:
         save_agent(target, agent, envs.train, options_dict(options))
         print(f"the agent so far is kept: --load {target}", file=sys.stderr)
         raise
+    if options.keep_best:
+        validation.restore()
     save_agent(target, agent, envs.train, options_dict(options))
     save_predictor(writer.folder / "predictor", agent, envs)
     return steps
@@ -153,16 +156,13 @@ def save_predictor(folder: Path, agent: Agent, envs: Environments) -> None:
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
 
 
-def follow(
-    agent: Agent, envs: Environments, writer: MetricWriter, bar: Any
-) -> Progress:
+def follow(validation: Validation, writer: MetricWriter, bar: Any) -> Progress:
     """Return the callback that moves the bar and, at times, evaluates the agent."""
 
     def on_progress(taken: int) -> None:
-        due = VALIDATIONS * taken // bar.total > VALIDATIONS * bar.n // bar.total
         move(bar, taken)
-        if due:
-            result = evaluate(envs.validation, agent.policy, penalty=envs.penalty)
+        result = validation.after(taken)
+        if result is not None:
             writer.scalars(result.scalars("validation"), taken)
             bar.set_postfix_str(f"validation return {result.mean_return:.3f}")
 

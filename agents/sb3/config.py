@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agents.config import AgentConfig
+from agents.config import AgentConfig, PolicyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Config(AgentConfig):
     """What the agent of Stable-Baselines3 has to know of an algorithm.
 
-    A field whose name is not in this class is an argument of the algorithm's class.
+    A field that neither this class nor `PolicyConfig` has is an argument of the
+    algorithm's class.
 
     Attributes:
         sb3_class: Class of ``stable_baselines3``.
@@ -23,7 +24,7 @@ class SB3Config(AgentConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(SB3Config):
+class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
     learning_rate: float = 1e-3

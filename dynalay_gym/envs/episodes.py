@@ -22,6 +22,22 @@ _AHEAD = 16  # episodes that are hashed at once: few long calls beat many short 
 _SAMPLE, _PENALTY = (np.uint64(salt * int(_GOLDEN) % 2**64) for salt in (1, 2))
 
 
+def penalty_at(penalty_range: tuple[float, float], shares: Any) -> Any:
+    """Return the penalties at some shares of a range, evenly in the logarithm.
+
+    A frontier reaches over orders of magnitude; drawn evenly in value, few episodes
+    would show its lower half. From 0 on a range has no logarithm and is even in value.
+
+    Args:
+        penalty_range: Lowest and highest penalty.
+        shares: Array or tensor of numbers in [0, 1].
+    """
+    low, high = penalty_range
+    if low == 0:
+        return high * shares
+    return low * (high / low) ** shares
+
+
 Seed = int | Sequence[int | None] | None
 
 
@@ -59,18 +75,21 @@ class RowEpisodes:
         self.seeded = True
 
     def begin(
-        self, asked: ResetOptions
+        self, asked: ResetOptions, penalty_scale: float = 1.0
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Next episodes of the rows asked for: samples and penalties, [m] each.
 
         Values in `asked` override the drawn ones; the streams advance in either case.
+        Penalties that are drawn are multiplied by `penalty_scale`.
         """
         assert self.seeded, "seed comes before begin"
         index, penalty = self._draw(asked.rows)
         self.finished[asked.rows] = False
         return (
             index if asked.index is None else asked.index,
-            penalty if asked.penalty is None else asked.penalty,
+            penalty * np.float32(penalty_scale)
+            if asked.penalty is None
+            else asked.penalty,
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -107,12 +126,8 @@ class RowEpisodes:
         counters = _mix(self._mixed_seeds + episodes.astype(np.uint64))
         index = _mix(counters + _SAMPLE) % np.uint64(self._num_samples)
         self._index = index.astype(np.int64)
-        low, high = self._penalty_range
-        if low == high:
-            self._penalty = np.full(index.shape, low, dtype=np.float32)
-            return
-        drawn = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
-        self._penalty = drawn.astype(np.float32)
+        shares = _mix(counters + _PENALTY) / 2.0**64
+        self._penalty = penalty_at(self._penalty_range, shares).astype(np.float32)
 
 
 def _mix(x: Counters) -> Counters:

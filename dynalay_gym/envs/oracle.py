@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.observation import EpisodeState
+from dynalay_gym.envs.episodes import penalty_at
+from dynalay_gym.envs.observation import EpisodeState, shown_penalty
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.sessions.features import squash
 from dynalay_gym.sessions.states import Automaton, useful_actions
 from dynalay_gym.sessions.transition_table import (
     CHOICE,
@@ -121,6 +121,11 @@ class DecisionTree:
         self._layout = problem.observation_layout
         self._seen_of_episode = self._episode_features()
 
+    def penalties(self, shares: Tensor) -> Tensor:
+        """Return penalties as episodes draw them, [m], from shares [m] in [0, 1]."""
+        drawn: Tensor = penalty_at(self.penalty_range, shares)
+        return drawn
+
     def observations(self, samples: Tensor, penalty: Tensor) -> Tensor:
         """Return what an agent sees, float32 [m, K, D].
 
@@ -132,7 +137,8 @@ class DecisionTree:
         seen = self._seen_of_episode.repeat(len(samples), 1, 1)
         features = self._table.features[:, :start].index_select(0, rows.flatten())
         seen[:, :, :start] = features.view(*rows.shape, start)
-        seen[:, :, start] = squash(penalty)[:, None]
+        shown = shown_penalty(penalty, self._problem.penalty_unit)
+        seen[:, :, start] = shown[:, None]
         return seen
 
     def rewards(self, samples: Tensor, penalty: Tensor) -> Tensor:

@@ -288,7 +288,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self._episodes.seed(rows, seeds)
 
     def _begin(self, asked: ResetOptions) -> None:
-        self.process.begin(asked.rows, *self._episodes.begin(asked))
+        self.process.begin(asked.rows, *self._episodes.begin(asked, self.penalty_scale))
 
     def _make_space(self) -> gym.Space:
         """Return the space of one row's observation; every entry lies in [0, 1]."""

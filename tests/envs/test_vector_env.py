@@ -21,6 +21,7 @@ from helpers.networks import (
 
 from dynalay_gym.envs.checks import ResetOptions
 from dynalay_gym.envs.episodes import RowEpisodes
+from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
     CheckpointError,
@@ -437,8 +438,8 @@ def test_episodes_cover_samples_and_penalties_evenly() -> None:
     penalty = np.concatenate([penalty for _, penalty in draws])
     counts = np.bincount(index, minlength=10)
     assert abs(counts - 1000).max() < 150  # five standard deviations
-    assert 1 <= penalty.min() < 1.01 and 2.99 < penalty.max() <= 3
-    assert penalty.mean() == pytest.approx(2, abs=0.03)
+    assert 1 <= penalty.min() < 1.01 and 2.98 < penalty.max() <= 3
+    assert np.log(penalty).mean() == pytest.approx(np.log(3) / 2, abs=0.015)
     assert abs(np.corrcoef(index, penalty)[0, 1]) < 0.05
 
 
@@ -728,3 +729,35 @@ def test_difficulty_is_told_where_the_split_knows_it() -> None:
     _, info = single.reset(seed=5, options={"index": 7})
     assert info["difficulty"] == single.step(1)[-1]["difficulty"] == 21
     assert "difficulty" not in make_vec(4).reset(seed=5)[1]
+
+
+@pytest.mark.parametrize("penalty", [0.2, "0.1:0.4"])
+def test_the_penalty_scale_multiplies_what_later_episodes_draw(penalty):
+    plain, scaled = (make_vec(4, penalty=penalty) for _ in range(2))
+    scaled.set_attr("penalty_scale", 0.5)
+    for options in (None, {"penalty": 0.3}):
+        expected, got = (
+            envs.reset(seed=0, options=options) for envs in (plain, scaled)
+        )
+        factor = 1.0 if options else 0.5
+        assert (got[1]["penalty"] == factor * expected[1]["penalty"]).all()
+    assert np.array_equal(got[0], expected[0])
+    scaled.penalty_scale = 0.0
+    (_, rewards, *_), (_, _, *_, infos) = scaled.step([1] * 4), scaled.step([0] * 4)
+    assert (rewards < 0).all()  # the episodes that had begun keep their penalties
+    assert (infos["penalty"] == 0).all()
+
+
+@pytest.mark.parametrize("transitions", ["live", "table"])
+def test_the_penalty_unit_is_shown_as_one_half(transitions):
+    envs = make_vec(3, penalty_unit=0.1, transitions=transitions)
+    penalty = np.array([0.0, 0.1, 0.3], dtype=np.float32)
+    observations, _ = envs.reset(seed=0, options={"penalty": penalty, "index": 0})
+    column = observations[:, envs.observation_layout["penalty"]]
+    assert column[:, 0].tolist() == pytest.approx([0.0, 0.5, 0.75])
+    if transitions == "table":
+        tree = decision_tree(envs)
+        seen = tree.observations(torch.zeros(3).long(), torch.from_numpy(penalty))
+        assert np.array_equal(seen[:, 0].numpy(), observations)
+    with pytest.raises(ConfigError, match="penalty_unit"):
+        make_vec(1, penalty_unit=0.0)

@@ -413,6 +413,25 @@ def test_the_stored_penalty_is_the_default() -> None:
 # --- scikit-learn ---------------------------------------------------------------------
 
 
+def test_the_penalty_is_shown_as_the_environment_shows_it(tmp_path: Path) -> None:
+    """A network that iterates layer 1 if it is shown more than 1/2."""
+    layout = make_vec(1).observation_layout
+    net = torch.nn.Sequential(torch.nn.Linear(layout["remaining"].stop, 4))
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.copy_(torch.tensor([0.5, 0.0, -9.0, -9.0]))
+        net[0].weight[1, layout["penalty"]] = 1.0
+    envs = make_vec(1, penalty_unit=0.1)
+    predictor = DynaLayPredictor.from_env(envs, NetworkPolicy(net))
+    predictor.save(tmp_path / "p")
+    for each in (predictor, DynaLayPredictor.load(tmp_path / "p")):
+        for penalty, first in ((0.09, 0), (0.11, 1)):
+            found = each.infer(shared_split().inputs, penalty=penalty)
+            assert (found.actions[:, 0] == first).all()
+    with pytest.raises(ConfigError, match="penalty_unit"):
+        DynaLayPredictor.from_env(envs, NetworkPolicy(net), penalty_unit=0.0)
+
+
 def test_it_serves_as_a_fitted_classifier() -> None:
     predictor, split = make_predictor("agent-net"), shared_split()
     images, labels = split.inputs.numpy(), split.labels.numpy()
