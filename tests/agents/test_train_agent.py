@@ -20,7 +20,7 @@ POLICIES = (
     "nop always layer-1 layer-2 layer-3 random max-prob entropy residual patience "
     "fixed-k max-prob-once entropy-once best-fixed oracle random-mix"
 ).split()
-RETURNS = ("agent", "validation")
+RETURNS = ("agent", "validation", "test")
 OFFLINE = ("--data-dir", ".", "--no-download")
 
 

@@ -30,7 +30,7 @@ class SlowSession:
     device = torch.device("cpu")
 
     def __init__(self) -> None:
-        self.next_state = layer_states(num_layers=1, num_levels=LEVELS)
+        self.next_state = layer_states((LEVELS,))
 
     def begin(self, inputs: Tensor) -> Tensor:
         """The state of a row is what it needs and the level that it has reached."""
