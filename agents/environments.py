@@ -19,17 +19,24 @@ class Environments:
 
     Attributes:
         train: The agent split, in SAME_STEP mode.
-        baseline: The agent split in DISABLED mode; None where the agent needs none.
+        agent: The agent split in DISABLED mode.
+        baseline: The same, where the agent needs it for learning; else None.
         validation: In DISABLED mode.
         test: In DISABLED mode, always live.
         penalty: The penalty that policies are compared at.
     """
 
     train: VectorEnv
+    agent: VectorEnv
     baseline: VectorEnv | None
     validation: VectorEnv
     test: VectorEnv
     penalty: float
+
+    @property
+    def splits(self) -> dict[str, VectorEnv]:
+        """The splits that can be evaluated, by name."""
+        return {"agent": self.agent, "validation": self.validation, "test": self.test}
 
 
 def build_environments(options: Options, config: AgentConfig) -> Environments:
@@ -48,14 +55,13 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
     fixed = None if penalty is not None and ":" in penalty else penalty
     how_train = how | {"output": config.output}
     train = make_envs(options, "agent", penalty, options.num_envs, **how_train)
-    baseline = None
-    if config.needs_baseline_envs:
-        baseline = make_evaluation_envs(options, "agent", fixed, **how)
+    agent = make_evaluation_envs(options, "agent", fixed, **how)
     validation = make_evaluation_envs(options, "validation", fixed, **how)
     test: Any = make_evaluation_envs(options, "test", fixed, transitions="live")
     return Environments(
         train=train,
-        baseline=baseline,
+        agent=agent,
+        baseline=agent if config.needs_baseline_envs else None,
         validation=validation,
         test=test,
         penalty=test.unwrapped.penalty_range[0],
@@ -82,10 +88,11 @@ def make_envs(
 def env_arguments(options: Options) -> dict[str, Any]:
     """Return the arguments of every environment of a run."""
     names = (
-        "checkpoint data_dir download penalty alpha reward rtol max_steps "
+        "checkpoint data_dir download penalty penalty_unit alpha reward rtol max_steps "
         "iterations_per_action device"
     )
-    return {name: getattr(options, name) for name in names.split()}
+    given = {name: getattr(options, name) for name in names.split()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def make_evaluation_envs(
@@ -94,3 +101,9 @@ def make_evaluation_envs(
     """Return an environment in which a whole split can be evaluated."""
     how: Any = {"autoreset_mode": "Disabled", "transitions": transitions}
     return make_envs(options, split, penalty, EVALUATION_ENVS, **how)
+
+
+def make_picture_envs(options: Options) -> VectorEnv:
+    """Return an environment of one row over the test split that can be rendered."""
+    how: Any = {"autoreset_mode": "Disabled", "render_mode": "rgb_array"}
+    return make_envs(options, "test", options.penalty, 1, **how)

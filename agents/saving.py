@@ -52,6 +52,15 @@ def load_config(folder: str | Path) -> AgentConfig:
     return _config(folder, load_tensors(folder)[1])
 
 
+def load_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what `save_agent` was asked to keep beside an agent.
+
+    Raises:
+        CheckpointError: There is no whole agent in the folder.
+    """
+    return dict(load_tensors(folder)[1].get("facts", {}))
+
+
 def load_agent(
     folder: str | Path,
     envs: VectorEnv,

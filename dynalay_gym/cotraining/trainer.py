@@ -226,7 +226,7 @@ class CoTrainer:
             )
         parameters = self.network.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        with selective.hold_unused(selective.pattern_parameters(self.network)):
+        with selective.hold_unused(self.network):
             self._optimizer.step()
         self.steps += 1
         return torch.stack([loss.detach(), keep_loss.detach(), norm.detach()])

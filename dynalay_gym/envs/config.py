@@ -39,7 +39,9 @@ class EnvConfig:
         data_dir: Folder of the data files; see `load_split`.
         download: Whether missing data may be downloaded.
         penalty: Weight beta of compute, at least 0: a number, a range ``"low:high"``
-            of which each episode draws one, or None for the network's break-even.
+            of which each episode draws one, evenly in the logarithm, or None for the
+            network's break-even.
+        penalty_unit: Penalty that observations show as 1/2, above 0.
         alpha: Weight of a right answer, at least 0.
         reward: Name of the reward.
         max_decisions: Most decisions of an episode, at least 1; as many as *always*
@@ -59,6 +61,7 @@ class EnvConfig:
     data_dir: str | Path | None = None
     download: bool = True
     penalty: float | str | None = None
+    penalty_unit: float = 1.0
     alpha: float = 0.5
     reward: str = "paper"
     max_decisions: int | None = None
@@ -95,6 +98,8 @@ class EnvConfig:
             )
         if self.max_decisions is not None and self.max_decisions < 1:
             raise ConfigError("max_decisions must be at least 1")
+        if not 0 < self.penalty_unit < float("inf"):
+            raise ConfigError("penalty_unit must be finite and above 0")
         if self.penalty is not None:
             parse_penalty(self.penalty)
 
@@ -174,6 +179,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         split=split.name,
         table=table,
         difficulty=split.difficulty,
+        penalty_unit=config.penalty_unit,
     )
     if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
         raise ConfigError(
@@ -263,9 +269,13 @@ class EnvProperties:
 
     Attributes:
         nop_action: The action that stops and answers.
+        penalty_scale: Factor of the penalties that episodes draw, at least 0. Set it to
+            change the episodes that begin from then on (a warm-up); they show the
+            product. A penalty in reset's options is taken as it is.
     """
 
     nop_action = 0
+    penalty_scale = 1.0
 
     @property
     def problem(self) -> DecisionProblem:

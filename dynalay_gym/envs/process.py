@@ -44,6 +44,7 @@ class DecisionProblem:
         table: Precomputed transitions, used instead of running the network; None if
             live.
         difficulty: How hard each sample is, int64 [N]; None if nobody knows.
+        penalty_unit: Penalty that observations show as 1/2.
     """
 
     session: NetworkSession
@@ -57,6 +58,7 @@ class DecisionProblem:
     split: str
     table: TransitionTable | None = None
     difficulty: Tensor | None = None
+    penalty_unit: float = 1.0
 
     @property
     def num_actions(self) -> int:
@@ -124,7 +126,9 @@ class Process(ABC):
     def __init__(self, problem: DecisionProblem, num_rows: int) -> None:
         self.problem, self.num_rows = problem, num_rows
         num_actions = problem.num_actions
-        self.episode = EpisodeState(num_rows, num_actions, problem.max_decisions)
+        self.episode = EpisodeState(
+            num_rows, num_actions, problem.max_decisions, problem.penalty_unit
+        )
         self.prediction = np.zeros(num_rows, dtype=np.int64)
         self.correct = np.zeros(num_rows, dtype=np.int8)
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)

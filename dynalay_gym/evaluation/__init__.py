@@ -1,6 +1,7 @@
 """Comparing policies, whoever made them: evaluation, reference policies, tables.
 
-Reading order: evaluate, reference_policies, comparison; intervals, tables, figures.
+Reading order: evaluate, reference_policies, walk, comparison; frontier, diagnostics;
+intervals, tables, figures.
 
 May import: errors, utils, networks, envs.
 """

@@ -1,13 +1,25 @@
 """A learned policy beside every reference policy, on the same samples."""
 
+import hashlib
+from typing import Any
+
+import numpy as np
 from gymnasium.vector import VectorEnv
 
+from dynalay_gym.envs.oracle import best_fixed_plan, optimum
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.reference_policies import (
+    RandomPolicy,
+    SweepPolicy,
+    ThresholdPolicy,
     make_random_mix,
-    make_reference_policies,
+    make_scores,
 )
-from dynalay_gym.networks.policy import Policy
+from dynalay_gym.evaluation.walk import walk_full_plan
+from dynalay_gym.networks.policy import PlanPolicy, Policy
+
+ONCE = ("max-prob", "entropy")  # scores that are tried as a single decision, too
 
 
 def compare(
@@ -38,3 +50,94 @@ def compare(
     always = next(result for result in results if result.policy == "always")
     mix = make_random_mix(envs, first.macs.mean(), always.macs.mean(), seed)
     return [first, *results, evaluate(envs, mix, penalty=penalty)]
+
+
+def make_reference_policies(
+    envs: VectorEnv, validation_envs: VectorEnv, penalty: float, seed: int = 0
+) -> list[Policy]:
+    """Return every reference policy but random-mix, which needs a result to match.
+
+    Args:
+        envs: Environment over the split that will be evaluated (the oracle's).
+        validation_envs: Environment in DISABLED mode over the split that thresholds and
+            the best fixed plan are chosen on.
+        penalty: Penalty that they are chosen for.
+        seed: Seed of the random policy.
+
+    Returns:
+        In this order: nop, always, layer-k for every action of the full plan, random;
+        max-prob, entropy, residual, patience and fixed-k, as far as the observation
+        has what they read, then max-prob-once and entropy-once; and, where the network
+        has finitely many states, best-fixed and oracle.
+    """
+    base: Any = envs.unwrapped
+    return [
+        SweepPolicy(envs, (), name="nop"),
+        SweepPolicy(envs, base.full_plan, name="always"),
+        *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in base.full_plan),
+        RandomPolicy(base.num_actions, seed),
+        *_tuned(envs, validation_envs, penalty),
+        *_enumerated(envs, validation_envs, penalty),
+    ]
+
+
+def problem_name(envs: VectorEnv, penalty: float) -> str:
+    """Return a folder's name that is the same for equal problems and for them alone.
+
+    Args:
+        envs: An environment of the network.
+        penalty: Penalty of every episode.
+    """
+    base: Any = envs.unwrapped
+    problem = base.problem
+    about = problem.session.fingerprint(), problem.reward, problem.max_decisions
+    digest = hashlib.sha256(repr((*about, problem.cost_unit)).encode()).hexdigest()
+    return f"penalty-{penalty:.4g}-{digest[:8]}"
+
+
+def reference_lines(envs: VectorEnv, penalty: float) -> list[EvaluationResult]:
+    """Return a few references on the split that they are tuned on, from one walk.
+
+    Args:
+        envs: Environment in DISABLED mode.
+        penalty: Penalty of every episode.
+
+    Returns:
+        nop, always, fixed-k and max-prob.
+    """
+    walk = walk_full_plan(envs, penalty)
+    names = [name for name in ("fixed-k", "max-prob") if name in walk.scores]
+    tuned = [walk.stop(name, walk.best_threshold(name)) for name in names]
+    return [walk.stop("fixed-k", -np.inf, name="nop"), walk.always, *tuned]
+
+
+def _tuned(
+    envs: VectorEnv, validation_envs: VectorEnv, penalty: float
+) -> list[ThresholdPolicy]:
+    """Return the policies with a threshold, tuned for return."""
+    walk, policies = walk_full_plan(validation_envs, penalty), []
+    for suffix in ("", "-once"):
+        once = suffix != ""
+        for name, score in make_scores(envs).items():
+            if once and name not in ONCE:
+                continue
+            threshold = walk.best_threshold(name, once=once)
+            policy = ThresholdPolicy(
+                envs, score, threshold, name=name + suffix, once=once
+            )
+            policies.append(policy)
+    return policies
+
+
+def _enumerated(
+    envs: VectorEnv, validation_envs: VectorEnv, penalty: float
+) -> list[PlanPolicy]:
+    """Return the policies that need finitely many states; none without them."""
+    base: Any = envs.unwrapped
+    validation_base: Any = validation_envs.unwrapped
+    try:
+        fixed = best_fixed_plan(validation_base, penalty)
+        plans = optimum(base, penalty).plans
+    except ConfigError:
+        return []
+    return [PlanPolicy(fixed, name="best-fixed"), PlanPolicy(plans, name="oracle")]

@@ -26,6 +26,10 @@ class EvaluationResult:
         correct: Whether the answer was right, bool [n].
         macs: Main network's multiply-adds beyond the plain pass, int64 [n].
         actions: How often each action was taken, int64 [n, A].
+        confidence: Probability of the answer, the observation's `max_prob` at the end,
+            float64 [n]; NaN where there is none.
+        difficulty: The data set's measure of how hard a sample is, float64 [n]; NaN
+            where it has none.
         plain_macs: Multiply-adds of one plain pass.
         always_extra_macs: Mean extra multiply-adds of *always* on the agent split, the
             unit of the reward's cost.
@@ -39,6 +43,8 @@ class EvaluationResult:
     correct: np.ndarray
     macs: np.ndarray
     actions: np.ndarray
+    confidence: np.ndarray
+    difficulty: np.ndarray
     plain_macs: int
     always_extra_macs: float
     macs_per_decision: int
@@ -116,14 +122,14 @@ def evaluate(
     check_autoreset(envs, AutoresetMode.DISABLED, "evaluate")
     base: Any = envs.unwrapped
     samples = np.arange(base.num_samples) if indices is None else np.asarray(indices)
-    episodes = _Episodes(samples, penalty, envs.num_envs, base.single_action_space.n)
+    episodes = _Episodes(samples, penalty, envs)
     start = time.perf_counter()
     observations, infos = envs.reset(options=episodes.options())
     while episodes.remaining > 0:
         actions = policy.act(observations, infos)
         observations, rewards, terminations, truncations, infos = envs.step(actions)
         ended = as_numpy(terminations) | as_numpy(truncations)
-        episodes.add_step(actions, rewards, ended, infos)
+        episodes.add_step(actions, rewards, ended, infos, observations)
         if ended.any():
             episodes.assign(ended)
             options = {"reset_mask": ended, **episodes.options()}
@@ -136,6 +142,8 @@ def evaluate(
         correct=episodes.correct,
         macs=episodes.macs,
         actions=episodes.actions,
+        confidence=episodes.confidence,
+        difficulty=episodes.difficulty,
         plain_macs=int(base.plain_macs),
         always_extra_macs=float(base.always_extra_macs),
         macs_per_decision=policy.macs_per_decision,
@@ -156,8 +164,7 @@ class _Episodes:
         self,
         samples: np.ndarray,
         penalty: float | np.ndarray | None,
-        num_envs: int,
-        num_actions: int,
+        envs: VectorEnv,
     ) -> None:
         if samples.ndim != 1 or samples.size == 0:
             raise ConfigError(f"indices must be [n] with n > 0, not {samples.shape}")
@@ -165,12 +172,15 @@ class _Episodes:
         if penalty is not None and np.shape(penalty) not in ((), (num,)):
             raise ConfigError(f"penalty must be one number or {num} of them")
         self._samples, self._penalty = samples, penalty
-        self._next, self.remaining = num_envs, num
-        self.positions = np.arange(num_envs)
+        base: Any = envs.unwrapped
+        self._max_prob = base.observation_layout.get("max_prob")
+        self._next, self.remaining = envs.num_envs, num
+        self.positions = np.arange(envs.num_envs)
         self.returns = np.zeros(num)
         self.correct = np.zeros(num, dtype=bool)
         self.macs = np.zeros(num, dtype=np.int64)
-        self.actions = np.zeros((num, num_actions), dtype=np.int64)
+        self.actions = np.zeros((num, base.single_action_space.n), dtype=np.int64)
+        self.confidence, self.difficulty = np.full((2, num), np.nan)
 
     def options(self) -> dict[str, Any]:
         """Return the reset options that give every row its sample and penalty."""
@@ -182,7 +192,7 @@ class _Episodes:
         return options
 
     def add_step(
-        self, actions: Any, rewards: Any, ended: np.ndarray, infos: Any
+        self, actions: Any, rewards: Any, ended: np.ndarray, infos: Any, seen: Any
     ) -> None:
         """Add one step of every row that counts; `ended` is bool [N]."""
         counted = self.positions < len(self._samples)
@@ -191,6 +201,12 @@ class _Episodes:
         self.macs[positions] += as_numpy(infos["macs"])[counted]
         self.correct[positions] = as_numpy(infos["correct"])[counted]
         self.actions[positions, as_numpy(actions)[counted]] += 1
+        if "difficulty" in infos:
+            self.difficulty[positions] = as_numpy(infos["difficulty"])[counted]
+        if self._max_prob is not None:
+            flat = seen["flat"] if isinstance(seen, dict) else seen
+            confidence = as_numpy(flat[:, self._max_prob])[:, 0]
+            self.confidence[positions] = confidence[counted]
         self.remaining -= int((ended & counted).sum())
 
     def assign(self, ended: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Confidence intervals of means over samples that are not independent."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -29,17 +31,64 @@ def bootstrap_interval(
     References:
         Field and Welsh (2007), Bootstrapping clustered data.
     """
+    how: Any = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    low, high = bootstrap_intervals(values[None], groups, **how)[0]
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the intervals of several means over the same samples at once.
+
+    Args:
+        values: One row per quantity [k, n].
+        groups: See `bootstrap_interval`, as for the other arguments.
+        confidence: Probability that an interval is meant to hold.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper ends, float64 [k, 2].
+    """
+    means = bootstrap_means(values, groups, resamples=resamples, seed=seed)
+    tail = (1.0 - confidence) / 2.0
+    ends: np.ndarray = np.quantile(means, [tail, 1.0 - tail], axis=1).T
+    return ends
+
+
+def bootstrap_means(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the means of several quantities, each over the same resampled groups.
+
+    Args:
+        values: One row per quantity [k, n].
+        groups: See `bootstrap_interval`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling; equal seeds draw equal groups.
+
+    Returns:
+        float64 [k, resamples].
+    """
     _, members = np.unique(
-        np.arange(len(values)) if groups is None else groups, return_inverse=True
+        np.arange(values.shape[1]) if groups is None else groups, return_inverse=True
     )
     counts = np.bincount(members)
-    sums = np.bincount(members, weights=values.astype(np.float64))
-    num = len(counts)
+    sums = np.stack([np.bincount(members, weights=row) for row in values])
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
+    means = np.empty((len(values), resamples))
     for k in range(resamples):
-        drawn = rng.integers(num, size=num)
-        means[k] = sums[drawn].sum() / counts[drawn].sum()
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return float(low), float(high)
+        drawn = rng.integers(len(counts), size=len(counts))
+        times = np.bincount(drawn, minlength=len(counts))
+        means[:, k] = sums @ times / (counts @ times)
+    return means

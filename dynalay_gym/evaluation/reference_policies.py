@@ -1,22 +1,31 @@
 """Reference policies: what a learned policy has to be better than.
 
-They read the observation through `observation_layout` and the documented info keys
-only, and remember nothing; *best-fixed* and *oracle* are found by enumeration
-(`dynalay_gym.envs.oracle`).
+All but *random* walk a plan, and differ in the plan and in where they stop. They read
+the observation through `observation_layout` and the documented info keys only.
 
-Axes: N sub-environments, n samples, T decisions, A actions.
+Axes: N sub-environments, A actions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 
-from dynalay_gym.envs.oracle import best_fixed_plan, optimum
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.networks.policy import Array, Infos, PlanPolicy, Policy, as_numpy, like
+from dynalay_gym.networks.policy import Array, Infos, as_numpy, like
+
+Floats = NDArray[np.float64]
+Score = Callable[[NDArray[Any], Infos], Floats]  # observations [N, D], infos -> [N]
+
+# Score by name: the part of the observation, and whether large (1) or small is sure.
+_PARTS = {
+    "max-prob": ("max_prob", 1),
+    "entropy": ("entropy", -1),
+    "residual": ("residual", -1),
+}
 
 
 class SweepPolicy:
@@ -45,83 +54,130 @@ class SweepPolicy:
         self._choices = np.append(np.asarray(plan, np.int64), base.nop_action)
         self._last_action = base.observation_layout["last_action"]
 
+    def stops(self, observations: NDArray[Any], infos: Infos) -> NDArray[np.bool_]:
+        """Return which rows stop whatever the plan has left, bool [N]: none."""
+        return np.zeros(len(observations), dtype=bool)
+
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose actions [N]; see `Policy.act`."""
-        last = as_numpy(observations)[:, self._last_action][:, self._choices]
+        seen = as_numpy(observations)
+        last = seen[:, self._last_action][:, self._choices]
         position = last.argmax(axis=1)  # 0 where no action was taken yet
         useful = as_numpy(infos["action_mask"])[:, self._choices] != 0
         ahead = np.arange(len(self._choices)) >= position[:, None]
-        return like(self._choices[(useful & ahead).argmax(axis=1)], observations)
+        chosen = (useful & ahead).argmax(axis=1)
+        chosen[self.stops(seen, infos)] = -1
+        return like(self._choices[chosen], observations)
 
 
-class OncePolicy(SweepPolicy):
-    """Decides once, at the start: stop, or sweep the network's full plan.
-
-    Subclasses say which rows stop.
-    """
-
-    def __init__(self, envs: VectorEnv, *, name: str) -> None:
-        base: Any = envs.unwrapped
-        super().__init__(envs, base.full_plan, name=name)
-
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows stop, bool [N]; it counts for fresh episodes only."""
-        raise NotImplementedError
-
-    def act(self, observations: Array, infos: Infos) -> Array:
-        """Choose actions [N]; see `Policy.act`."""
-        fresh = as_numpy(infos["decisions"]) == 0
-        stop = fresh & self.stops(as_numpy(observations))
-        actions = as_numpy(super().act(observations, infos))
-        return like(np.where(stop, self._choices[-1], actions), observations)
-
-
-class ThresholdPolicy(OncePolicy):
-    """Stops at once where the network is confident enough, else sweeps the full plan.
+class ThresholdPolicy(SweepPolicy):
+    """Sweeps the full plan and stops as soon as a score reaches a threshold.
 
     Args:
         envs: An environment of the network.
-        feature: Name of a number in the observation's layout: `max_prob`, `entropy`.
-        sign: 1 if a large value is confident (max_prob), -1 if a small one (entropy).
-        threshold: Least confidence, sign * feature, at which to stop.
+        score: Says how much there is to be said for stopping; see `make_scores`.
+        threshold: Least score to stop at.
         name: Label of the policy in tables.
+        once: Look at the score before the first decision only.
     """
 
     def __init__(
-        self, envs: VectorEnv, feature: str, sign: int, threshold: float, *, name: str
+        self,
+        envs: VectorEnv,
+        score: Score,
+        threshold: float,
+        *,
+        name: str,
+        once: bool = False,
     ) -> None:
-        super().__init__(envs, name=name)
         base: Any = envs.unwrapped
-        self._column, self._sign = base.observation_layout[feature].start, sign
-        self.threshold = threshold
+        super().__init__(envs, base.full_plan, name=name)
+        self._score, self.threshold, self._once = score, threshold, once
 
-    def confidence(self, observations: np.ndarray) -> np.ndarray:
-        """Return sign * feature of observations [N, D], float32 [N]."""
-        values: np.ndarray = self._sign * observations[:, self._column]
-        return values
-
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows are confident enough, bool [N]."""
-        return self.confidence(observations) >= self.threshold
+    def stops(self, observations: NDArray[Any], infos: Infos) -> NDArray[np.bool_]:
+        """Return which rows reach the threshold, bool [N]."""
+        looks = (as_numpy(infos["decisions"]) == 0) | (not self._once)
+        reached: NDArray[np.bool_] = self._score(observations, infos) >= self.threshold
+        reached &= looks
+        return reached
 
 
-class RandomMixPolicy(OncePolicy):
-    """Sweeps the full plan with a fixed probability: compute without looking.
+def make_scores(envs: VectorEnv) -> dict[str, Score]:
+    """Return the scores that say where to stop, by the name of their policy.
 
     Args:
         envs: An environment of the network.
-        probability: Of sweeping, in [0, 1].
-        seed: Seed of the draws.
+
+    Returns:
+        Where the observation has them: *max-prob*, *entropy* (negated), *residual*
+        (mean over the layers, negated); always *patience* and *fixed-k*, the number of
+        decisions.
+    """
+    base: Any = envs.unwrapped
+    layout = base.observation_layout
+    scores: dict[str, Score] = {
+        name: partial(_mean_of_part, layout[part], sign)
+        for name, (part, sign) in _PARTS.items()
+        if part in layout
+    }
+    return scores | {"patience": Patience(), "fixed-k": _decisions}
+
+
+def _mean_of_part(part: slice, sign: int, seen: NDArray[Any], _: Infos) -> Floats:
+    # In double precision, a threshold between two values stays between them.
+    values: Floats = sign * seen[:, part].mean(axis=1, dtype=np.float64)
+    return values
+
+
+def _decisions(_: NDArray[Any], infos: Infos) -> Floats:
+    return as_numpy(infos["decisions"]).astype(np.float64)
+
+
+class Patience:
+    """How many decisions in a row have left the prediction as it was.
+
+    The last prediction of every row is kept and, where an episode starts, forgotten:
+    it has to be asked at every decision, once.
+
+    References:
+        Zhou et al. (2020), BERT Loses Patience: Fast and Robust Inference with Early
+        Exit.
     """
 
-    def __init__(self, envs: VectorEnv, probability: float, seed: int = 0) -> None:
-        super().__init__(envs, name="random-mix")
-        self._probability = probability
-        self._rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self._last = self._unchanged = np.zeros(0)
 
-    def stops(self, observations: np.ndarray) -> np.ndarray:
-        """Return which rows stop, bool [N], by a draw for every row."""
-        return self._rng.random(len(observations)) >= self._probability
+    def __call__(self, _: NDArray[Any], infos: Infos) -> Floats:
+        """Return the count of every row, float64 [N]."""
+        prediction, decisions = map(as_numpy, (infos["prediction"], infos["decisions"]))
+        going = decisions > 0
+        if going.any():
+            going &= prediction == self._last
+            self._unchanged = (self._unchanged + 1.0) * going
+        else:  # all rows are new, and maybe as many as never before
+            self._unchanged = np.zeros(len(prediction))
+        self._last = prediction
+        return self._unchanged
+
+
+def make_random_mix(
+    envs: VectorEnv, extra_macs: float, always_macs: float, seed: int = 0
+) -> ThresholdPolicy:
+    """Return NOP or always by a coin, mixed to the compute of another policy.
+
+    Args:
+        envs: An environment of the network.
+        extra_macs: Mean extra multiply-adds of the other policy.
+        always_macs: Mean extra multiply-adds of *always* on the same samples.
+        seed: Seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+
+    def coin(observations: NDArray[Any], _: Infos) -> Floats:
+        return rng.random(len(observations))
+
+    share = extra_macs / always_macs
+    return ThresholdPolicy(envs, coin, share, name="random-mix", once=True)
 
 
 class RandomPolicy:
@@ -143,107 +199,3 @@ class RandomPolicy:
         """Choose actions [N]; see `Policy.act`."""
         actions = self._rng.integers(self._num_actions, size=len(observations))
         return like(actions, observations)
-
-
-def make_reference_policies(
-    envs: VectorEnv, validation_envs: VectorEnv, penalty: float, seed: int = 0
-) -> list[Policy]:
-    """Return every reference policy but random-mix, which needs a result to match.
-
-    Args:
-        envs: Environment over the split that will be evaluated (the oracle's).
-        validation_envs: Environment in DISABLED mode over the split that thresholds and
-            the best fixed plan are chosen on.
-        penalty: Penalty that they are chosen for.
-        seed: Seed of the random policy.
-
-    Returns:
-        nop, always, layer-k for every action of the full plan, random, max-prob,
-        entropy, best-fixed, oracle: in this order.
-    """
-    base: Any = envs.unwrapped
-    validation_base: Any = validation_envs.unwrapped
-    nop = SweepPolicy(envs, (), name="nop")
-    always = SweepPolicy(envs, base.full_plan, name="always")
-    return [
-        nop,
-        always,
-        *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in base.full_plan),
-        RandomPolicy(base.num_actions, seed),
-        *_tuned_thresholds(validation_envs, penalty, nop, always),
-        PlanPolicy(best_fixed_plan(validation_base, penalty), name="best-fixed"),
-        PlanPolicy(optimum(base, penalty).plans, name="oracle"),
-    ]
-
-
-def make_random_mix(
-    envs: VectorEnv, extra_macs: float, always_macs: float, seed: int = 0
-) -> RandomMixPolicy:
-    """Return NOP or always, mixed to the compute of another policy.
-
-    Args:
-        envs: An environment of the network.
-        extra_macs: Mean extra multiply-adds of the other policy.
-        always_macs: Mean extra multiply-adds of *always* on the same samples.
-        seed: Seed of the draws.
-    """
-    return RandomMixPolicy(envs, extra_macs / always_macs, seed)
-
-
-def _tuned_thresholds(
-    envs: VectorEnv, penalty: float, nop: Policy, always: Policy
-) -> list[Policy]:
-    """Return max-prob and entropy, tuned for return on the environment's split."""
-    stop, go = (evaluate(envs, policy, penalty=penalty) for policy in (nop, always))
-    first = first_observations(envs, penalty)
-    policies: list[Policy] = []
-    for name, sign in (("max-prob", 1), ("entropy", -1)):
-        feature = name.replace("-", "_")
-        policy = ThresholdPolicy(envs, feature, sign, np.inf, name=name)
-        confidence = policy.confidence(first)
-        policy.threshold = best_threshold(confidence, stop.returns, go.returns)
-        policies.append(policy)
-    return policies
-
-
-def first_observations(envs: VectorEnv, penalty: float) -> np.ndarray:
-    """Return what each sample of the split shows at the start, float32 [n, D].
-
-    Args:
-        envs: Environment in any mode; it is left reset.
-        penalty: Penalty to show in the observations.
-    """
-    base: Any = envs.unwrapped
-    batches = []
-    for begin in range(0, base.num_samples, envs.num_envs):
-        rows = np.arange(begin, begin + envs.num_envs) % base.num_samples
-        observations, _ = envs.reset(options={"index": rows, "penalty": penalty})
-        batches.append(as_numpy(observations))
-    return np.concatenate(batches)[: base.num_samples]
-
-
-def best_threshold(
-    confidence: np.ndarray, stop_returns: np.ndarray, go_returns: np.ndarray
-) -> float:
-    """Return the threshold of the highest mean return: stop where confidence >= it.
-
-    Args:
-        confidence: One number per sample [n].
-        stop_returns: Return of stopping at once [n].
-        go_returns: Return of the full plan [n].
-
-    Returns:
-        Midpoint between two confidences; infinity where no sample should stop, minus
-        infinity where all should.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    ranked = confidence[order]
-    gains = np.cumsum(stop_returns[order] - go_returns[order], dtype=np.float64)
-    gains = np.concatenate([[0.0], gains])  # gains[k]: the k most confident stop
-    cuts = np.concatenate([[True], ranked[1:] < ranked[:-1], [True]])
-    best = int(np.argmax(np.where(cuts, gains, -np.inf)))
-    if best == 0:
-        return np.inf
-    if best == len(ranked):
-        return -np.inf
-    return float(ranked[best - 1] + ranked[best]) / 2.0

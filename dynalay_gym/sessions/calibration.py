@@ -131,12 +131,17 @@ def visit_states(
     """
     rows = _all_rows(session, inputs)
     pending = [(0, session.begin(inputs))]
-    seen = {0}
+    seen, known = {0}, dict[int, dict[int, StepCost]]()
+    same_cost = getattr(session, "same_cost", None)
     while pending:
         number, state = pending.pop()  # the latest first: few states are kept at once
-        costs = {}
+        costs = known[number] = {}
         for action in range(1, len(session.action_names)):
             reached = int(session.next_state[number, action])
+            same = number if same_cost is None else int(same_cost[number, action])
+            if same in known and same != number and reached in seen:
+                costs[action] = known[same][action]
+                continue
             # What leads back to the same state changes nothing.
             child = state if reached == number else state.clone()
             costs[action] = session.apply(child, rows, torch.full_like(rows, action))

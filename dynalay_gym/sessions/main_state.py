@@ -50,11 +50,16 @@ class LayerBuffer:
         return LayerState(state.y, state.u)
 
     def read_iterated(self, rows: Tensor) -> LayerState:
-        """Return the activations of iterated rows, int64 [m], to go on from."""
-        state = self.read(rows)
-        return (
-            state if self.plain is None else state._replace(u=_take(self.plain, rows))
-        )
+        """Return what the solve of iterated rows, int64 [m], goes on from.
+
+        `y` is what is iterated where there is no hidden stream; else nobody reads it.
+        """
+        assert self.plain is not None and self.injected is not None, "solved before"
+        u, x = _take(self.plain, rows), _take(self.injected, rows)
+        if self.hidden is None:
+            assert self.visible is not None
+            return LayerState(_take(self.visible, rows), u, None, x)
+        return LayerState(u, u, _take(self.hidden, rows), x)
 
     def write(self, rows: Tensor, num_rows: int, **maps: Tensor | None) -> None:
         """Overwrite rows, int64 [m], of the named parts; None leaves a part alone."""

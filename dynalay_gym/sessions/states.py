@@ -90,6 +90,8 @@ class Levels:
         share: The same as a share of all of its portions, float32 [S, L].
         is_done: Whether an action's layer has taken all of them, bool [S, A].
         pattern: Which layers are iterated, int64 [S]; bit l - 1 is layer l.
+        same_cost: State from which an action takes as much, int64 [S, A], NumPy: the
+            layers above the action's own are at level 0.
         iterations: Those that each level stands for, one tensor int64 [levels] a layer.
 
     Args:
@@ -112,6 +114,8 @@ class Levels:
         num_levels = [len(end) for end in ends]
         self.iterations = [torch.tensor([0, *end], device=where) for end in ends]
         self.next_state = layer_states(num_levels)
+        places = _places(num_levels)
+        self.same_cost = np.arange(places[-1])[:, None] % np.append(1, places[1:])
         self.reached = torch.from_numpy(self.next_state).to(where)
         self.useful = torch.from_numpy(useful_actions(self.next_state)).to(where)
         self.level = torch.from_numpy(layer_levels(num_levels)).to(where)

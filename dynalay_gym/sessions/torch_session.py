@@ -86,8 +86,8 @@ class TorchSession:
         most = self.options["max_steps"]
         each = (most,) * self.num_layers if isinstance(most, int) else most
         self.solver = SolverConfig(rtol=self.options["rtol"], max_steps=max(each))
-        self._states = Levels(each, iterations_per_action, self.device)
-        self.next_state = self._states.next_state
+        self._states = states = Levels(each, iterations_per_action, self.device)
+        self.next_state, self.same_cost = states.next_state, states.same_cost
         self._in_portions = iterations_per_action is not None
 
     @torch.no_grad()
@@ -317,8 +317,8 @@ class TorchSession:
         """Iterate a layer that was applied plainly (`starts`) or iterated before."""
         pattern = self._states.pattern[target] % 2 ** (layer - 1)
         buffer, module = state.layers[layer], self.network.main_layers[layer - 1]
-        below = state.layers[layer - 1].read(rows)
         held = buffer.read_plain(rows) if starts else buffer.read_iterated(rows)
+        below = state.layers[layer - 1].read(rows) if starts else held  # not read
         new, result = module.iterate(below, held, pattern, solver)
         injected, plain = (new.x, held.u) if starts else (None, None)
         maps = {"visible": new.y, "hidden": new.h, "injected": injected}

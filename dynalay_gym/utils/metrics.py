@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 from dynalay_gym.utils.io import plain
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 _PACKAGES = (
     "dynalay_gym",
@@ -89,6 +91,20 @@ class MetricWriter:
         """Record a matplotlib figure as an image; the figure stays open."""
         self._board.add_figure(tag, figure, step, close=False)
 
+    def image(self, tag: str, picture: "NDArray[np.uint8]", step: int) -> None:
+        """Record a picture, uint8 [H, W, 3]."""
+        self._board.add_image(tag, picture, step, dataformats="HWC")
+
+    def charts(self, title: str, tags: Sequence[str]) -> None:
+        """Put tags side by side on TensorBoard's page of custom scalars.
+
+        Args:
+            title: Heading of the charts.
+            tags: One chart each, named by the last part of the tag.
+        """
+        charts = {tag.rpartition("/")[2]: ["Multiline", [tag]] for tag in tags}
+        self._board.add_custom_scalars({title: charts})
+
     def close(self) -> None:
         """Write what is pending and close the files; a second call does nothing."""
         self._board.close()
@@ -104,6 +120,15 @@ class MetricWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def last_step(folder: str | os.PathLike[str]) -> int:
+    """Return the last step that a writer recorded in a folder; -1 if there is none."""
+    try:
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return -1
+    return max((json.loads(line)["step"] for line in lines.splitlines()), default=-1)
 
 
 def run_metadata() -> dict[str, Any]:

@@ -17,9 +17,10 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = (
-    "nop always layer-1 layer-2 layer-3 random max-prob entropy best-fixed oracle "
-    "random-mix"
+    "nop always layer-1 layer-2 layer-3 random max-prob entropy residual patience "
+    "fixed-k max-prob-once entropy-once best-fixed oracle random-mix"
 ).split()
+RETURNS = ("agent", "validation", "test")
 OFFLINE = ("--data-dir", ".", "--no-download")
 
 
@@ -63,6 +64,7 @@ def test_table_covers_every_policy_in_80_columns(trained):
     rows, end = lines[start + 1 :], len(POLICIES) + 1
     assert [line.split()[0] for line in rows[:end]] == ["policy-gradient", *POLICIES]
     assert rows[end:][1].startswith("regret of policy-gradient to the oracle: 0.")
+    assert rows[end:][2].startswith("return of policy-gradient: agent 0.")
 
 
 def test_run_folder_holds_results_agent_and_curves(trained):
@@ -70,6 +72,7 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     results = json.loads((folder / "results.json").read_text())
     assert results["options"]["seed"] == 3
     assert results["num_samples"] == 3573
+    assert set(results["returns"]) == set(RETURNS)
     rows = {row["policy"]: row for row in results["policies"]}
     assert rows["nop"]["compute"] == 1.0
     best = rows["oracle"]["return"]
@@ -77,8 +80,11 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     for row in rows.values():
         assert row["regret"] == pytest.approx(best - row["return"], abs=1e-9)
     assert (folder / "agent" / "checkpoint.json").is_file()
-    for name in POLICIES:
-        assert any((folder / "policies" / name).glob("events.*"))
+    assert results["returns"]["test"] == results["policies"][0]["return"]
+    (lines,) = (trained / "runs" / "digits" / "references").iterdir()
+    assert lines.name.startswith("penalty-0.093")
+    drawn = {run.name for run in lines.iterdir()}
+    assert drawn == {"nop", "always", "fixed-k", "max-prob"}
     tags = set()
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         tags |= set(json.loads(line))

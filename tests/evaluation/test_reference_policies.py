@@ -16,21 +16,24 @@ from helpers.problems import (
 )
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation import comparison, reference_policies
+from dynalay_gym.evaluation import comparison
+from dynalay_gym.evaluation.comparison import make_reference_policies
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.evaluation.reference_policies import (
+    Patience,
     RandomPolicy,
     SweepPolicy,
     ThresholdPolicy,
-    best_threshold,
-    first_observations,
     make_random_mix,
-    make_reference_policies,
+    make_scores,
 )
 from dynalay_gym.networks.policy import PlanPolicy
 
 PENALTY = 0.2
-NAMES = "nop always layer-1 layer-2 random max-prob entropy best-fixed oracle".split()
+NAMES = (
+    "nop always layer-1 layer-2 random max-prob entropy patience fixed-k "
+    "max-prob-once entropy-once best-fixed oracle"
+).split()
 
 
 def disabled(num_envs=7, **options):
@@ -40,8 +43,8 @@ def disabled(num_envs=7, **options):
 @pytest.fixture
 def enumerated(monkeypatch):
     """The test problem's own enumeration in place of the package's."""
-    monkeypatch.setattr(reference_policies, "optimum", need_optimum)
-    monkeypatch.setattr(reference_policies, "best_fixed_plan", need_best_fixed_plan)
+    monkeypatch.setattr(comparison, "optimum", need_optimum)
+    monkeypatch.setattr(comparison, "best_fixed_plan", need_best_fixed_plan)
 
 
 class TestSweep:
@@ -55,7 +58,9 @@ class TestSweep:
             row[columns] = np.arange(3) == action  # -1: none yet
         mask = kind(np.array(masks, dtype=np.int8))
         policy = SweepPolicy(self.envs, plan, name="sweep")
-        actions = policy.act(kind(rows), {"action_mask": mask})
+        decisions = kind(np.zeros(len(masks), dtype=np.int64))
+        infos = {"action_mask": mask, "decisions": decisions}
+        actions = policy.act(kind(rows), infos)
         assert type(actions) is type(mask)
         return actions.tolist()
 
@@ -95,41 +100,52 @@ class TestSweep:
 
 
 class TestThreshold:
-    def test_separable(self):
-        confidence = np.array([0.9, 0.2, 0.8, 0.1])
-        threshold = best_threshold(
-            confidence, np.array([1.0, 0, 1, 0]), np.full(4, 0.5)
-        )
-        assert threshold == 0.5
-
-    @pytest.mark.parametrize(("go", "expected"), [(2.0, np.inf), (-1.0, -np.inf)])
-    def test_one_side_always_better(self, go, expected):
-        threshold = best_threshold(np.arange(4.0), np.zeros(4), np.full(4, go))
-        assert threshold == expected
-
-    def test_equal_confidences_stay_together(self):
-        threshold = best_threshold(
-            np.array([0.5, 0.5, 0.1]), np.array([1.0, -3.0, 0.0]), np.full(3, 0.5)
-        )
-        assert threshold == np.inf
-
-    def test_it_is_asked_once(self):
-        """A sample that goes on does so to the end, however sure it gets."""
+    @pytest.mark.parametrize("once", [False, True])
+    def test_it_stops_where_the_score_reaches_it(self, once):
+        """The score counts decisions; once, whoever goes on does so to the end."""
         envs = disabled(3)
-        policy = ThresholdPolicy(envs, "max_prob", 1, 0.5, name="max-prob")
-        result = evaluate(envs, policy)
+        score = make_scores(envs)["fixed-k"]
+        policy = ThresholdPolicy(envs, score, 1.0, name="k", once=once)
+        taken = evaluate(envs, policy).actions
+        assert (taken == ([1, 1, 1] if once else [1, 1, 0])).all()
+
+    def test_a_sure_sample_stops_at_once(self):
+        envs = disabled(3)
+        score = make_scores(envs)["max-prob"]
+        result = evaluate(envs, ThresholdPolicy(envs, score, 0.5, name="max-prob"))
         confident = (np.arange(30) + 1) / 31 >= 0.5
         assert (result.actions[confident] == [1, 0, 0]).all()
         assert (result.actions[~confident] == [1, 1, 1]).all()
 
+    def test_scores_are_the_parts_that_the_observation_has(self):
+        envs = make_vec(2, autoreset_mode="Disabled")
+        observations, infos = envs.reset(seed=0)
+        scores = make_scores(envs)
+        found = {name: score(observations, infos) for name, score in scores.items()}
+        layout = envs.observation_layout
+        entropy = observations[:, layout["entropy"].start]
+        np.testing.assert_array_equal(found["entropy"], -entropy.astype(np.float64))
+        assert found["residual"].tolist() == [-1.0, -1.0]  # of every layer, at first
+        assert list(scores) == "max-prob entropy residual patience fixed-k".split()
+        assert (
+            list(make_scores(disabled())) == "max-prob entropy patience fixed-k".split()
+        )
 
-def test_first_observations_cover_the_split():
-    envs = disabled(7)
-    observations = first_observations(envs, 0.25)
-    column = envs.observation_layout["penalty"]
-    np.testing.assert_allclose(observations[:, column], 0.2)  # 0.25 / 1.25
-    needs = observations[:, envs.observation_layout["activations/0"]].argmax(1)
-    assert (needs == envs.needs).all()
+
+def test_patience_counts_unchanged_predictions_of_every_row():
+    patience = Patience()
+    seen = [  # decisions, predictions, count; row 1 starts anew in between
+        ([0, 0], [3, 5], [0, 0]),
+        ([1, 1], [3, 5], [1, 1]),
+        ([2, 0], [3, 5], [2, 0]),
+        ([3, 1], [4, 5], [0, 1]),
+        ([4, 2], [4, 6], [1, 0]),
+        ([0, 0], [4, 6], [0, 0]),
+        ([0, 0, 0], [1, 1, 1], [0, 0, 0]),
+    ]
+    for decisions, predictions, count in seen:
+        infos = {"decisions": np.array(decisions), "prediction": np.array(predictions)}
+        assert patience(np.zeros((len(decisions), 1)), infos).tolist() == count
 
 
 @pytest.mark.usefixtures("enumerated")
@@ -162,7 +178,7 @@ class TestAll:
             np.where(np.arange(30) >= k, returns[:, 0], returns[:, -1]).mean()
             for k in range(31)
         ]
-        for name in ("max-prob", "entropy"):
+        for name in ("max-prob-once", "entropy-once"):
             assert results[name].mean_return == pytest.approx(max(choices), abs=1e-6)
 
     def test_compare_adds_the_policy_and_a_mix_at_its_compute(self):
@@ -200,7 +216,7 @@ def test_the_package_enumerates_for_itself():
         policy.name: evaluate(envs, policy, penalty=0.25)
         for policy in make_reference_policies(envs, envs, 0.25)
     }
-    best = reference_policies.optimum(envs, 0.25).returns
+    best = comparison.optimum(envs, 0.25).returns
     np.testing.assert_allclose(results["oracle"].returns, best, atol=1e-6)
     fixed = results["best-fixed"].mean_return
     names = ("nop", "always", "layer-1", "layer-2", "layer-3")

@@ -8,12 +8,12 @@ from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv, need_optimum
 
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.evaluation.figures import plot_rows
 from dynalay_gym.evaluation.tables import (
     format_regret,
+    format_splits,
     format_table,
     make_rows,
-    write_results,
+    write_lines,
 )
 from dynalay_gym.networks.policy import PlanPolicy
 
@@ -68,20 +68,21 @@ def test_regret_is_the_paired_distance_to_the_oracle(rows):
     assert format_regret(nop).startswith("regret of nop to the oracle: 0.2667 [")
 
 
-def test_files(rows, tmp_path):
-    write_results(tmp_path, rows, 100, {"seed": 0})
-    kept = json.loads((tmp_path / "results.json").read_text())
-    assert kept["seed"] == 0
-    assert [row["policy"] for row in kept["policies"]] == [
-        row["policy"] for row in rows
-    ]
-    lines = (tmp_path / "policies" / "nop" / "metrics.jsonl").read_text()
-    steps = [json.loads(line)["step"] for line in lines.splitlines()]
-    assert steps == [0, 100]
-    assert '"eval/accuracy"' in lines
+def test_lines_are_drawn_once_and_grow_with_the_longest_training(tmp_path):
+    nop = evaluate(disabled(), PlanPolicy((), name="nop"), penalty=PENALTY)
+    for step in (100, 50, 100, 200):
+        write_lines(tmp_path, [nop], step)
+    lines = (tmp_path / "nop" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 100, 200]
+    assert json.loads(lines[0])["validation/return"] == nop.mean_return
 
 
-def test_figure_has_a_point_per_policy(rows):
-    (axes,) = plot_rows(rows, "title").axes
-    labels = [text.get_text() for text in axes.texts]
-    assert labels == ["nop", "policy-gradient", "always"]
+def test_a_point_has_the_interval_of_its_accuracy(rows):
+    low, high = rows[1]["accuracy_interval"]
+    assert rows[1]["accuracy"] == pytest.approx(2 / 3)
+    assert low <= rows[1]["accuracy"] <= high
+
+
+def test_returns_of_all_splits_side_by_side():
+    line = format_splits("ppo", {"agent": 0.5, "validation": 0.25, "test": 0.125})
+    assert line == "return of ppo: agent 0.5000, validation 0.2500, test 0.1250"

@@ -6,6 +6,7 @@ perfect: stop at once if nothing is needed, else iterate that layer and stop. La
 costs COSTS[l]; the best return is ALPHA - penalty * COSTS[needed].
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dynalay_gym.envs.oracle import Optimum
+from dynalay_gym.envs.reward import PaperReward
 
 ALPHA = 0.5
 NUM_LAYERS = 2
@@ -40,6 +42,8 @@ class NeedEnv(VectorEnv):
     plain_macs = PLAIN_MACS
     always_extra_macs = ALWAYS_MACS
     alpha = ALPHA
+    problem = SimpleNamespace(reward=PaperReward(ALPHA))
+    penalty_scale = 1.0
 
     def __init__(
         self,
@@ -110,7 +114,8 @@ class NeedEnv(VectorEnv):
     def _begin(self, rows: np.ndarray, options: dict) -> None:
         drawn = self._rng.integers(self.num_samples, size=self.num_envs)
         index = np.broadcast_to(options.get("index", drawn), self.num_envs)
-        penalty = options.get("penalty", self.penalty_range[0])
+        drawn_penalty = self.penalty_range[0] * self.penalty_scale
+        penalty = options.get("penalty", drawn_penalty)
         self.index[rows] = index[rows]
         self.penalty[rows] = np.broadcast_to(penalty, self.num_envs)[rows]
         self.last = self.last.copy()
@@ -147,6 +152,7 @@ class NeedEnv(VectorEnv):
             "penalty": self._out(self.penalty.copy()),
             "macs": self._out(self.macs.copy()),
             "correct": self._out(self._correct().astype(np.int8)),
+            "prediction": self._out(self._correct().astype(np.int64)),
             "decisions": self._out(self.decisions.copy()),
             "action_mask": self._out(self._mask().astype(np.int8)),
         }

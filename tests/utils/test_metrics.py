@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dynalay_gym.utils import metrics
-from dynalay_gym.utils.metrics import MetricWriter, run_metadata
+from dynalay_gym.utils.metrics import MetricWriter, last_step, run_metadata
 
 
 def read_events(folder: Path) -> Any:
@@ -78,6 +78,30 @@ def test_figures_are_recorded(tmp_path: Path) -> None:
         writer.figure("eval/frontier", figure, 3)
     events = read_events(tmp_path)
     assert [image.step for image in events.Images("eval/frontier")] == [3]
+
+
+def test_pictures_are_recorded_as_they_are(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    with MetricWriter(tmp_path) as writer:
+        writer.image("easiest/0", picture, 7)
+    (event,) = read_events(tmp_path).Images("easiest/0")
+    assert event.step == 7
+    assert (
+        np.asarray(Image.open(BytesIO(event.encoded_image_string))) == picture
+    ).all()
+
+
+def test_the_last_step_of_a_folder(tmp_path: Path) -> None:
+    assert last_step(tmp_path) == -1
+    with MetricWriter(tmp_path) as writer:
+        assert last_step(tmp_path) == -1
+        writer.scalar("a", 1.0, 20)
+        writer.scalar("b", 1.0, 10)
+    assert last_step(tmp_path) == 20
 
 
 # --- facts ----------------------------------------------------------------------------
