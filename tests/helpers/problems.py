@@ -43,6 +43,7 @@ class NeedEnv(VectorEnv):
     always_extra_macs = ALWAYS_MACS
     alpha = ALPHA
     problem = SimpleNamespace(reward=PaperReward(ALPHA))
+    problem.session = SimpleNamespace(next_state=np.zeros((4, 3), dtype=np.int64))
 
     def __init__(
         self,
