@@ -64,3 +64,31 @@ class AgentConfig:
     def check_shares(self, names: str) -> None:
         """Raise ConfigError if one of the fields, "a b ...", is outside [0, 1]."""
         check_range(self, names, lambda x: 0 <= x <= 1, "lie in [0, 1]", self.algo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(AgentConfig):
+    """What agents that learn a policy by sampling from it have in common.
+
+    Both options are against a collapse to stopping at once; see `agents.deep_start`.
+    """
+
+    initial_stop_probability: float | None = None
+    """Probability of stopping at the start of the training. None: the network's own,
+    as probable as every other action."""
+    penalty_warm_up: float = 0.0
+    """Share of the training over which the penalty rises from 0 to its value."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the flag."""
+        super().__post_init__()
+        self.check_shares("penalty_warm_up")
+        if self.initial_stop_probability is not None:
+            rule = "lie between 0 and 1"
+            check_range(
+                self,
+                "initial_stop_probability",
+                lambda x: 0 < x < 1,
+                rule,
+                self.algo,
+            )

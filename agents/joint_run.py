@@ -20,15 +20,17 @@ from agents.environments import build_environments, env_arguments
 from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_config, save_agent
-from dynalay_gym.cotraining import warm_up
+from dynalay_gym.cotraining import main_training
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.main_training import OnStep
 from dynalay_gym.cotraining.trainer import CoTrainer
-from dynalay_gym.cotraining.warm_up import OnStep
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.config import SHIPPED, EnvConfig
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.io import make_run_dir, plain, write_json
 from dynalay_gym.utils.metrics import MetricWriter
@@ -46,7 +48,7 @@ class JointRun:
         folder: The run's folder.
         envs: The same problem over all splits; ``train`` is the co-training one.
         agent: The agent.
-        trainer: The main network's side; None in a frozen run.
+        trainer: The main network's side; it has no turns in a frozen run.
         start: Decisions of the agent's warm-up.
         total: All decisions of the run.
         taken: Decisions so far.
@@ -70,18 +72,16 @@ class JointRun:
         first = replace(options, checkpoint=self.folder / "warm-up" / "main")
         envs = build_environments(first, config)
         base: Any = envs.train.unwrapped
-        self.trainer: CoTrainer | None = None
-        if options.co_train:
-            self.trainer = CoTrainer(
-                base.problem,
-                self.splits["main"],
-                options.co,
-                seed=options.seed,
-                augmented=not dataset_spec(options.dataset).embedded,
-            )
+        self.trainer = CoTrainer(
+            base.problem,
+            self.splits["main"],
+            options.co,
+            seed=options.seed,
+            augmented=not dataset_spec(options.dataset).embedded,
+        )
         self.train_envs = CoTrainingEnv(
             envs.train,
-            self.trainer,
+            self.trainer if options.co_train else None,
             every=options.co.every or config.steps_per_turn,
             start=self.start,
             total=self.total,
@@ -133,7 +133,7 @@ class JointRun:
         """Give agent and environments the weights of the best pair, and measure it.
 
         Returns:
-            What `warm_up.remeasure` says of its network. Cost unit and penalty of
+            What `main_training.remeasure` says of its network. Cost unit and penalty of
             `envs` stay those of the run.
         """
         self._load_agent("best/agent")
@@ -142,13 +142,12 @@ class JointRun:
             base: Any = envs.unwrapped
             base.load_weights(load_tensors(folder)[0])
         about = _about(self.options, self.best_step)
-        return warm_up.remeasure(folder, self.splits, about)
+        return main_training.remeasure(folder, self.splits, about)
 
     def _validate(self, writer: MetricWriter | None) -> str:
         """Evaluate on the validation split; keep the pair if it is the best so far."""
         envs: Any = self.envs.validation
-        if self.trainer is not None:
-            envs.unwrapped.load_weights(self.trainer.weights())
+        envs.unwrapped.load_weights(self.trainer.weights())
         result = evaluate(envs, self.agent.policy, penalty=self.envs.penalty)
         if result.mean_return > self.best:
             self.best, self.best_step = result.mean_return, self.taken
@@ -156,7 +155,8 @@ class JointRun:
             self._save_best_network()
         if writer is not None:
             session, split = envs.unwrapped.problem.session, self.splits["validation"]
-            metrics = warm_up.accuracy_metrics(session, split)
+            accuracies = state_accuracies(session, split).items()
+            metrics = {f"main/accuracy/{name}": value for name, value in accuracies}
             writer.scalars(metrics | result.scalars("validation"), self.taken)
         return f"validation return {result.mean_return:.3f}"
 
@@ -169,12 +169,10 @@ class JointRun:
 
     def _save_best_network(self) -> None:
         """Write the network with the calibration of the run's start."""
-        weights, meta = load_tensors(self.folder / "warm-up" / "main")
-        if self.trainer is not None:
-            weights = self.trainer.weights()
+        _, meta = load_tensors(self.folder / "warm-up" / "main")
         kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
         kept |= _about(self.options, self.taken)
-        save_tensors(self.folder / "best" / "main", weights, kept)
+        save_tensors(self.folder / "best" / "main", self.trainer.weights(), kept)
 
     def _save(self) -> None:
         """Write all that a resumed run starts from, as one checkpoint."""
@@ -182,7 +180,7 @@ class JointRun:
         parts = {
             "rows": train.get_state() if train.is_seeded else {},  # exact steps none
             "agent": self.agent.training_state(),
-            "main": {} if self.trainer is None else self.trainer.training_state(),
+            "main": self.trainer.training_state(),
         }
         tensors = {f"{p}/{k}": v for p, part in parts.items() for k, v in part.items()}
         assert self.taken == self.train_envs.decisions, "both count all rows' steps"
@@ -193,8 +191,7 @@ class JointRun:
         """Continue from what `_save` wrote."""
         device = self.splits["main"].labels.device
         tensors, meta = load_tensors(self.folder / "resume", device)
-        if self.trainer is not None:
-            self.trainer.load_training_state(strip_prefix("main/", tensors))
+        self.trainer.load_training_state(strip_prefix("main/", tensors))
         for name in _PROGRESS:
             setattr(self, name, meta[name])
         self.train_envs.resume(self.taken)
@@ -243,11 +240,10 @@ def _prepare(
     if options.resume is not None:
         _check_same(options.resume, settings)
     files = {"data_dir": options.data_dir, "download": options.download}
-    splits = warm_up.load_splits(options.dataset, options.device, **files)
+    splits = main_training.load_splits(options.dataset, options.device, **files)
     folder = options.resume
     if folder is None:
-        if options.co_train:
-            options.co.check_batch(len(splits["main"]))
+        options.co.check_batch(len(splits["main"]))
         network, agent = _check_start(options, config)
         kind = "co" if options.co_train else "frozen"
         folder = make_run_dir(options.log_dir, options.dataset, f"{kind}-{config.algo}")
@@ -257,14 +253,9 @@ def _prepare(
         start = options.co.agent_steps if agent is None else 0
         write_json(folder / "config.json", {"options": settings, "start": start})
     if not (folder / "warm-up" / "main" / "checkpoint.json").is_file():
-        warm_up.train_network(
-            folder / "warm-up",
-            options.dataset,
-            splits,
-            options.co,
-            seed=options.seed,
-            on_step=on_step,
-        )
+        target = folder / "warm-up"
+        how: Any = {"seed": options.seed, "on_step": on_step}
+        main_training.train_network(target, options.dataset, splits, options.co, **how)
     return folder, splits
 
 
@@ -300,11 +291,10 @@ def _check_start(
     run = options.warm_up_from
     if run is None:
         if options.co.main_epochs is not None:
-            arguments = env_arguments(options)
-            warm_up.check_environment(dataset=options.dataset, **arguments)
+            EnvConfig(dataset=options.dataset, **env_arguments(options))
             return None, None
         build_environments(options, config)  # whatever does not fit shows here
-        return warm_up.network_folder(options.dataset, options.checkpoint), None
+        return options.checkpoint or SHIPPED / options.dataset, None
     theirs = read_settings(run)["options"]["dataset"]
     if theirs != options.dataset:
         raise ConfigError(

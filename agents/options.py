@@ -33,11 +33,14 @@ class Options:
         arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
     ] = None
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10 or cifar100."""
+    """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     penalty: str | None = None
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is
     stored with the main network."""
+    penalty_unit: float | None = None
+    """Penalty that observations show as 1/2. For a range, one in its middle lets an
+    agent tell its penalties apart; give the same one with --load. Default: 1."""
     total_timesteps: int | None = None
     """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
     num_envs: int = 64
@@ -62,6 +65,8 @@ class Options:
     """Relative tolerance of the fixed-point solver. Default: the main network's."""
     max_steps: int | None = None
     """Most iterations of a solve. Default: the main network's."""
+    iterations_per_action: int | None = None
+    """Iterations that an action adds to its layer's solve. Default: all at once."""
     alpha: float = 0.5
     """Weight of a right answer in the reward."""
     reward: str = "paper"
@@ -70,6 +75,9 @@ class Options:
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""
+    keep_best: bool = False
+    """Keep the weights with the best validation return of the training, not the last
+    ones: early stopping, for agents that learn their inputs by heart."""
     co_train: bool = False
     """Train the main network too, between the agent's rollouts."""
     freeze_main: bool = False
@@ -124,6 +132,9 @@ class Options:
             "--load holds no optimiser; use --warm-up-from instead": self.load,
             "--total-timesteps must be above 0 in a co-training": (
                 self.total_timesteps == 0
+            ),
+            "a co-training always keeps its best pair; leave --keep-best out": (
+                self.keep_best
             ),
             "--resume has its warm-up; leave --warm-up-from out": (
                 self.resume and self.warm_up_from

@@ -192,7 +192,7 @@ def run_arm(options: Options, penalty: float) -> dict[str, Any]:
         "compute": found.compute,
         "validation": run.best,
         "best_step": run.best_step,
-        "main_steps": 0 if run.trainer is None else run.trainer.steps,
+        "main_steps": run.trainer.steps,
         "macs": count.total,
         "cpu_seconds": seconds,
         "states": state_accuracies(base.problem.session, load_split("digits", "test")),
@@ -205,13 +205,11 @@ class Counter:
     Counting a step takes many times as long as the step.
 
     Args:
-        trainer: The trainer, watched from now on; None for a frozen network.
+        trainer: The trainer, watched from now on.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.counted = self.counts = self.steps = self.visited = 0
-        if trainer is None:
-            return
         self._step, trainer._step = trainer._step, self.step
         self._batches, trainer._batches = trainer._batches, self.batches
 

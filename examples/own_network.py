@@ -55,7 +55,7 @@ class TokenSession:
         self.plain_macs = self.net.head.weight.numel()
         self.device = self.weight.device
         # FiniteStates: the portions taken are all that a row's state depends on.
-        self.next_state = layer_states(num_layers=1, num_levels=PORTIONS)
+        self.next_state = layer_states((PORTIONS,))
 
     def begin(self, inputs: torch.Tensor) -> TokenState:
         """Embed token ids, int64 [n, T], and apply the layer once, from zero."""

@@ -13,33 +13,23 @@ Axes: m inputs of a minibatch, K nodes, A actions.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent, diverged
+from agents.base import NetAgent, diverged, sizes
 from agents.exact.config import ExactConfig
 from agents.exact.values import action_values, advantage_loss, soft_policy, visits
 from dynalay_gym.envs.oracle import decision_tree
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.policy import Infos
 from dynalay_gym.utils.schedules import geometric
 
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
-
-
-@runtime_checkable
-class Phased(Protocol):
-    """An environment whose table may change between two passes over its inputs."""
-
-    def advance(self, decisions: int) -> bool:
-        """Count what was learned from; return whether the table is another now.
-
-        Args:
-            decisions: Nodes learned from since the last call.
-        """
+MEMORY_LIMIT = 4 * 2**30  # bytes that one update may take
 
 
 class ExactAgent(NetAgent):
@@ -49,13 +39,15 @@ class ExactAgent(NetAgent):
     are softmax(values / SCALE) up to what the network can express.
 
     Args:
-        envs: Environment with `transitions="table"`; it is read, not stepped. If it is
-            `Phased`, every pass is counted there, and a changed table is read again.
+        envs: Environment with `transitions="table"`; it is read, not stepped. If it
+            has `advance` (`CoTrainingEnv`), every pass is counted there, and a changed
+            table is read again.
         config: Hyper-parameters.
         seed: Seeds the weights, the order of inputs and the penalties drawn.
 
     Raises:
-        ConfigError: The environment has no transition table.
+        ConfigError: The environment has no transition table, or an update would take
+            more memory than `MEMORY_LIMIT`.
     """
 
     config: ExactConfig
@@ -63,6 +55,7 @@ class ExactAgent(NetAgent):
     def __init__(self, envs: VectorEnv, config: ExactConfig, *, seed: int = 0) -> None:
         self._envs = envs
         self._read_table()
+        check_memory(self.tree.nodes.num_nodes, sizes(envs), config)
         super().__init__(envs, config, seed)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -103,7 +96,7 @@ class ExactAgent(NetAgent):
         }
         if not math.isfinite(metrics["train/value_loss"]):
             raise diverged(config)
-        if isinstance(self._envs, Phased) and self._envs.advance(self.taken - first):
+        if hasattr(self._envs, "advance") and self._envs.advance(self.taken - first):
             self._read_table()
         rate = float(scheduler.get_last_lr()[0])
         return metrics | {"train/learning_rate": rate, "train/temperature": temperature}
@@ -118,15 +111,17 @@ class ExactAgent(NetAgent):
         Returns:
             The loss, and return and length of the soft policy's episodes, by tag.
         """
-        nodes, penalty = self.tree.nodes, self._draw_penalties(len(samples))
+        drawn = torch.rand(len(samples), generator=self.generator)
+        nodes, penalty = self.tree.nodes, self.tree.penalties(drawn)
         observations = self.tree.observations(samples, penalty)
         rewards = self.tree.rewards(samples, penalty)
         log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
         scores = SCALE * log_probs
-        policy = soft_policy(scores.detach(), nodes.allowed, temperature)
+        allowed = self.tree.allowed(samples)
+        policy = soft_policy(scores.detach(), allowed, temperature)
         values = action_values(rewards, nodes.children, nodes.levels, policy)
         reached = visits(policy, nodes.children, nodes.levels)
-        loss = advantage_loss(scores, values, nodes.allowed, reached)
+        loss = advantage_loss(scores, values, allowed, reached)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -136,8 +131,29 @@ class ExactAgent(NetAgent):
             "rollout/ep_len_mean": reached.sum(-1).mean(),
         }
 
-    def _draw_penalties(self, num: int) -> Tensor:
-        """Return one penalty per input [num], from the environment's range."""
-        low, high = self.tree.penalty_range
-        drawn = torch.rand(num, generator=self.generator)
-        return low + (high - low) * drawn
+
+def update_bytes(num_nodes: int, shape: tuple[int, int], config: ExactConfig) -> int:
+    """Return the memory that one update takes, in bytes.
+
+    Per node of an input, in float32: its observation twice (as it is and centred); what
+    the layers put out, with its gradient; and eight more numbers for every action.
+
+    Args:
+        num_nodes: Nodes K.
+        shape: Features of an observation, and actions.
+        config: Batch size and widths of the network.
+    """
+    num_features, num_actions = shape
+    numbers = 2 * num_features + 4 * sum(config.hidden) + 8 * num_actions
+    return 4 * config.batch_size * num_nodes * numbers
+
+
+def check_memory(num_nodes: int, shape: tuple[int, int], config: ExactConfig) -> None:
+    """Raise ConfigError if an update would take more than `MEMORY_LIMIT`."""
+    needed = update_bytes(num_nodes, shape, config)
+    if needed > MEMORY_LIMIT:
+        raise ConfigError(
+            f"an update of exact learning takes {needed / 2**30:.1f} GiB ({num_nodes} "
+            f"nodes of {config.batch_size} inputs), at most {MEMORY_LIMIT / 2**30:.0f} "
+            "are allowed; lower --exact.batch-size, or max_decisions"
+        )

@@ -53,7 +53,7 @@ def soft_policy(scores: Tensor, allowed: Tensor, temperature: float) -> Tensor:
 
     Args:
         scores: Float [m, K, A].
-        allowed: Bool [K, A].
+        allowed: Bool [K, A], or [m, K, A].
         temperature: Above 0; towards 0 the best action takes all.
     """
     return (scores / temperature).masked_fill(~allowed, -torch.inf).softmax(-1)
@@ -70,7 +70,7 @@ def advantage_loss(
         scores: Float [m, K, A].
         values: What they should be up to a constant per node, [m, K, A]; no gradient
             passes.
-        allowed: Bool [K, A].
+        allowed: Bool [K, A], or [m, K, A].
         weights: Weight of every node, float [m, K].
     """
     errors = (scores - values.detach()) * allowed

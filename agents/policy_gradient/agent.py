@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from agents.base import NetAgent, diverged
+from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.policy_gradient.losses import entropy, policy_gradient_loss, value_loss
 from agents.policy_gradient.returns import discounted_returns, generalized_advantages
@@ -69,11 +70,16 @@ class PolicyGradientAgent(NetAgent):
             )
         self.envs, self.baseline_envs = envs, baseline_envs
         self._state: RolloutState | None = None
+        self._warm_up = PenaltyWarmUp(envs, config.penalty_warm_up)
         super().__init__(envs, config, seed)
+        if config.initial_stop_probability is not None:
+            bias = self.net.policy_head.head.bias
+            set_stop_probability(bias, config.initial_stop_probability)
 
     def begin(self) -> torch.device:
         """Reset the environment if no training has done so; return its device."""
         if self._state is None:
+            self._warm_up.set(0.0)
             self._state = RolloutState.of(*self.envs.reset(seed=self._seed))
         return self._state.observations.device
 
@@ -81,6 +87,7 @@ class PolicyGradientAgent(NetAgent):
         """Collect one rollout and take one optimiser step on it."""
         assert self._state is not None, "begin comes before"
         config, share = self.config, self.taken / total_timesteps
+        self._warm_up.set(share)
         policy = SamplingPolicy(self.net, self.generator)
         policy.epsilon = linear(config.epsilon_start, config.epsilon_end, share)
         entropy_coef = geometric(config.entropy_start, config.entropy_end, share)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agents.config import AgentConfig
+from agents.config import PolicyConfig
 from dynalay_gym.utils.flags import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig(AgentConfig):
+class PolicyGradientConfig(PolicyConfig):
     """Options of the policy gradient (the paper's agent)."""
 
     algo: ClassVar[str] = "policy-gradient"

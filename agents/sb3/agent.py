@@ -21,6 +21,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 from agents.base import Progress, diverged, sizes
+from agents.config import PolicyConfig
+from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.sb3.config import SB3Config
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
@@ -48,6 +50,14 @@ class SB3Agent:
         self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
         self.policy = GreedyNetPolicy(scoring_net(self.model), name=config.algo)
         self._loaded: Mapping[str, Tensor] | None = None
+        share = 0.0
+        if isinstance(config, PolicyConfig):  # DQN has no probabilities to start from
+            share = config.penalty_warm_up
+            if config.initial_stop_probability is not None:
+                policy: Any = self.model.policy
+                bias = policy.action_net.bias
+                set_stop_probability(bias, config.initial_stop_probability)
+        self._warm_up = PenaltyWarmUp(envs, share)
 
     @property
     def module(self) -> nn.Module:
@@ -67,13 +77,15 @@ class SB3Agent:
         if total_timesteps == 0:
             return
         loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            self._warm_up.set(0.0)  # SB3 resets before its callback is asked
         if loaded is not None:
             total_timesteps -= self.model.num_timesteps
             _set_random_states(loaded)
         try:
             self.model.learn(
                 total_timesteps,
-                callback=_Report(self.config, on_progress),
+                callback=_Report(self.config, self._warm_up, on_progress),
                 log_interval=self.config.log_interval,
                 reset_num_timesteps=loaded is None,
             )
@@ -131,9 +143,9 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
     Raises:
         ConfigError: Stable-Baselines3 refuses the options.
     """
-    ours = {field.name for field in fields(SB3Config)}
+    ours = {each.name for kind in (SB3Config, PolicyConfig) for each in fields(kind)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
-    options |= {"policy_kwargs": {"net_arch": config.net_arch}, "seed": seed}
+    options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)
     try:
         model: BaseAlgorithm = make(
@@ -168,11 +180,19 @@ class _MetricBridge(KVWriter):
 
 
 class _Report(BaseCallback):
-    """Reports the timesteps, and stops SB3 where its weights are no longer finite."""
+    """Reports the timesteps, and stops SB3 where its weights are no longer finite.
 
-    def __init__(self, config: SB3Config, on_progress: Progress | None) -> None:
+    It sets the penalty of the next rollout's episodes, too.
+    """
+
+    def __init__(
+        self,
+        config: SB3Config,
+        warm_up: PenaltyWarmUp,
+        on_progress: Progress | None,
+    ) -> None:
         super().__init__()
-        self._config = config
+        self._config, self._warm_up = config, warm_up
         self._on_progress = on_progress
 
     def _on_step(self) -> bool:
@@ -182,6 +202,7 @@ class _Report(BaseCallback):
         weights = self.model.policy.parameters()
         if not all(weight.isfinite().all() for weight in weights):
             raise diverged(self._config)
+        self._warm_up.set(self.num_timesteps / self.locals["total_timesteps"])
         if self.num_timesteps > 0:  # the last rollout has been learned from
             self._report()
 
@@ -196,17 +217,16 @@ class _Report(BaseCallback):
 def _random_states() -> dict[str, Tensor]:
     """Return the states of the global generators that SB3 draws from, as tensors."""
     state: Any = np.random.get_state()  # noqa: NPY002 - it draws from it
-    _, key, *rest = state  # rest: position in key, whether a normal is kept, which one
+    numbers = [*state[1].tolist(), state[2]]  # key, and the position in it
     return {
         "random/torch": torch.get_rng_state(),
-        "random/numpy": torch.from_numpy(key.astype(np.int64)),
-        "random/numpy-rest": torch.tensor(rest, dtype=torch.float64),
+        "random/numpy": torch.tensor(numbers),
     }
 
 
 def _set_random_states(tensors: Mapping[str, Tensor]) -> None:
     """Put the global generators where `_random_states` found them."""
     torch.set_rng_state(tensors["random/torch"].cpu())
-    pos, has_gauss, gauss = tensors["random/numpy-rest"].tolist()
-    key = tensors["random/numpy"].cpu().numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, int(pos), int(has_gauss), gauss))  # noqa: NPY002
+    *key, position = tensors["random/numpy"].tolist()
+    state = "MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0
+    np.random.set_state(state)  # noqa: NPY002

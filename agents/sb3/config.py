@@ -1,16 +1,17 @@
 """Hyper-parameters of Stable-Baselines3's algorithms; imports neither it nor torch."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from agents.config import AgentConfig
+from agents.config import AgentConfig, PolicyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Config(AgentConfig):
     """What the agent of Stable-Baselines3 has to know of an algorithm.
 
-    A field whose name is not in this class is an argument of the algorithm's class.
+    A field that neither this class nor `PolicyConfig` has is an argument of the
+    algorithm's class.
 
     Attributes:
         sb3_class: Class of ``stable_baselines3``.
@@ -21,15 +22,9 @@ class SB3Config(AgentConfig):
     sb3_class: ClassVar[str]
     log_interval: ClassVar[int]
 
-    @property
-    def net_arch(self) -> Any:
-        """Widths of policy and value network, as Stable-Baselines3 takes them."""
-        hidden = list(self.hidden)
-        return {"pi": hidden, "vf": hidden}
-
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig(SB3Config):
+class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
     learning_rate: float = 1e-3
@@ -131,11 +126,6 @@ class DQNConfig(SB3Config):
         self.check_positive("learning_rate buffer_size batch_size gradient_steps")
         self.check_positive("train_freq target_update_interval")
         self.check_shares("exploration_fraction exploration_final_eps")
-
-    @property
-    def net_arch(self) -> Any:
-        """Widths of the Q network."""
-        return list(self.hidden)
 
     @property
     def steps_per_turn(self) -> int:

@@ -71,12 +71,16 @@ class CoTrainer:
                 "co-training needs the gradients of a MainNetwork, which "
                 f"{type(session).__name__} does not run; train its network by itself"
             )
+        if session.options["iterations_per_action"] is not None:
+            raise ConfigError(
+                "co-training iterates every layer to its fixed point; leave "
+                "iterations_per_action out"
+            )
         config.check_batch(len(split))
         self.network = copy.deepcopy(network).requires_grad_(True)
-        rtol, max_steps = session.solver.rtol, session.solver.max_steps
         self.problem = replace(
             problem,
-            session=fastest_session(network, rtol, max_steps),
+            session=fastest_session(network, **session.options),
             inputs=split.inputs,
             labels=split.labels,
             split=split.name,
@@ -222,7 +226,7 @@ class CoTrainer:
             )
         parameters = self.network.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        with selective.hold_unused(selective.pattern_parameters(self.network)):
+        with selective.hold_unused(self.network):
             self._optimizer.step()
         self.steps += 1
         return torch.stack([loss.detach(), keep_loss.detach(), norm.detach()])

@@ -8,6 +8,7 @@ could learn nothing on them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dynalay_gym.errors import ConfigError
 
@@ -24,9 +25,13 @@ class DatasetSpec:
         in_shape: Shape of one image, (C, H, W).
         num_classes: Number of labels.
         preset: Main network that is used unless another is asked for.
+        network: Data set whose shipped network is used; its own if None.
+        iterations_per_action: Portion in which the environment's actions iterate; None
+            for whole solves.
         embedded: Ships with the installation; nothing is downloaded.
-        cut: Originals per split that are cut from one pool of labelled images. A
-            split that is not named here is the official test set.
+        cut: Originals per split that are cut from one pool of labelled images, or
+            generated. A split that is not named here is the official test set.
+        hidden_share: Share of hopeless mazes; None if the samples are no mazes.
         pixel_max: Raw value of a fully lit pixel.
         mean: Mean per channel after division by `pixel_max`.
         std: Standard deviation per channel after division by `pixel_max`.
@@ -37,13 +42,28 @@ class DatasetSpec:
     in_shape: tuple[int, int, int]
     num_classes: int
     preset: str
+    network: str | None = None
+    iterations_per_action: int | None = None
     embedded: bool = False
     cut: Mapping[str, int]
+    hidden_share: float | None = None
     pixel_max: float = 255.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
+_MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
+    "in_shape": (3, 19, 19),
+    "num_classes": 4,
+    "preset": "maze",
+    "network": "maze",
+    "iterations_per_action": 4,
+    "embedded": True,
+    "cut": {"main": 20_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
+    "pixel_max": 1.0,
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+}
 _SPECS = (
     DatasetSpec(
         name="digits",
@@ -86,6 +106,13 @@ _SPECS = (
         cut={"main": 40_000, "agent": 8_000, "validation": 2_000},
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
+    ),
+    DatasetSpec(name="maze", env_id="DynaLay/Maze-v0", hidden_share=0.0, **_MAZE),
+    DatasetSpec(
+        name="maze-hopeless",
+        env_id="DynaLay/MazeHopeless-v0",
+        hidden_share=0.3,
+        **_MAZE,
     ),
 )
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}

@@ -35,6 +35,8 @@ class Split:
             one of its own. Samples of one group (the nine shifts of a digit) are not
             independent: resample groups, not samples, for an interval.
         name: One of `SPLITS`, or any name for samples of your own.
+        difficulty: How hard each sample is, in a unit of the data set's own (the length
+            of the path through a maze), int64 [N]; None if nobody knows.
 
     Raises:
         DataError: The parts do not fit each other.
@@ -44,6 +46,7 @@ class Split:
     labels: Tensor
     groups: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
     name: str = "own"
+    difficulty: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Number the groups if there are none, and check what the parts must share."""
@@ -53,7 +56,10 @@ class Split:
         num = len(self.inputs) if self.inputs.dim() > 0 else 0
         if num == 0:
             raise DataError(f"split {self.name!r} is empty; give at least one sample")
-        for name, ids in (("labels", self.labels), ("groups", self.groups)):
+        parts = {"labels": self.labels, "groups": self.groups}
+        if self.difficulty is not None:
+            parts["difficulty"] = self.difficulty
+        for name, ids in parts.items():
             if ids.dtype != torch.int64 or ids.shape != (num,):
                 raise DataError(
                     f"split {self.name!r}: {name} must be int64 of shape ({num},), one "
@@ -76,6 +82,7 @@ class Split:
             inputs=self.inputs.to(device),
             labels=self.labels.to(device),
             groups=self.groups.to(device),
+            difficulty=None if self.difficulty is None else self.difficulty.to(device),
         )
 
 
@@ -108,6 +115,8 @@ def load_split(
     spec = dataset_spec(dataset)
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    if spec.hidden_share is not None:
+        return _mazes(spec, split).to(device)
     if spec.embedded:
         pixels, labels, groups = _shifted_digits(spec, split)
     else:
@@ -158,6 +167,19 @@ def augment(
     padded = torch.nn.functional.pad(images, (shift, shift, shift, shift))
     moved = padded[samples, :, rows[:, :, None], columns[:, None, :]]
     return moved.movedim(-1, 1).contiguous()
+
+
+def _mazes(spec: DatasetSpec, split: str) -> Split:
+    """Generate the mazes of one split; its seed is its place among the splits."""
+    from dynalay_gym.data.maze import make_maze_split  # it imports this module
+
+    return make_maze_split(
+        spec.cut[split],
+        spec.in_shape[1],
+        SPLITS.index(split),
+        hidden_share=spec.hidden_share or 0.0,
+        name=split,
+    )
 
 
 def _shifted_digits(

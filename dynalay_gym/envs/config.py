@@ -15,8 +15,9 @@ from dynalay_gym.errors import CheckpointError, ConfigError, DataError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
+from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
 
@@ -38,13 +39,17 @@ class EnvConfig:
         data_dir: Folder of the data files; see `load_split`.
         download: Whether missing data may be downloaded.
         penalty: Weight beta of compute, at least 0: a number, a range ``"low:high"``
-            of which each episode draws one, or None for the network's break-even.
+            of which each episode draws one, evenly in the logarithm, or None for the
+            network's break-even.
+        penalty_unit: Penalty that observations show as 1/2, above 0.
         alpha: Weight of a right answer, at least 0.
         reward: Name of the reward.
-        max_decisions: Most decisions of an episode, at least 1; as many as there are
-            actions if None.
+        max_decisions: Most decisions of an episode, at least 1; as many as *always*
+            takes, and one to stop, if None.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations that an action adds to its layer's solve, at
+            least 1; None iterates to the fixed point.
         observation: ``flat``, or ``dict`` to add the raw activations.
         transitions: ``live`` runs the network, ``table`` looks its states up.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -56,11 +61,13 @@ class EnvConfig:
     data_dir: str | Path | None = None
     download: bool = True
     penalty: float | str | None = None
+    penalty_unit: float = 1.0
     alpha: float = 0.5
     reward: str = "paper"
     max_decisions: int | None = None
     rtol: float | None = None
     max_steps: int | None = None
+    iterations_per_action: int | None = None
     observation: str = "flat"
     transitions: str = "live"
     device: str = "auto"
@@ -91,6 +98,8 @@ class EnvConfig:
             )
         if self.max_decisions is not None and self.max_decisions < 1:
             raise ConfigError("max_decisions must be at least 1")
+        if not 0 < self.penalty_unit < float("inf"):
+            raise ConfigError("penalty_unit must be finite and above 0")
         if self.penalty is not None:
             parse_penalty(self.penalty)
 
@@ -163,12 +172,14 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         inputs=split.inputs.contiguous(),
         labels=split.labels,
         reward=make_reward(config.reward, config.alpha),
-        max_decisions=config.max_decisions or len(session.action_names),
+        max_decisions=config.max_decisions or default_decisions(session),
         penalty_range=parse_penalty(penalty),
         cost_unit=calibration.always_extra_macs,
         alpha=config.alpha,
         split=split.name,
         table=table,
+        difficulty=split.difficulty,
+        penalty_unit=config.penalty_unit,
     )
     if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
         raise ConfigError(
@@ -182,8 +193,7 @@ def _calibration(
     config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
 ) -> Calibration:
     """Return the stored calibration, or measure it on the agent split."""
-    solver = getattr(session, "solver", None)
-    stored = None if solver is None else find_calibration(meta, solver)
+    stored = find_calibration(meta, getattr(session, "options", {}))
     if stored is not None:
         return stored
     is_agent = isinstance(config.split, Split) or config.split == "agent"
@@ -194,11 +204,13 @@ def _calibration(
 def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
     """Return the network and the JSON stored beside it."""
     given = config.checkpoint
+    options = config.rtol, config.max_steps, config.iterations_per_action
     if isinstance(given, MainNetwork):
         meta: dict[str, Any] = {}
         network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
-        folder = SHIPPED / config.dataset if given is None else Path(given)
+        shipped = dataset_spec(config.dataset).network or config.dataset
+        folder = SHIPPED / shipped if given is None else Path(given)
         if given is None and not folder.is_dir():
             raise CheckpointError(
                 f"no network for {config.dataset} ships with the package; train one "
@@ -207,17 +219,13 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
             )
         network, meta = load_network(folder, resolve_device(config.device))
     else:
-        if config.rtol is not None or config.max_steps is not None:
-            raise ConfigError(
-                "a session has its own solver settings; leave rtol and max_steps out"
-            )
-        return given, {}
+        return as_session(given, *options), {}
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise CheckpointError(
             "the network has NaN or infinite weights (its training diverged); "
             "give an earlier checkpoint, or train it again at a lower learning rate"
         )
-    return fastest_session(network, config.rtol, config.max_steps), meta
+    return as_session(network, *options), meta
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:
@@ -262,9 +270,13 @@ class EnvProperties:
 
     Attributes:
         nop_action: The action that stops and answers.
+        penalty_scale: Factor of the penalties that episodes draw, at least 0. Set it to
+            change the episodes that begin from then on (a warm-up); they show the
+            product. A penalty in reset's options is taken as it is.
     """
 
     nop_action = 0
+    penalty_scale = 1.0
 
     @property
     def problem(self) -> DecisionProblem:

@@ -22,87 +22,20 @@ _AHEAD = 16  # episodes that are hashed at once: few long calls beat many short 
 _SAMPLE, _PENALTY = (np.uint64(salt * int(_GOLDEN) % 2**64) for salt in (1, 2))
 
 
-class EpisodeStream:
-    """Endless stream of (sample, penalty) for each of n rows.
+def penalty_at(penalty_range: tuple[float, float], shares: Any) -> Any:
+    """Return the penalties at some shares of a range, evenly in the logarithm.
+
+    A frontier reaches over orders of magnitude; drawn evenly in value, few episodes
+    would show its lower half. From 0 on a range has no logarithm and is even in value.
 
     Args:
-        seeds: One seed per row, non-negative.
-        num_samples: Samples to choose from.
         penalty_range: Lowest and highest penalty.
+        shares: Array or tensor of numbers in [0, 1].
     """
-
-    def __init__(
-        self,
-        seeds: list[int],
-        num_samples: int,
-        penalty_range: tuple[float, float],
-    ) -> None:
-        self._mixed_seeds = _mix_seeds(seeds)
-        self._num_samples = num_samples
-        self._penalty_range = penalty_range
-        # Episodes first .. first + _AHEAD - 1 of every row, of which some are used.
-        self._first = np.full(len(seeds), -_AHEAD, dtype=np.int64)
-        self._used = np.full(len(seeds), _AHEAD, dtype=np.int64)
-
-    def reseed(self, rows: list[int], seeds: list[int]) -> None:
-        """Restart the streams of some rows, each with its seed."""
-        self._mixed_seeds[rows] = _mix_seeds(seeds)
-        self._first[rows], self._used[rows] = -_AHEAD, _AHEAD
-
-    def state(self) -> dict[str, NDArray[np.int64]]:
-        """What the next episodes depend on, by name: [n] each."""
-        return {
-            "seeds": self._mixed_seeds.view(np.int64),
-            "episodes": self._first + self._used,
-        }
-
-    def load(self, state: Mapping[str, NDArray[np.int64]]) -> None:
-        """Go on from what ``state`` returned."""
-        self._mixed_seeds = state["seeds"].copy().view(np.uint64)
-        self._first = state["episodes"] - _AHEAD
-        self._used = np.full(len(self._first), _AHEAD, dtype=np.int64)
-
-    def draw(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Next episode of the given rows: sample indices and penalties, [m] each."""
-        used = self._used[rows]
-        if used.max(initial=0) == _AHEAD:
-            self._look_ahead()
-            used = self._used[rows]
-        self._used[rows] = used + 1
-        place = used * len(self._used) + rows
-        return self._index.take(place), self._penalty.take(place)
-
-    def _look_ahead(self) -> None:
-        """Hash the next episodes of every row, [_AHEAD, n]."""
-        self._first += self._used
-        self._used[:] = 0
-        episodes = self._first + np.arange(_AHEAD)[:, None]
-        counters = _mix(self._mixed_seeds + episodes.astype(np.uint64))
-        index = _mix(counters + _SAMPLE) % np.uint64(self._num_samples)
-        self._index = index.astype(np.int64)
-        low, high = self._penalty_range
-        if low == high:
-            self._penalty = np.full(index.shape, low, dtype=np.float32)
-            return
-        drawn = low + (high - low) * (_mix(counters + _PENALTY) / 2.0**64)
-        self._penalty = drawn.astype(np.float32)
-
-
-def _mix_seeds(seeds: list[int]) -> Counters:
-    return _mix(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64))
-
-
-def _mix(x: Counters) -> Counters:
-    """SplitMix64's output function (Steele et al. 2014)."""
-    x = x + _GOLDEN
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
+    low, high = penalty_range
+    if low == 0:
+        return high * shares
+    return low * (high / low) ** shares
 
 
 Seed = int | Sequence[int | None] | None
@@ -126,37 +59,86 @@ class RowEpisodes:
     ) -> None:
         self.finished = np.ones(num_rows, dtype=np.bool_)
         self.seeded = False
-        self._stream = EpisodeStream([0] * num_rows, num_samples, penalty_range)
+        self._num_samples, self._penalty_range = num_samples, penalty_range
+        self._mixed_seeds = np.zeros(num_rows, dtype=np.uint64)
+        # Episodes first .. first + _AHEAD - 1 of every row, of which some are used.
+        self._first = np.full(num_rows, -_AHEAD, dtype=np.int64)
+        self._used = np.full(num_rows, _AHEAD, dtype=np.int64)
 
     def seed(self, rows: NDArray[np.int64], seeds: Sequence[int | None]) -> None:
         """Reseed each of `rows` whose entry in `seeds` (one per row, N) is not None."""
         given = {int(row): seed for row in rows if (seed := seeds[row]) is not None}
-        self._stream.reseed(list(given), list(given.values()))
+        numbers = np.array([seed % 2**64 for seed in given.values()], dtype=np.uint64)
+        which = list(given)
+        self._mixed_seeds[which] = _mix(numbers)
+        self._first[which], self._used[which] = -_AHEAD, _AHEAD
         self.seeded = True
 
     def begin(
-        self, asked: ResetOptions
+        self, asked: ResetOptions, penalty_scale: float = 1.0
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Next episodes of the rows asked for: samples and penalties, [m] each.
 
         Values in `asked` override the drawn ones; the streams advance in either case.
+        Penalties that are drawn are multiplied by `penalty_scale`.
         """
         assert self.seeded, "seed comes before begin"
-        index, penalty = self._stream.draw(asked.rows)
+        index, penalty = self._draw(asked.rows)
         self.finished[asked.rows] = False
         return (
             index if asked.index is None else asked.index,
-            penalty if asked.penalty is None else asked.penalty,
+            penalty * np.float32(penalty_scale)
+            if asked.penalty is None
+            else asked.penalty,
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the rows' next episodes depend on, by name: [N] each."""
-        return self._stream.state() | {"finished": self.finished}
+        return {
+            "seeds": self._mixed_seeds.view(np.int64),
+            "episodes": self._first + self._used,
+            "finished": self.finished,
+        }
 
     def load(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from what ``state`` returned."""
-        self._stream.load(state)
+        self._mixed_seeds = state["seeds"].copy().view(np.uint64)
+        self._first[:], self._used[:] = state["episodes"] - _AHEAD, _AHEAD
         self.finished, self.seeded = state["finished"].copy(), True
+
+    def _draw(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Next episode in the streams of the given rows."""
+        used = self._used[rows]
+        if used.max(initial=0) == _AHEAD:
+            self._look_ahead()
+            used = self._used[rows]
+        self._used[rows] = used + 1
+        place = used * len(self._used) + rows
+        return self._index.take(place), self._penalty.take(place)
+
+    def _look_ahead(self) -> None:
+        """Hash the next episodes of every row, [_AHEAD, N]."""
+        self._first += self._used
+        self._used[:] = 0
+        episodes = self._first + np.arange(_AHEAD)[:, None]
+        counters = _mix(self._mixed_seeds + episodes.astype(np.uint64))
+        index = _mix(counters + _SAMPLE) % np.uint64(self._num_samples)
+        self._index = index.astype(np.int64)
+        shares = _mix(counters + _PENALTY) / 2.0**64
+        self._penalty = penalty_at(self._penalty_range, shares).astype(np.float32)
+
+
+def _mix(x: Counters) -> Counters:
+    """SplitMix64's output function (Steele et al. 2014)."""
+    x = x + _GOLDEN
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:

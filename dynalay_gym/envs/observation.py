@@ -50,6 +50,16 @@ _ROW_ARRAYS = (
 )
 
 
+def shown_penalty(penalty: Any, penalty_unit: float) -> Any:
+    """Return what observations show of penalties, penalty / (unit + penalty).
+
+    Args:
+        penalty: Array or tensor of penalties.
+        penalty_unit: Penalty that is shown as 1/2, above 0.
+    """
+    return penalty / (penalty_unit + penalty)
+
+
 def episode_width(num_actions: int) -> int:
     """Return how many columns of an observation belong to the episode."""
     return num_actions + 3
@@ -74,10 +84,17 @@ class EpisodeState:
         num_rows: Rows n.
         num_actions: Actions A.
         max_decisions: Most decisions of an episode.
+        penalty_unit: Penalty that is shown as 1/2.
     """
 
-    def __init__(self, num_rows: int, num_actions: int, max_decisions: int) -> None:
-        self.max_decisions = max_decisions
+    def __init__(
+        self,
+        num_rows: int,
+        num_actions: int,
+        max_decisions: int,
+        penalty_unit: float = 1.0,
+    ) -> None:
+        self.max_decisions, self.penalty_unit = max_decisions, penalty_unit
         self._numbers = np.arange(num_rows)
         self.index = np.zeros(num_rows, dtype=np.int64)
         self.penalty = np.zeros(num_rows, dtype=np.float32)
@@ -158,7 +175,7 @@ class EpisodeState:
         if seen is None:
             width = episode_width(self._one_hot.shape[1])
             seen = np.empty((len(penalty), width), dtype=np.float32)
-        seen[:, 0] = penalty / (1 + penalty)
+        seen[:, 0] = shown_penalty(penalty, self.penalty_unit)
         seen[:, 1:-2] = self._one_hot.take(self.last_action[rows] + 1, 0)
         seen[:, -2] = self._shares.take(self.consecutive[rows])
         seen[:, -1] = self._remaining.take(self.decisions[rows])

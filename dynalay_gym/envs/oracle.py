@@ -7,6 +7,7 @@ is the same for all samples; a transition table says what is seen and paid there
 Axes: n samples, m of them chosen, K nodes, A actions, D observation features.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.observation import EpisodeState
+from dynalay_gym.envs.episodes import penalty_at
+from dynalay_gym.envs.observation import EpisodeState, shown_penalty
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import Decision
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.sessions.features import squash
 from dynalay_gym.sessions.states import Automaton, useful_actions
 from dynalay_gym.sessions.transition_table import (
     CHOICE,
@@ -40,7 +41,7 @@ class Nodes:
         last_action: Last action, int64 [K]; -1 at the start.
         consecutive: How often in a row it was chosen, int64 [K].
         decisions: Decisions taken, int64 [K].
-        allowed: Actions that can change something, bool [K, A].
+        allowed: Actions that lead to another state, bool [K, A].
         children: Node that an action leads to, int64 [K, A]; -1 where the episode ends
             or the action is not allowed.
     """
@@ -120,6 +121,11 @@ class DecisionTree:
         self._layout = problem.observation_layout
         self._seen_of_episode = self._episode_features()
 
+    def penalties(self, shares: Tensor) -> Tensor:
+        """Return penalties as episodes draw them, [m], from shares [m] in [0, 1]."""
+        drawn: Tensor = penalty_at(self.penalty_range, shares)
+        return drawn
+
     def observations(self, samples: Tensor, penalty: Tensor) -> Tensor:
         """Return what an agent sees, float32 [m, K, D].
 
@@ -131,7 +137,8 @@ class DecisionTree:
         seen = self._seen_of_episode.repeat(len(samples), 1, 1)
         features = self._table.features[:, :start].index_select(0, rows.flatten())
         seen[:, :, :start] = features.view(*rows.shape, start)
-        seen[:, :, start] = squash(penalty)[:, None]
+        shown = shown_penalty(penalty, self._problem.penalty_unit)
+        seen[:, :, start] = shown[:, None]
         return seen
 
     def rewards(self, samples: Tensor, penalty: Tensor) -> Tensor:
@@ -160,6 +167,16 @@ class DecisionTree:
         )
         rewards: Tensor = problem.reward(decision)
         return rewards.masked_fill(~nodes.allowed, 0.0)
+
+    def allowed(self, samples: Tensor) -> Tensor:
+        """Return which actions can change something, bool [m, K, A].
+
+        It leaves out more than `Nodes.allowed`: a sample's converged layers.
+
+        Args:
+            samples: Samples of the split, int64 [m].
+        """
+        return self._table.useful[self._table_rows(samples)]
 
     def _table_rows(self, samples: Tensor) -> Tensor:
         """Return rows of the table, int64 [m, K]."""
@@ -232,10 +249,9 @@ def optimum(env: Any, penalty: float | None = None) -> Optimum:
     Raises:
         ConfigError: The network's states are not finite.
     """
-    tree, penalty = _tree(env, penalty)
+    tree, batches = _tree_and_rewards(env, penalty)
     parts = [
-        _best(tree, tree.rewards(samples, torch.full((len(samples),), penalty)))
-        for samples in torch.arange(tree.num_samples).split(_BATCH)
+        _best(tree.nodes, rewards, tree.allowed(rows)) for rows, rewards in batches
     ]
     returns, plans = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return Optimum(returns, plans)
@@ -248,32 +264,42 @@ def best_fixed_plan(env: Any, penalty: float | None = None) -> tuple[int, ...]:
         env: The batched environment; see `optimum`.
         penalty: Weight of compute; the lowest of the environment's if None.
     """
-    tree, penalty = _tree(env, penalty)
-    total = torch.zeros(tree.nodes.allowed.shape, dtype=torch.float64)
-    for samples in torch.arange(tree.num_samples).split(_BATCH):
-        total += tree.rewards(samples, torch.full((len(samples),), penalty)).sum(0)
-    _, plans = _best(tree, (total / tree.num_samples)[None])
+    tree, batches = _tree_and_rewards(env, penalty)
+    total = torch.stack([rewards.sum(0).double() for _, rewards in batches]).sum(0)
+    mean = (total / tree.num_samples)[None]
+    _, plans = _best(tree.nodes, mean, tree.nodes.allowed[None])
     return tuple(action for action in plans[0].tolist() if action)
 
 
-def _tree(env: Any, penalty: float | None) -> tuple[DecisionTree, float]:
-    problem = env.problem
-    table = problem.table
+def _tree_and_rewards(
+    env: Any, penalty: float | None
+) -> tuple[DecisionTree, Iterator[tuple[Tensor, Tensor]]]:
+    """Return the tree, and all samples in turn: int64 [m], and rewards [m, K, A]."""
+    problem, table = env.problem, env.problem.table
     if table is None:
         session = finite(problem.session, "the exact optimum")
         table = build_table(session, problem.inputs, problem.labels)
-    lowest = problem.penalty_range[0]
-    return DecisionTree(problem, table), lowest if penalty is None else penalty
+    tree = DecisionTree(problem, table)
+    price = problem.penalty_range[0] if penalty is None else penalty
+    parts = torch.arange(tree.num_samples).split(_BATCH)
+    return tree, (
+        (rows, tree.rewards(rows, torch.full((len(rows),), price))) for rows in parts
+    )
 
 
-def _best(tree: DecisionTree, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest return [m] and its actions [m, T] for rewards [m, K, A]."""
-    nodes = tree.nodes
+def _best(nodes: Nodes, rewards: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest return [m] and its actions [m, T].
+
+    Args:
+        nodes: The nodes.
+        rewards: What every action is paid, [m, K, A].
+        allowed: Actions to choose from, bool [m, K, A].
+    """
     values = rewards.new_zeros(len(rewards), nodes.num_nodes + 1)  # [-1]: the end
     choice = torch.zeros(len(rewards), nodes.num_nodes, dtype=torch.int64)
     for level in reversed(nodes.levels):
         earned = rewards[:, level] + values[:, nodes.children[level]]
-        earned = earned.masked_fill(~nodes.allowed[level], -torch.inf)
+        earned = earned.masked_fill(~allowed[:, level], -torch.inf)
         values[:, level], choice[:, level] = earned.max(-1)
     plan, node = [], torch.zeros(len(rewards), 1, dtype=torch.int64)
     for _ in nodes.levels:

@@ -43,6 +43,8 @@ class DecisionProblem:
         split: Name of the split.
         table: Precomputed transitions, used instead of running the network; None if
             live.
+        difficulty: How hard each sample is, int64 [N]; None if nobody knows.
+        penalty_unit: Penalty that observations show as 1/2.
     """
 
     session: NetworkSession
@@ -55,6 +57,8 @@ class DecisionProblem:
     alpha: float
     split: str
     table: TransitionTable | None = None
+    difficulty: Tensor | None = None
+    penalty_unit: float = 1.0
 
     @property
     def num_actions(self) -> int:
@@ -67,7 +71,7 @@ class DecisionProblem:
         return observation_layout(self.session.feature_layout, self.num_actions)
 
 
-# What `Process.infos` tells of each row.
+# What `Process.infos` tells of each row; the last one only if the split knows it.
 INFO_KEYS = (
     "index",
     "penalty",
@@ -78,6 +82,7 @@ INFO_KEYS = (
     "prediction",
     "decisions",
     "action_mask",
+    "difficulty",
 )
 
 
@@ -121,12 +126,16 @@ class Process(ABC):
     def __init__(self, problem: DecisionProblem, num_rows: int) -> None:
         self.problem, self.num_rows = problem, num_rows
         num_actions = problem.num_actions
-        self.episode = EpisodeState(num_rows, num_actions, problem.max_decisions)
+        self.episode = EpisodeState(
+            num_rows, num_actions, problem.max_decisions, problem.penalty_unit
+        )
         self.prediction = np.zeros(num_rows, dtype=np.int64)
         self.correct = np.zeros(num_rows, dtype=np.int8)
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)
         self.has_reset = False
         layout = problem.observation_layout
+        known = problem.difficulty
+        self._difficulty = None if known is None else known.cpu().numpy()
         self._num_features = layout["penalty"].start
         self._width = layout["remaining"].stop
         if problem.reward.uses_iterated:
@@ -189,8 +198,10 @@ class Process(ABC):
         parts: list[NDArray[Any]] = [episode.index, episode.penalty, episode.macs]
         parts += [episode.solver_steps, episode.status, self.correct]
         parts += [self.prediction, episode.decisions, self.action_mask]
+        if self._difficulty is not None:
+            parts.append(self._difficulty[episode.index])
         copies = [part.copy() for part in parts]
-        return dict(zip(INFO_KEYS, copies, strict=True))
+        return dict(zip(INFO_KEYS, copies, strict=False))
 
     def _iterated_share(self, rows: Rows) -> NDArray[np.float32]:
         """Return the mean of the feature ``iterated``, [m]."""

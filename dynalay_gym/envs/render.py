@@ -29,15 +29,10 @@ def render_row(process: LiveProcess, row: int, mode: str) -> Any:
     return _text(process, row) if mode == "ansi" else _picture(process, row)
 
 
-def action_label(process: LiveProcess, action: int) -> str:
-    """Return the name of an action; NOP for the one that stops."""
-    return process.session.action_names[action] if action else "NOP"
-
-
 def _title(process: LiveProcess, row: int) -> str:
     episode = process.episode
-    taken = [int(action) for action in episode.history[row] if action >= 0]
-    actions = " > ".join(action_label(process, action) for action in taken)
+    names = ("NOP", *process.session.action_names[1:])
+    actions = " > ".join(names[a] for a in episode.history[row] if a >= 0)
     label = int(process.problem.labels[episode.index[row]])
     probability = float(_probabilities(process, row).max())
     return (

@@ -48,8 +48,8 @@ class LayerReward(Protocol):
         uses_iterated: Whether it reads ``iterated``, which is 0 otherwise.
     """
 
-    uses_log_score: ClassVar[bool]
-    uses_iterated: ClassVar[bool]
+    uses_log_score: ClassVar[bool] = False
+    uses_iterated: ClassVar[bool] = False
 
     def __call__(self, decision: Decision) -> Any:
         """Return the reward of each row's decision, [m].
@@ -60,15 +60,13 @@ class LayerReward(Protocol):
 
 
 @dataclass(frozen=True)
-class PaperReward:
+class PaperReward(LayerReward):
     """``alpha * correct - beta * sum_t c(a_t) * n_consecutive(a_t)``.
 
     References:
         Mathur & Plis (2023), DynaLay, eq. 2.
     """
 
-    uses_log_score: ClassVar[bool] = False
-    uses_iterated: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
@@ -78,15 +76,13 @@ class PaperReward:
 
 
 @dataclass(frozen=True)
-class ThreeTermReward:
+class ThreeTermReward(LayerReward):
     """``alpha * correct - beta * sum_t c(a_t) - gamma * redundant choices``.
 
     References:
         DynaLay's workshop abstract: accuracy, time, redundant layer selection.
     """
 
-    uses_log_score: ClassVar[bool] = False
-    uses_iterated: ClassVar[bool] = False
     alpha: float
     gamma: float = 0.2
 
@@ -98,14 +94,13 @@ class ThreeTermReward:
 
 
 @dataclass(frozen=True)
-class LogScoreReward:
+class LogScoreReward(LayerReward):
     """``alpha * (log p_end(y) - log p_start(y)) - beta * sum_t c(a_t) * n(a_t)``.
 
     The log score telescopes: a decision is paid what it improved.
     """
 
     uses_log_score: ClassVar[bool] = True
-    uses_iterated: ClassVar[bool] = False
     alpha: float
 
     def __call__(self, decision: Decision) -> Any:
@@ -115,7 +110,7 @@ class LogScoreReward:
 
 
 @dataclass(frozen=True)
-class BlockDropReward:
+class BlockDropReward(LayerReward):
     """``2 alpha * (1 - (iterated share)^2)`` if right, else ``-2 alpha``, at the stop.
 
     The penalty plays no part. With alpha = 0.5 it is the published reward, -1 if wrong.
@@ -124,7 +119,6 @@ class BlockDropReward:
         Wu et al. (2018), BlockDrop, section 3.2.
     """
 
-    uses_log_score: ClassVar[bool] = False
     uses_iterated: ClassVar[bool] = True
     alpha: float
 

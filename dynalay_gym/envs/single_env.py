@@ -59,6 +59,7 @@ class DynaLayEnv(EnvProperties, gym.Env):
         super().reset(seed=seed)
         if seed is None and not self._row.is_seeded:
             seed = int(self.np_random.integers(2**62))
+        self._row.penalty_scale = self.penalty_scale
         observations, infos = self._row.reset(seed=seed, options=options)
         self._ended = False
         return _first(observations), _single_info(infos)

@@ -17,7 +17,6 @@ from dynalay_gym.envs.process import (
     Outcome,
     Process,
 )
-from dynalay_gym.sessions.states import useful_actions
 from dynalay_gym.sessions.transition_table import (
     CHOICE,
     TransitionTable,
@@ -44,7 +43,6 @@ class TableProcess(Process):
         super().__init__(problem, num_rows)
         self.session = finite(problem.session, "a transition table")
         self._num_states, self._num_actions = self.session.next_state.shape
-        self._useful = useful_actions(self.session.next_state).astype(np.int8)
         self._table_row = np.zeros(num_rows, dtype=np.int64)
         assert problem.table is not None, "make_process looks for the table"
         self._read(problem.table)
@@ -57,7 +55,7 @@ class TableProcess(Process):
         found = self._choices.take(choice, 0).T
         self._table_row[rows] = reached = found[_TABLE_ROW]
         self.prediction[rows], self.correct[rows] = found[_PREDICTION], found[_CORRECT]
-        self.action_mask[rows] = self._useful.take(reached % self._num_states, 0)
+        self.action_mask[rows] = self._useful.take(reached, 0)
         gain = _NO_GAIN
         if self.problem.reward.uses_log_score:
             gain = found[_GAIN].astype(np.int32).view(np.float32)
@@ -69,7 +67,7 @@ class TableProcess(Process):
         self._table_row[rows] = table_row
         self.prediction[rows] = self._prediction[table_row]
         self.correct[rows] = self._correct[table_row]
-        self.action_mask[rows] = self._useful.take(table_row % self._num_states, 0)
+        self.action_mask[rows] = self._useful.take(table_row, 0)
 
     def _features(self, rows: Rows) -> Tensor:
         table_row = self._table_row[rows]
@@ -109,6 +107,7 @@ class TableProcess(Process):
         self._choices = table.choices.numpy()
         self._prediction = table.prediction.numpy()
         self._correct = table.correct.numpy()
+        self._useful = table.useful.numpy()
 
 
 def make_process(problem: DecisionProblem, num_rows: int) -> Process:

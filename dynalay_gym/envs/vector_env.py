@@ -25,7 +25,7 @@ from dynalay_gym.sessions.features import squash
 
 OUTPUTS = ("numpy", "torch")
 RENDER_MODES = ("rgb_array", "ansi")
-_MASK_KEYS = tuple(f"_{key}" for key in INFO_KEYS)
+_MASK_KEYS = {key: f"_{key}" for key in INFO_KEYS}
 
 
 class DynaLayVectorEnv(EnvProperties, VectorEnv):
@@ -144,9 +144,8 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final |= {"final_info": infos, "_final_info": ended}
             if terminations.any():
-                restarted = terminations.nonzero()[0]
-                self._begin(ResetOptions(restarted))
-                observations = self._observe_anew(observations, restarted)
+                self._begin(ResetOptions(terminations.nonzero()[0]))
+                observations = self._observations()
                 infos = self._infos(self.process.infos())
         truncations = np.zeros(self.num_envs, dtype=np.bool_)
         outcome = map(self._out, (rewards, terminations, truncations))
@@ -289,7 +288,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         self._episodes.seed(rows, seeds)
 
     def _begin(self, asked: ResetOptions) -> None:
-        self.process.begin(asked.rows, *self._episodes.begin(asked))
+        self.process.begin(asked.rows, *self._episodes.begin(asked, self.penalty_scale))
 
     def _make_space(self) -> gym.Space:
         """Return the space of one row's observation; every entry lies in [0, 1]."""
@@ -318,22 +317,12 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         maps = session.maps(process.state, rows)
         return {"flat": flat} | {k: self._out(squash(v)) for k, v in maps.items()}
 
-    def _observe_anew(self, observations: Any, rows: NDArray[np.int64]) -> Any:
-        """Return a copy of all observations in which some rows are replaced."""
-        if self.config.observation == "dict":
-            return self._observations()
-        changed = (
-            observations.clone() if self.output == "torch" else observations.copy()
-        )
-        changed[rows] = self._out(self.process.observe(rows))
-        return changed
-
     def _infos(self, values: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return infos [N, ...] of all rows, each with its ``_key`` mask."""
         known = self._out(np.full(self.num_envs, True))
         if self.output == "torch":
             values = {name: self._out(value) for name, value in values.items()}
-        return values | dict.fromkeys(_MASK_KEYS, known)
+        return values | dict.fromkeys((_MASK_KEYS[key] for key in values), known)
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
         """Return an array or tensor in the form that the user chose."""

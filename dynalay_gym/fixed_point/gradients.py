@@ -13,12 +13,8 @@ Axes: n samples.
 import torch
 from torch import Tensor
 
-from dynalay_gym.fixed_point.progress import (
-    Map,
-    SolveResult,
-    SolverStatus,
-    step_residual,
-)
+from dynalay_gym.fixed_point.progress import Map, Progress, SolveResult, step_residual
+from dynalay_gym.fixed_point.rows import select_rows
 
 
 def with_gradient(
@@ -64,7 +60,7 @@ def _neumann(
 def unrolled_iteration(
     f: Map, z0: Tensor, x: Tensor, rtol: float, max_steps: int
 ) -> SolveResult:
-    """Iterate plainly inside the graph; converged samples are held by a mask.
+    """Iterate plainly inside the graph.
 
     Args:
         f: The map.
@@ -77,23 +73,13 @@ def unrolled_iteration(
         SolveResult whose numbers are those of `fixed_point_iteration`, and whose value
         remembers every step.
     """
-    z, n = z0, len(z0)
-    active = torch.ones(n, dtype=torch.bool, device=z0.device)
-    residual = torch.ones(n, device=z0.device)
-    num_steps = torch.zeros(n, dtype=torch.int64, device=z0.device)
-    for _ in range(max_steps):
-        if not bool(active.any()):
-            break
+    progress, z, step = Progress(z0, rtol, max_steps), z0, 0
+    while step < max_steps and progress.is_running:
+        step += 1
         new = f(z, x)
-        found = step_residual(new.detach(), (new - z).detach())
-        change = torch.from_numpy(found).to(residual)
-        residual = torch.where(active, change, residual)
-        num_steps += active
-        finite = ~change.isnan()
-        moves = (active & finite).view(-1, *[1] * (z.dim() - 1))
-        z = torch.where(moves, new, z)
-        active = active & finite & ~(change < rtol)
-    status = torch.full_like(num_steps, SolverStatus.MAX_STEPS)
-    status[residual < rtol] = SolverStatus.CONVERGED
-    status[residual.isnan()] = SolverStatus.NONFINITE
-    return SolveResult(z, residual, num_steps, status)
+        residual = step_residual(new.detach(), (new - z).detach())
+        stay = progress.record(new, z, residual, step)
+        z = new
+        if stay is not None:
+            z, x = select_rows(z, stay), select_rows(x, stay)
+    return progress.result()

@@ -23,6 +23,7 @@ from dynalay_gym.fixed_point.solve import (
     GradientRule,
     SolverConfig,
     fixed_point_iteration,
+    residual_curve,
     solve,
 )
 
@@ -128,21 +129,18 @@ class FixedPointLayer(Freezable):
         f = relu_map(self, self.weight())
         return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
 
-    def residual_curve(self, x: Tensor, solver: SolverConfig) -> list[float]:
+    def residual_curve(
+        self, x: Tensor, solver: SolverConfig, z0: Tensor | None = None
+    ) -> list[float]:
         """Return the relative residual after each iteration of one sample's solve.
 
         Args:
             x: Its injected input [1, ...].
             solver: Tolerance and most steps; the iteration is the plain one.
+            z0: Initial iterate [1, ...]; relu(x) if None.
         """
-        z, curve = torch.relu(x), list[float]()
-        while len(curve) < solver.max_steps:
-            result = self.check(x, z, solver)
-            z = result.value
-            curve.append(float(result.residual))
-            if not curve[-1] >= solver.rtol:
-                break
-        return curve
+        start = torch.relu(x) if z0 is None else z0
+        return residual_curve(relu_map(self, self.weight()), start, x, solver)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``z_star`` [n, ...] for the injected input x [n, ...]."""

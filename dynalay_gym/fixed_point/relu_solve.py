@@ -11,8 +11,7 @@ is z*, so memory does not grow with the number of iterations.
 Axes: n samples.
 """
 
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,21 +26,11 @@ from dynalay_gym.fixed_point.solve import (
     iterate,
 )
 
-
-class LinearMap(Protocol):
-    """A map that is linear in its argument and in its weight."""
-
-    def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Apply it: ``W z``, in new memory."""
-
-    def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
-        """Apply its transpose: ``W^T a``, in new memory."""
-
-    def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        """Gradient of ``sum(a * W z)`` with respect to the weight."""
+if TYPE_CHECKING:
+    from dynalay_gym.fixed_point.layers import FixedPointLayer
 
 
-def relu_map(linear: LinearMap, weight: Tensor) -> Map:
+def relu_map(linear: "FixedPointLayer", weight: Tensor) -> Map:
     """Return ``f(z, x) = relu(x + W z)``, which cannot be differentiated."""
 
     def f(z: Tensor, x: Tensor) -> Tensor:
@@ -51,7 +40,7 @@ def relu_map(linear: LinearMap, weight: Tensor) -> Map:
 
 
 def relu_solve(
-    linear: LinearMap,
+    linear: "FixedPointLayer",
     weight: Tensor,
     z0: Tensor | None,
     x: Tensor,
@@ -69,28 +58,7 @@ def relu_solve(
     Returns:
         SolveResult; its value can be differentiated once.
     """
-    if torch.is_grad_enabled():
-        return SolveResult(*_ReluSolve.apply(x, weight, z0, linear, config))
-    return _solve(linear, weight, z0, x, config)
-
-
-def _solve(
-    linear: LinearMap,
-    weight: Tensor,
-    z0: Tensor | None,
-    x: Tensor,
-    config: SolverConfig,
-) -> SolveResult:
-    is_plain = config.method is SolverMethod.PLAIN  # keeps x's layout, and so its bits
-    inside = x if is_plain else channels_last(x)
-    start = torch.relu(inside) if z0 is None else z0
-    if is_plain:
-        return iterate(relu_map(linear, weight), start, inside, config=config)
-    f = relu_map(linear, channels_last(weight))
-    result = iterate(f, channels_last(start), inside, config=config)
-    if x.is_contiguous():
-        return replace(result, value=result.value.contiguous())
-    return result
+    return SolveResult(*_ReluSolve.apply(x, weight, z0, linear, config))
 
 
 class _ReluSolve(torch.autograd.Function):
@@ -100,15 +68,22 @@ class _ReluSolve(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         z0: Tensor | None,
-        linear: LinearMap,
+        linear: "FixedPointLayer",
         config: SolverConfig,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result = _solve(linear, weight, z0, x, config)
+        start = torch.relu(x) if z0 is None else z0
+        if config.method is SolverMethod.PLAIN:  # keeps x's layout, and so its bits
+            result = iterate(relu_map(linear, weight), start, x, config=config)
+            value = result.value
+        else:
+            f, inside = relu_map(linear, channels_last(weight)), channels_last(x)
+            result = iterate(f, channels_last(start), inside, config=config)
+            value = result.value.contiguous() if x.is_contiguous() else result.value
         evidence = result.residual, result.num_steps, result.status
-        ctx.save_for_backward(result.value, weight)
+        ctx.save_for_backward(value, weight)
         ctx.mark_non_differentiable(*evidence)
         ctx.linear, ctx.config, ctx.autocast = linear, config, _autocast_of(x)
-        return result.value, *evidence
+        return value, *evidence
 
     @staticmethod
     @once_differentiable
@@ -130,7 +105,7 @@ def _autocast_of(x: Tensor) -> torch.autocast:
 
 
 def _gradients(
-    linear: LinearMap,
+    linear: "FixedPointLayer",
     weight: Tensor,
     z_star: Tensor,
     grad: Tensor,
@@ -150,7 +125,11 @@ def _gradients(
 
 
 def _adjoint(
-    linear: LinearMap, weight: Tensor, z: Tensor, v: Tensor, config: SolverConfig
+    linear: "FixedPointLayer",
+    weight: Tensor,
+    z: Tensor,
+    v: Tensor,
+    config: SolverConfig,
 ) -> Tensor:
     """Solve ``y = m (v + W^T y)`` from ``y = m v``."""
 

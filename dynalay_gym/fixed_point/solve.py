@@ -111,6 +111,25 @@ def fixed_point_iteration(
     return progress.result()
 
 
+def residual_curve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> list[float]:
+    """Return the relative residual after each plain iteration of one sample's solve.
+
+    Args:
+        f: The map.
+        z0: Initial iterate [1, ...].
+        x: Injected input [1, ...].
+        config: Tolerance and most steps.
+    """
+    z, curve = z0, list[float]()
+    while len(curve) < config.max_steps:
+        result = fixed_point_iteration(f, z, x, rtol=config.rtol, max_steps=1)
+        z = result.value
+        curve.append(float(result.residual))
+        if not curve[-1] >= config.rtol:
+            break
+    return curve
+
+
 def iterate(f: Map, z0: Tensor, *args: Tensor, config: SolverConfig) -> SolveResult:
     """Find the fixed point of ``f(., *args)``: any method, no gradient.
 

@@ -81,10 +81,10 @@ class AgentNet(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one decision for one input, as a policy runs it.
+        """Multiply-adds of one decision for one input; the value estimate is not run.
 
-        A policy multiplies the tail's two matrices into one, with an output for each of
-        its actions; with the head's there are A + 1. The value estimate is not run.
+        The tail's two matrices count as the one that they amount to, with an output for
+        each of its actions; with the head's there are A + 1.
         """
         widths = self.observation_size, *self.hidden, self.num_actions + 1
         return sum(a * b for a, b in pairwise(widths))

@@ -6,8 +6,7 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
-from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size
-from dynalay_gym.networks.main_layers import LayerMacs
+from dynalay_gym.networks.layers.base import LayerMacs
 from dynalay_gym.networks.main_network import MainNetwork
 
 
@@ -28,12 +27,8 @@ class CostTable:
     @classmethod
     def of(cls, network: MainNetwork) -> "CostTable":
         """Return the cost table of a main network."""
-        stem, config = 0, network.config
-        if config.stem:
-            side = conv2d_size(config.in_shape[1], config.stem_stride)
-            stem = conv2d_macs(network.stem_weight.shape, side, side)
         layers = tuple(layer.macs() for layer in network.main_layers)
-        return cls(stem, layers, network.head.numel())
+        return cls(network.stem_macs, layers, network.head_macs)
 
     @property
     def plain_pass(self) -> int:

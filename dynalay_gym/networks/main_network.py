@@ -14,19 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size, linear
+from dynalay_gym.fixed_point.batch_invariant import (
+    conv2d,
+    conv2d_macs,
+    conv2d_size,
+    linear,
+)
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.main_layers import (
-    LayerState,
-    MainLayer,
-    StateLayer,
-    WideStreamLayer,
-    conv_weight,
-)
-from dynalay_gym.networks.norm import Pattern, PatternNorm
+from dynalay_gym.networks.layers.base import LayerState, MainLayer
+from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer, conv_weight
+from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
+from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
 
-FORMS = ("state", "wide")
+FORMS = ("state", "wide", "planner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +37,23 @@ class MainNetworkConfig:
     Attributes:
         in_shape: Channels, height and width of an image (square).
         num_classes: Classes K, at least 2.
-        form: Layer form, ``state`` (the paper's) or ``wide``.
-        stem: Channels of the stem's convolution; 0 for none.
-        stem_stride: Its stride.
-        channels: Visible channels of each layer.
-        strides: Stride of each layer's input convolution.
+        form: Layer form, ``state`` (the paper's), ``wide`` or ``planner``.
+        stem: Channels of the stem's convolution; 0 for none (but in the planner form).
+        stem_stride: Its stride (not in the planner form).
+        channels: Visible channels of each layer; value channels, the same for all
+            layers, in the planner form.
+        strides: Stride of each layer's input convolution (not in the planner form).
         hidden: Hidden channels of each layer (wide form).
         pools: Ratio of the sides of visible and hidden maps (wide form).
         unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
             stream (wide form).
-        kappa: Bound of every recurrent operator norm, in (0, 1).
+        views: Odd side of the square that each layer sees; 0 for the whole map
+            (planner form).
+        head_width: Hidden units of the head; 0 for a linear head.
+        kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
+            bounds the modulus in the sup norm, in the planner form.
         rtol: Relative tolerance of a solve, > 0.
-        max_steps: Most iterations of a solve, >= 0.
+        max_steps: Most iterations of a solve, >= 0: of all layers, or one per layer.
 
     Raises:
         ConfigError: Fields are out of range or do not fit each other.
@@ -59,13 +65,15 @@ class MainNetworkConfig:
     stem: int = 0
     stem_stride: int = 1
     channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     pools: tuple[int, ...] = ()
     unshuffle: int = 1
+    views: tuple[int, ...] = ()
+    head_width: int = 0
     kappa: float = 0.9
     rtol: float = 0.1
-    max_steps: int = 20
+    max_steps: int | tuple[int, ...] = 20
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
@@ -75,11 +83,7 @@ class MainNetworkConfig:
                 object.__setattr__(self, field.name, tuple(value))
         if self.form not in FORMS:
             raise ConfigError(f"unknown form {self.form!r}; choose one of {FORMS}")
-        lengths = {len(self.channels), len(self.strides)}
-        if self.form == "wide":
-            lengths |= {len(self.hidden), len(self.pools)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ConfigError("channels, strides, hidden and pools differ in length")
+        self._check_layers()
         _, height, width = self.in_shape
         if height != width:
             raise ConfigError(f"images must be square, not {height} x {width}")
@@ -89,7 +93,37 @@ class MainNetworkConfig:
             raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
         if not 0 < self.kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
-        SolverConfig(rtol=self.rtol, max_steps=self.max_steps)  # checks both
+        self._check_solves()
+
+    def _check_layers(self) -> None:
+        per_layer = {
+            "state": ("strides",),
+            "wide": ("strides", "hidden", "pools"),
+            "planner": ("views",),
+        }[self.form]
+        lengths = {len(getattr(self, name)) for name in ("channels", *per_layer)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError(f"channels and {', '.join(per_layer)} differ in length")
+        if self.form == "planner":
+            if len(set(self.channels)) > 1 or self.stem < 1 or self.in_shape[0] < 3:
+                raise ConfigError(
+                    "a planner needs three planes, a stem and equal channels"
+                )
+            if any(view and view % 2 == 0 for view in self.views):
+                raise ConfigError(f"views must be odd, or 0, not {self.views}")
+
+    def _check_solves(self) -> None:
+        for steps in self.layer_steps:
+            SolverConfig(rtol=self.rtol, max_steps=steps)  # checks both
+        if len(self.layer_steps) != len(self.channels):
+            raise ConfigError("max_steps is one number, or one per layer")
+
+    @property
+    def layer_steps(self) -> tuple[int, ...]:
+        """Most iterations of a solve, of each layer."""
+        if isinstance(self.max_steps, int):
+            return (self.max_steps,) * len(self.channels)
+        return self.max_steps
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -107,20 +141,44 @@ class MainNetwork(nn.Module):
         super().__init__()
         self.config = config
         channels, size, _ = config.in_shape
-        if config.stem:
+        if config.form == "planner":
+            self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
+        elif config.stem:
             self.stem_weight = conv_weight(config.stem, channels)
             self.stem_norm = PatternNorm(config.stem, 1)
             channels = config.stem
             size = conv2d_size(size, config.stem_stride)
         self.layers = nn.ModuleList(self._build_layers(channels, size))
         self.num_layers = len(config.channels)
-        features = config.channels[-1] + (config.hidden[-1] if config.hidden else 0)
+        features = self.main_layers[-1].num_features
         self.head_norm = PatternNorm(features, 2**self.num_layers)
+        if config.head_width:
+            self.head_hidden = nn.Parameter(torch.empty(config.head_width, features))
+            nn.init.kaiming_uniform_(self.head_hidden, nonlinearity="relu")
+            features = config.head_width
         self.head = nn.Parameter(torch.empty(config.num_classes, features))
         nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
         self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
 
     def _build_layers(self, channels: int, size: int) -> Iterator[MainLayer]:
+        if self.config.form == "planner":
+            return self._build_planners(size)
+        return self._build_convolutions(channels, size)
+
+    def _build_planners(self, size: int) -> Iterator[MainLayer]:
+        config, num_layers = self.config, len(self.config.views)
+        for level, view in enumerate(config.views, start=1):
+            yield PlannerLayer(
+                config.stem,
+                config.channels[0],
+                size,
+                view if 0 < view < size else size,
+                level=level,
+                is_last=level == num_layers,
+                gamma=config.kappa,
+            )
+
+    def _build_convolutions(self, channels: int, size: int) -> Iterator[MainLayer]:
         config, below = self.config, (channels, size)
         image_channels, side, _ = config.in_shape
         below_hidden = image_channels * config.unshuffle**2, side // config.unshuffle
@@ -142,6 +200,9 @@ class MainNetwork(nn.Module):
     def stem(self, images: Tensor) -> LayerState:
         """Prepare images [n, C, H, W] as the state below layer 1."""
         y, config = images, self.config
+        if config.form == "planner":
+            y = self.planner_stem(images)
+            return LayerState(y, y)
         if config.stem:
             u = conv2d(y, self.stem_weight, stride=config.stem_stride, padding=1)
             y = torch.relu(self.stem_norm(u, 0))
@@ -163,8 +224,10 @@ class MainNetwork(nn.Module):
         Returns:
             Logits [n, K].
         """
-        normed = self.head_norm(features, state_id)
-        return linear(normed, self.head) + self.head_bias
+        top = self.head_norm(features, state_id)
+        if self.config.head_width:
+            top = torch.relu(linear(top, self.head_hidden))
+        return linear(top, self.head) + self.head_bias
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [n, K] of the plain pass over images [n, C, H, W]."""
@@ -189,12 +252,14 @@ class MainNetwork(nn.Module):
         Args:
             images: Input [n, C, H, W].
             state_ids: States, each in 0..2^L - 1.
-            solver: Options of the solves; the architecture's if None.
+            solver: Options of all solves; the architecture's if None.
 
         Returns:
             Logits [n, K] of each state, differentiable.
         """
-        solver, stem = solver or self.solver, self.stem(images)
+        solvers, stem = self.solvers, self.stem(images)
+        if solver is not None:
+            solvers = (solver,) * self.num_layers
 
         @cache
         def plain(level: int, pattern: int) -> LayerState:
@@ -211,9 +276,26 @@ class MainNetwork(nn.Module):
             if state_id == pattern:
                 return state
             below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
-            return layer.iterate(below, state, pattern, solver)[0]
+            return layer.iterate(below, state, pattern, solvers[level - 1])[0]
 
         return [self.classify(reach(self.num_layers, i), i) for i in state_ids]
+
+    @property
+    def stem_macs(self) -> int:
+        """Multiply-adds of the stem for one image."""
+        size = self.config.in_shape[1]
+        if self.config.form == "planner":
+            return self.planner_stem.macs(size)
+        if not self.config.stem:
+            return 0
+        side = conv2d_size(size, self.config.stem_stride)
+        return conv2d_macs(self.stem_weight.shape, side, side)
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-adds of the head for one image."""
+        hidden = self.head_hidden.numel() if self.config.head_width else 0
+        return hidden + self.head.numel()
 
     @property
     def main_layers(self) -> Sequence[MainLayer]:
@@ -221,9 +303,10 @@ class MainNetwork(nn.Module):
         return [cast(MainLayer, layer) for layer in self.layers]
 
     @property
-    def solver(self) -> SolverConfig:
-        """Solver options of the architecture, with the implicit gradient."""
-        return SolverConfig(rtol=self.config.rtol, max_steps=self.config.max_steps)
+    def solvers(self) -> tuple[SolverConfig, ...]:
+        """Solver options of each layer, with the implicit gradient."""
+        rtol, each = self.config.rtol, self.config.layer_steps
+        return tuple(SolverConfig(rtol=rtol, max_steps=steps) for steps in each)
 
     def freeze(self) -> Self:
         """Prepare for running: evaluation mode, no gradients, constants computed once.

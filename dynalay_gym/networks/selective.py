@@ -10,7 +10,7 @@ Axes: n samples, L layers, K classes, P patterns of a normalisation.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.main_layers import LayerState, MainLayer
+from dynalay_gym.networks.layers.base import LayerState, MainLayer
+from dynalay_gym.networks.layers.norm import PatternNorm
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.norm import PatternNorm
 
 
 class SelectiveNetwork:
@@ -118,26 +118,22 @@ def _untrained_twin(network: MainNetwork) -> MainNetwork:
     return twin
 
 
-def pattern_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters [P, C] of which each pattern has a row of its own."""
-    norms = [each for each in module.modules() if isinstance(each, PatternNorm)]
-    return [part for norm in norms for part in (norm.weight, norm.bias)]
-
-
 @contextmanager
-def hold_unused(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Keep rows without a gradient where they are over an optimiser's step.
+def hold_unused(network: nn.Module) -> Iterator[None]:
+    """Keep patterns without a gradient where they are over an optimiser's step.
 
     A parameter without a gradient is skipped by the optimiser, but the row of a
     pattern that nobody met is part of one that has: its gradient is 0, and momentum
     and weight decay would move it.
 
     Args:
-        parameters: Of shape [P, C].
+        network: What the optimiser steps.
     """
+    norms = [part for part in network.modules() if isinstance(part, PatternNorm)]
     held = [
         (one, (one.grad == 0).all(1, keepdim=True), one.detach().clone())
-        for one in parameters
+        for norm in norms
+        for one in (norm.weight, norm.bias)
         if one.grad is not None
     ]
     yield

@@ -6,28 +6,30 @@ iterated, and states in between, because a state that is never trained is a bad 
 Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
-from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.utils.io import plain
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
-PATHS = ("all", "mixed")
+PATHS = ("all", "mixed", "portions")
 PRECISIONS = ("fp32", "bf16")
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
 _MIXED_WEIGHT = 0.7
+# Largest norm of a gradient that came through dozens of iterations.
+_LARGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,9 @@ class TrainingConfig:
         learning_rate: Peak of the one-cycle schedule, in (0, 10).
         weight_decay: Of AdamW, >= 0.
         paths: ``all`` 2^L states in every step, or ``mixed``: plain, full and one
-            random state between them.
+            random state between them. ``portions`` are the mixed states with every
+            solve stopped after a random number of iterations, so that what is half
+            done answers well too; it is differentiated through the iterations.
         adjoint_rtol: Relative tolerance of the implicit gradient, > 0.
         adjoint_max_steps: Most adjoint iterations, >= 0.
         augment: Random shifts and mirror images.
@@ -104,7 +108,7 @@ class MainTrainer:
         )
         self.solver = SolverConfig(
             rtol=network.config.rtol,
-            max_steps=network.config.max_steps,
+            max_steps=max(network.config.layer_steps),
             adjoint_rtol=config.adjoint_rtol,
             adjoint_max_steps=config.adjoint_max_steps,
         )
@@ -131,6 +135,8 @@ class MainTrainer:
                 )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if self.config.paths == "portions":
+                nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
             self.optimizer.step()
             self.scheduler.step()
             on_step(step, loss.item())
@@ -142,10 +148,13 @@ class MainTrainer:
             images = augment(images, self.generator)
         num_states = 2**self.network.num_layers
         weights = dict.fromkeys(range(num_states), 1.0)
-        if self.config.paths == "mixed":
+        if self.config.paths != "all":
             weights = mixed_states(num_states, self.generator)
         is_bf16 = self.config.precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=is_bf16):
+            if self.config.paths == "portions":
+                logits = partial_logits(self.network, images, weights, self.generator)
+                return weighted_loss(logits, labels, weights)
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def save(self, folder: Path) -> None:
@@ -215,6 +224,50 @@ def mixed_states(num_states: int, generator: torch.Generator) -> dict[int, float
     return weights
 
 
+def partial_logits(
+    network: MainNetwork,
+    images: Tensor,
+    state_ids: Iterable[int],
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Return the logits of states whose solves stop after random iterations.
+
+    Args:
+        network: The main network.
+        images: Samples [n, C, H, W].
+        state_ids: States; a layer that is iterated takes 1 to its most iterations.
+        generator: Source of the draws.
+
+    Returns:
+        Logits [n, K] of each state, differentiable through every iteration.
+    """
+    stem, logits = network.stem(images), []
+    for state_id in state_ids:
+        below = stem
+        for level, layer in enumerate(network.main_layers):
+            pattern = state_id & (2**level - 1)
+            state = layer.plain(below, pattern)
+            if state_id >> level & 1:
+                solver = _random_portion(network, level, generator)
+                state, _ = layer.iterate(below, state, pattern, solver)
+            below = state
+        logits.append(network.classify(below, state_id))
+    return logits
+
+
+def _random_portion(
+    network: MainNetwork, level: int, generator: torch.Generator
+) -> SolverConfig:
+    """Return an unrolled solve of 1 to a layer's most iterations.
+
+    Short ones are drawn more often, since there each iteration changes most.
+    """
+    most, device = network.config.layer_steps[level], generator.device
+    draw = float(torch.rand((), generator=generator, device=device))
+    steps = 1 + int(most * draw**2)
+    return replace(network.solvers[level], max_steps=steps, rule=GradientRule.UNROLL)
+
+
 def loss_of_states(
     network: MainNetwork,
     images: Tensor,
@@ -232,6 +285,19 @@ def loss_of_states(
         solver: Options of the solves and of their gradient.
     """
     logits = network.forward_paths(images, weights, solver)
+    return weighted_loss(logits, labels, weights)
+
+
+def weighted_loss(
+    logits: Sequence[Tensor], labels: Tensor, weights: Mapping[int, float]
+) -> Tensor:
+    """Return the weighted mean over states of the cross-entropy, a scalar.
+
+    Args:
+        logits: Answers [n, K] of each state, in the order of the weights.
+        labels: The samples' classes, int64 [n].
+        weights: Weight of each state.
+    """
     losses = [
         weight * F.cross_entropy(answer.float(), labels)
         for weight, answer in zip(weights.values(), logits, strict=True)

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynalay_gym.envs.observation import EpisodeState, shown_penalty
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import relative_residual
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-from dynalay_gym.sessions.features import network_features, squash
+from dynalay_gym.sessions.features import network_features
 from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.utils.io import write_json
 
@@ -41,11 +42,14 @@ class PlainPass(nn.Module):
 
     Args:
         network: The main network, frozen.
+        penalty_unit: Penalty that is shown as 1/2.
     """
 
-    def __init__(self, network: MainNetwork) -> None:
+    def __init__(self, network: MainNetwork, penalty_unit: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.penalty_unit = network, penalty_unit
+        start = EpisodeState(1, network.num_layers + 1, max_decisions=1).features()
+        self.register_buffer("start", torch.from_numpy(start))
 
     def forward(self, images: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """Run over images [n, C, H, W] with penalties [n]."""
@@ -54,13 +58,12 @@ class PlainPass(nn.Module):
             below = layer.plain(below, 0)
             pooled.append(layer.pool(below))
         logits = self.network.classify(below, 0)
-        penalty, num_layers = penalty[:, None], self.network.num_layers
-        zeros = torch.zeros_like(penalty).expand(-1, num_layers)
+        penalty, start = penalty[:, None], self.get_buffer("start")
+        zeros = torch.zeros_like(penalty).expand(-1, self.network.num_layers)
         seen = network_features(torch.cat(pooled, 1), logits, zeros + 1, zeros)
-        # The episode's columns: last_action (A = L + 1) and consecutive are 0, and all
-        # decisions remain.
-        start = squash(penalty), zeros, zeros[:, :1], zeros[:, :1], zeros[:, :1] + 1
-        return logits, torch.cat([seen, *start], 1)
+        shown = shown_penalty(penalty, self.penalty_unit)
+        rest = zeros[:, :1] + start[:, 1:]  # what comes after the penalty
+        return logits, torch.cat([seen, shown, rest], 1)
 
 
 class Iteration(nn.Module):
@@ -130,7 +133,8 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
         )
     network, policy = session.network, predictor.policy
     inputs = {"images": _example(*network.config.in_shape), "penalty": _example()}
-    parts = [Part("plain", PlainPass(network), inputs, ("logits", "observation"))]
+    plain = PlainPass(network, predictor.penalty_unit)
+    parts = [Part("plain", plain, inputs, ("logits", "observation"))]
     layers = [part for part in network.modules() if isinstance(part, FixedPointLayer)]
     for number, layer in enumerate(layers, start=1):
         inputs = {name: _example(*layer.state_shape) for name in ("z", "x")}

@@ -57,12 +57,15 @@ class Batch:
         penalty: NDArray[np.float32],
         first: int,
         max_decisions: int,
+        penalty_unit: float,
     ) -> None:
         self.session, self.num_actions = session, len(session.action_names)
         self.is_on_cpu = session.device.type == "cpu"
         self.rows = np.arange(len(inputs))
         self.state = session.begin(inputs)
-        self.episode = EpisodeState(len(inputs), self.num_actions, max_decisions)
+        self.episode = EpisodeState(
+            len(inputs), self.num_actions, max_decisions, penalty_unit
+        )
         self.episode.begin(self.rows, first + self.rows, penalty, session.plain_macs)
         self.macs = np.full_like(self.rows, session.plain_macs)
         self.solver_steps = np.zeros_like(self.rows)

@@ -8,9 +8,10 @@ Axes: m rows, D observation features, A actions.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,11 +27,9 @@ from dynalay_gym.networks.policy import (
     as_numpy,
     like,
 )
-from dynalay_gym.predictor.exact_linear import ExactLinear
 
 Options = dict[str, Any]  # JSON-able
 Tensors = Mapping[str, Tensor]
-Numbers = tuple[NDArray[np.float64], NDArray[np.float64]]  # weight and bias
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -38,13 +37,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 class NetworkPolicy(GreedyNetPolicy):
     """Greedy choice of a trained network; masked actions are never taken.
 
-    The network is copied, so training on does not change the policy, and a row's choice
-    does not depend on the rows beside it.
+    The network is copied, so training on does not change the policy. It is computed in
+    double precision and its scores are compared in single, so that a row's choice does
+    not depend on the rows beside it.
 
     Args:
         net: An `AgentNet` (kind ``agent-net``), or a perceptron (kind ``mlp``): an
             ``nn.Sequential`` of ``nn.Linear`` with tanh or ReLU between them, whose
-            outputs score the actions. It takes observations in [0, 1].
+            outputs score the actions.
 
     Attributes:
         net: The copy: float32 [m, D] to scores [m, A].
@@ -56,36 +56,25 @@ class NetworkPolicy(GreedyNetPolicy):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self._activation, self._num_first = "tanh", 0
         if isinstance(net, AgentNet):
-            kind, layers = "agent-net", _agent_net_layers(net)
-            self._num_first = int(net.policy_head.cutoffs[0])
-            self.sizes = net.observation_size, net.num_actions
+            kind, self.sizes = "agent-net", (net.observation_size, net.num_actions)
             names = ("observation_size", "num_actions", "hidden")
             self.options: Options = {name: getattr(net, name) for name in names}
         else:
-            linears, self._activation = _perceptron_parts(net)
-            kind, layers = "mlp", list(map(_numbers, linears))
+            linears, activation = _perceptron_parts(net)
             widths = [linears[0].in_features, *(part.out_features for part in linears)]
-            self.sizes = widths[0], widths[-1]
-            self.options = {"widths": widths, "activation": self._activation}
-        net = copy.deepcopy(net).eval().requires_grad_(False)
-        super().__init__(net, name=kind)
-        self._layers, bound = list[ExactLinear](), 1.0
-        for weight, bias in layers:
-            self._layers.append(ExactLinear(weight, bias, bound))
-            bound = 1.0 if self._activation == "tanh" else self._layers[-1].reach
+            kind, self.sizes = "mlp", (widths[0], widths[-1])
+            self.options = {"widths": widths, "activation": activation}
+        super().__init__(copy.deepcopy(net).eval().requires_grad_(False), name=kind)
+        self._precise = copy.deepcopy(self.net).cpu().double()
 
     def act(self, observations: Array, infos: Infos) -> Array:
         """Choose the best allowed action; see `Policy.act`."""
-        x: NDArray[np.floating] = as_numpy(observations)
-        for layer in self._layers[:-1]:
-            x = layer(x)
-            x = np.tanh(x) if self._activation == "tanh" else np.maximum(x, 0)
-        scores = self._layers[-1](x)
-        if self._num_first > 0:
-            scores = _tree_scores(scores, self._num_first)
-        allowed = np.where(as_numpy(infos["action_mask"]) != 0, scores, -np.inf)
+        # The last bits of a sum depend on the batch: here those that are rounded off.
+        with torch.no_grad():
+            scores = self._precise(torch.as_tensor(observations).cpu().double())
+        mask = torch.as_tensor(infos["action_mask"]).cpu()
+        allowed = scores.float().masked_fill(mask == 0, -torch.inf)
         return like(allowed.argmax(1), observations)
 
 
@@ -219,39 +208,6 @@ RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
     "plan": lambda options, _: PlanPolicy(**options),
     "max-prob": lambda options, _: MaxProbPolicy(**options),
 }
-
-
-def _agent_net_layers(net: AgentNet) -> list[Numbers]:
-    """Return the layers that lead to an AgentNet's scores, as a perceptron.
-
-    Its last outputs are scores of the first actions, of a token for the other actions,
-    and of these among each other.
-    """
-    torso = [_numbers(part) for part in net.torso if isinstance(part, nn.Linear)]
-    weight, bias = torso[0]  # observations are centred, to 2 x - 1, first
-    torso[0] = 2 * weight, bias - weight.sum(1)
-    weight, bias = _numbers(net.policy_head.head)
-    first, last = (_numbers(part)[0] for part in cast(Any, net.policy_head.tail[0]))
-    tail = last @ first  # the two follow each other
-    ends = np.concatenate([weight, tail]), np.pad(bias, (0, len(tail)))
-    return [*torso, ends]
-
-
-def _tree_scores(outputs: NDArray[np.float64], num_first: int) -> NDArray[np.float64]:
-    """Return an AgentNet's log-probabilities [m, A], but for a constant per row."""
-    first, token = outputs[:, :num_first], outputs[:, num_first : num_first + 1]
-    others = outputs[:, num_first + 1 :]
-    others = others - others.max(1, keepdims=True)
-    log_probs = others - np.log(np.exp(others).sum(1, keepdims=True))
-    return np.concatenate([first, token + log_probs], 1)
-
-
-def _numbers(part: nn.Linear) -> Numbers:
-    """Return weight and bias of a layer."""
-    weight, bias = as_numpy(part.weight), np.zeros(part.out_features)
-    if part.bias is not None:
-        bias = as_numpy(part.bias)
-    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:

@@ -19,12 +19,13 @@ from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
 from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_saved
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
+from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.utils.training_state import strip_prefix
 
 KIND = "predictor"
-SETTINGS = ("penalty", "max_decisions")  # arguments that a folder keeps
+SETTINGS = ("penalty", "penalty_unit", "max_decisions")  # arguments that a folder keeps
 
 # Makes a session from the options and tensors that its `to_saved` returned.
 Restore = Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]
@@ -42,8 +43,12 @@ class DynaLayPredictor:
         policy: Chooses the actions: a policy of `dynalay_gym.predictor.policies`, or
             any object with ``act`` and ``macs_per_decision`` (which cannot be saved).
         penalty: Penalty of compute that is shown to the policy if a call names none.
+        penalty_unit: Penalty that is shown as 1/2: give what the policy was trained
+            with.
         rtol: Relative tolerance of a solve; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations that an action adds to its layer's solve;
+            None iterates to the fixed point.
         max_decisions: Most decisions per input; A if None. It is part of the
             observation: give what the policy was trained with.
         batch_size: Inputs that are worked on side by side; bounds the memory.
@@ -65,24 +70,23 @@ class DynaLayPredictor:
         policy: Policy,
         *,
         penalty: float,
+        penalty_unit: float = 1.0,
         rtol: float | None = None,
         max_steps: int | None = None,
+        iterations_per_action: int | None = None,
         max_decisions: int | None = None,
         batch_size: int = 256,
     ) -> None:
         if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
             raise ConfigError("batch_size and max_decisions must be at least 1")
-        if isinstance(network, MainNetwork):
-            network = fastest_session(network, rtol, max_steps)
-        elif rtol is not None or max_steps is not None:
-            raise ConfigError(
-                "a session has its own solver settings; leave rtol and max_steps out"
-            )
-        self.session: NetworkSession = network
+        if not 0 < penalty_unit < float("inf"):
+            raise ConfigError("penalty_unit must be finite and above 0")
+        self.session = as_session(network, rtol, max_steps, iterations_per_action)
         self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)
         self.policy, self.batch_size = policy, batch_size
-        self.max_decisions = max_decisions or num_actions
+        self.max_decisions = max_decisions or default_decisions(self.session)
+        self.penalty_unit = penalty_unit
         self.penalty = float(read_penalty(penalty, 1)[0])
         self.classes_ = np.arange(self.session.num_classes)
         layout = observation_layout(self.session.feature_layout, num_actions)
@@ -103,6 +107,7 @@ class DynaLayPredictor:
         """
         problem = env.unwrapped.problem
         options.setdefault("penalty", problem.penalty_range[0])
+        options.setdefault("penalty_unit", problem.penalty_unit)
         options.setdefault("max_decisions", problem.max_decisions)
         return cls(problem.session, policy, **options)
 
@@ -167,7 +172,13 @@ class DynaLayPredictor:
         found = []
         for first in range(0, max(len(given), 1), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            some = given[rows], shown[rows], first, self.max_decisions
+            some = (
+                given[rows],
+                shown[rows],
+                first,
+                self.max_decisions,
+                self.penalty_unit,
+            )
             batch = Batch(self.session, *some)
             found.append(batch.run(self.policy, self._has_finite_states))
         whole = found[0]
@@ -248,7 +259,7 @@ class DynaLayPredictor:
             )
             session = known[kind](*network)
             rule = RESTORE_POLICY[meta["policy"]["kind"]](*policy)
-            settings = {name: meta[name] for name in SETTINGS}
+            settings = {name: meta[name] for name in SETTINGS if name in meta}
             return cls(session, rule, batch_size=batch_size, **settings)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0].strip()
@@ -294,4 +305,5 @@ def _restore_main_network(
     network = MainNetwork(MainNetworkConfig(**options["config"]))
     network.load_state_dict(tensors)
     network.to(tensors["head"].device)
-    return fastest_session(network, options["rtol"], options["max_steps"])
+    del options["config"]
+    return fastest_session(network, **options)

@@ -3,7 +3,7 @@
 Axes: n samples, S states.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
+from dynalay_gym.utils.io import plain
 
 BATCH = 256  # samples that pass through a network together
 
@@ -25,13 +25,15 @@ class Calibration:
     Attributes:
         rtol: Relative tolerance of the solves; 0 for a network without solves.
         max_steps: Most iterations of a solve; 0 for a network without solves.
+        iterations_per_action: Iterations of a portion; None if an action takes all.
         plain_accuracy: Accuracy of stopping at once.
         always_accuracy: Accuracy of *always*.
         always_extra_macs: Mean multiply-adds of *always* beyond the plain pass.
     """
 
     rtol: float = 0.0
-    max_steps: int = 0
+    max_steps: int | Sequence[int] = 0
+    iterations_per_action: int | None = None
     plain_accuracy: float
     always_accuracy: float
     always_extra_macs: float
@@ -47,7 +49,7 @@ class Calibration:
         """
         return max(0.0, round(alpha * (self.always_accuracy - self.plain_accuracy), 3))
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
 
@@ -67,10 +69,8 @@ def calibrate(session: NetworkSession, split: Split) -> Calibration:
         plain += int((session.logits(state, rows).argmax(1) == labels).sum())
         macs += _run_full_plan(session, state, rows)
         always += int((session.logits(state, rows).argmax(1) == labels).sum())
-    solver = getattr(session, "solver", None)
     return Calibration(
-        rtol=0.0 if solver is None else solver.rtol,
-        max_steps=0 if solver is None else solver.max_steps,
+        **getattr(session, "options", {}),
         plain_accuracy=plain / len(split),
         always_accuracy=always / len(split),
         always_extra_macs=macs / len(split),
@@ -90,12 +90,14 @@ def _run_full_plan(session: NetworkSession, state: Any, rows: Tensor) -> int:
     return macs
 
 
-def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration | None:
-    """Return the calibration stored with a checkpoint for some solver settings, if any.
+def find_calibration(
+    meta: dict[str, Any], options: Mapping[str, Any]
+) -> Calibration | None:
+    """Return the calibration stored with a checkpoint for a session's options, if any.
 
     Args:
         meta: The checkpoint's JSON.
-        solver: The settings.
+        options: `TorchSession.options`.
 
     Raises:
         CheckpointError: The stored entry is malformed.
@@ -108,7 +110,8 @@ def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration 
                 "the checkpoint's calibrations are malformed; export it again with "
                 "train_main.py"
             ) from None
-        if (calibration.rtol, calibration.max_steps) == (solver.rtol, solver.max_steps):
+        about = calibration.to_dict()
+        if all(about[name] == plain(value) for name, value in options.items()):
             return calibration
     return None
 
@@ -116,7 +119,7 @@ def find_calibration(meta: dict[str, Any], solver: SolverConfig) -> Calibration 
 def visit_states(
     session: FiniteSession, inputs: Tensor
 ) -> Iterator[tuple[int, Any, dict[int, StepCost]]]:
-    """Visit every state of some inputs, each after the fewest decisions.
+    """Visit every state of some inputs.
 
     Args:
         session: The network.
@@ -127,19 +130,24 @@ def visit_states(
         the `StepCost` of each action from there, by action.
     """
     rows = _all_rows(session, inputs)
-    pending = {0: session.begin(inputs)}  # a dict keeps the order of insertion
-    seen = {0}
+    pending = [(0, session.begin(inputs))]
+    seen, known = {0}, dict[int, dict[int, StepCost]]()
+    same_cost = getattr(session, "same_cost", None)
     while pending:
-        number = next(iter(pending))
-        state, costs = pending.pop(number), {}
+        number, state = pending.pop()  # the latest first: few states are kept at once
+        costs = known[number] = {}
         for action in range(1, len(session.action_names)):
             reached = int(session.next_state[number, action])
+            same = number if same_cost is None else int(same_cost[number, action])
+            if same in known and same != number and reached in seen:
+                costs[action] = known[same][action]
+                continue
             # What leads back to the same state changes nothing.
             child = state if reached == number else state.clone()
             costs[action] = session.apply(child, rows, torch.full_like(rows, action))
             if reached not in seen:
                 seen.add(reached)
-                pending[reached] = child
+                pending.append((reached, child))
         yield number, state, costs
 
 

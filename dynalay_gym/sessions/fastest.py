@@ -1,28 +1,64 @@
-"""Chooses between the compiled session (Numba, CPU) and `TorchSession`."""
+"""From a network to its session: compiled (Numba, CPU), or `TorchSession`."""
 
 import importlib.util
+from collections.abc import Sequence
 
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.sessions.protocol import NetworkSession
+from dynalay_gym.sessions.torch_session import Steps, TorchSession
 
 
 def fastest_session(
-    network: MainNetwork, rtol: float | None = None, max_steps: int | None = None
+    network: MainNetwork,
+    rtol: float | None = None,
+    max_steps: Steps | None = None,
+    iterations_per_action: int | None = None,
 ) -> TorchSession:
     """Return the fastest session of a main network where it is.
 
     The compiled session of `dynalay_gym.sessions.accel` does what `TorchSession` does;
-    only rounding differs. It runs float32 networks of the two layer forms on a CPU, and
-    needs the extra ``[fast]`` (Numba).
+    only rounding differs. It runs float32 networks of the two convolutional forms on a
+    CPU, a solve at once, and needs the extra ``[fast]`` (Numba).
 
     Args:
         network: The main network.
         rtol: Relative tolerance of a solve, above 0; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations of a portion; None iterates to the end.
     """
-    if importlib.util.find_spec("numba") is not None:
+    portion = iterations_per_action
+    if portion is None and importlib.util.find_spec("numba") is not None:
         from dynalay_gym.sessions.accel.session import CompiledSession, applies_to
 
-        if applies_to(network):
+        if applies_to(network) and not isinstance(max_steps, Sequence):
             return CompiledSession(network, rtol, max_steps)
-    return TorchSession(network, rtol, max_steps)
+    return TorchSession(network, rtol, max_steps, portion)
+
+
+def as_session(
+    network: MainNetwork | NetworkSession,
+    rtol: float | None = None,
+    max_steps: int | None = None,
+    iterations_per_action: int | None = None,
+) -> NetworkSession:
+    """Return the fastest session of a main network, or a session as it is.
+
+    Args:
+        network: The network.
+        rtol: See `fastest_session`.
+        max_steps: See `fastest_session`.
+        iterations_per_action: See `fastest_session`.
+
+    Raises:
+        ConfigError: Options come with a session, which has its own.
+    """
+    options = rtol, max_steps, iterations_per_action
+    if isinstance(network, MainNetwork):
+        return fastest_session(network, *options)
+    if any(option is not None for option in options):
+        raise ConfigError(
+            "a session has its own solver settings; leave rtol, max_steps and "
+            "iterations_per_action out"
+        )
+    return network

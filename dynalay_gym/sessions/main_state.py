@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dynalay_gym.networks.main_layers import LayerState
+from dynalay_gym.networks.layers.base import LayerState
 
 
 @dataclass
@@ -23,11 +23,13 @@ class LayerBuffer:
             layer that was applied plainly, and y of an iterated one.
         hidden: Hidden stream h of iterated rows, float [n, Ch, Hh, Wh].
         injected: Input x of the iteration of iterated rows, like `hidden`.
+        plain: Pre-activation u of iterated rows, like `visible`.
     """
 
     visible: Tensor | None = None
     hidden: Tensor | None = None
     injected: Tensor | None = None
+    plain: Tensor | None = None
 
     def read(self, rows: Tensor) -> LayerState:
         """Return the activations of some rows, int64 [m].
@@ -41,6 +43,23 @@ class LayerBuffer:
         )
         assert visible is not None, "the plain pass comes first"
         return LayerState(torch.relu(visible), visible, hidden, injected)
+
+    def read_plain(self, rows: Tensor) -> LayerState:
+        """Return the activations of plainly applied rows, int64 [m]."""
+        state = self.read(rows)
+        return LayerState(state.y, state.u)
+
+    def read_iterated(self, rows: Tensor) -> LayerState:
+        """Return what the solve of iterated rows, int64 [m], goes on from.
+
+        `y` is what is iterated where there is no hidden stream; else nobody reads it.
+        """
+        assert self.plain is not None and self.injected is not None, "solved before"
+        u, x = _take(self.plain, rows), _take(self.injected, rows)
+        if self.hidden is None:
+            assert self.visible is not None
+            return LayerState(_take(self.visible, rows), u, None, x)
+        return LayerState(u, u, _take(self.hidden, rows), x)
 
     def write(self, rows: Tensor, num_rows: int, **maps: Tensor | None) -> None:
         """Overwrite rows, int64 [m], of the named parts; None leaves a part alone."""
@@ -61,7 +80,7 @@ class MainState:
         layers: Activations of the stem, then of layers 1..L.
         pooled: Pooled activations of all layers side by side, float [n, D].
         logits: Current answers, float [n, K].
-        state_id: Which layers sit on their fixed point, int64 [n]; bit l - 1: layer l.
+        state_id: Number of the state, int64 [n]; see `layer_levels`.
         residual: Relative residual of each layer's last solve, float [n, L]; 1 for a
             layer that was only applied plainly.
     """
@@ -71,6 +90,25 @@ class MainState:
     logits: Tensor
     state_id: Tensor
     residual: Tensor
+
+    @classmethod
+    def empty(
+        cls,
+        layers: Sequence[LayerBuffer],
+        num_rows: int,
+        num_features: int,
+        num_classes: int,
+        num_layers: int,
+        device: torch.device,
+    ) -> Self:
+        """Return memory for n rows of D features, K classes and L layers."""
+        return cls(
+            layers=layers,
+            pooled=torch.zeros(num_rows, num_features, device=device),
+            logits=torch.zeros(num_rows, num_classes, device=device),
+            state_id=torch.zeros(num_rows, dtype=torch.int64, device=device),
+            residual=torch.ones(num_rows, num_layers, device=device),
+        )
 
     def clone(self) -> Self:
         """Return an independent copy."""

@@ -60,6 +60,7 @@ def export(
     network: MainNetwork,
     splits: Mapping[str, Split],
     facts: Mapping[str, Any],
+    iterations_per_action: int | None = None,
 ) -> dict[str, Any]:
     """Write a main network with all that an environment wants to know of it.
 
@@ -69,15 +70,20 @@ def export(
         splits: By name; ``agent`` is what costs and penalty are measured on. The
             accuracy of every state is stored for each of them.
         facts: Further facts for the JSON.
+        iterations_per_action: Portion of an environment that is used beside one whose
+            actions are whole solves; its costs are measured too.
 
     Returns:
         What was written beside the weights, without the further facts.
     """
     session = fastest_session(network)
-    calibration = calibrate(session, splits["agent"])
+    calibrations = [calibrate(session, splits["agent"])]
+    if iterations_per_action is not None:
+        portions = fastest_session(network, iterations_per_action=iterations_per_action)
+        calibrations.append(calibrate(portions, splits["agent"]))
     meta = {
-        "calibrations": [calibration.to_dict()],
-        "break_even_penalty": calibration.break_even(alpha=0.5),
+        "calibrations": [calibration.to_dict() for calibration in calibrations],
+        "break_even_penalty": calibrations[0].break_even(alpha=0.5),
         "plain_macs": session.plain_macs,
         "solver_steps": _measure_states(session, splits["agent"])[1],
         "state_accuracy": {

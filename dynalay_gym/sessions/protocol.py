@@ -126,7 +126,10 @@ class FiniteStates(Protocol):
     Attributes:
         next_state: State that an action leads to, int64 [S, A]; 0 is the state after
             the plain pass. It defines the transition rule: `apply` must agree with it,
-            and masks, tables, the oracle and exact learning are derived from it.
+            and tables, the oracle and exact learning are derived from it.
+
+    An optional attribute ``same_cost``, int64 [S, A], names a state from which an
+    action takes as much, so that a table measures it once for all of them.
     """
 
     next_state: NDArray[np.int64]

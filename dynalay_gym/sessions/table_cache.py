@@ -28,7 +28,7 @@ from dynalay_gym.sessions.transition_table import (
 from dynalay_gym.utils.digest import tensors_digest
 from dynalay_gym.utils.io import cache_dir, write_file
 
-FORMAT = 4
+FORMAT = 5
 
 
 def get_table(

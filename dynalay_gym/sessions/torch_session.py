@@ -1,9 +1,9 @@
 """A main network as a session, in plain PyTorch: the reference.
 
-Choosing a layer brings it to its fixed point; every layer above it is applied once,
-from zero, on its new input. So what a row holds depends on its input and on *which*
-layers sit on their fixed point, its state. A layer that sits there already is checked
-by one iteration and left as it is.
+Choosing a layer iterates it, to its fixed point or by a portion of iterations; every
+layer above it is applied once, from zero, on its new input. So what a row holds depends
+on its input and on the *level* of each layer, the portions that it has taken: its
+state. A layer that is done already is checked by one iteration and left as it is.
 
 Axes: n rows (one input each), m of them chosen, L layers, D pooled features.
 """
@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from dynalay_gym.errors import CheckpointError
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
-from dynalay_gym.networks.main_layers import LayerState
+from dynalay_gym.networks.layers.base import LayerState
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.checks import (
     check_actions,
@@ -34,10 +34,10 @@ from dynalay_gym.sessions.checks import (
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
-from dynalay_gym.sessions.states import layer_levels, layer_states, useful_actions
+from dynalay_gym.sessions.states import Levels
 from dynalay_gym.utils.digest import tensors_digest
 
-Work = tuple[Tensor | int, SolveResult | None]
+Steps = int | Sequence[int]  # most iterations of a solve: of all layers, or of each
 
 
 class TorchSession:
@@ -47,21 +47,28 @@ class TorchSession:
         network: The main network; the session works on a frozen copy of it.
         rtol: Relative tolerance of a solve, above 0; the network's own if None.
         max_steps: Most iterations of a solve; the network's own if None.
+        iterations_per_action: Iterations of a portion, at least 1; None iterates to
+            the fixed point at once.
+
+    Raises:
+        ConfigError: An option is out of range.
     """
 
     def __init__(
         self,
         network: MainNetwork,
         rtol: float | None = None,
-        max_steps: int | None = None,
+        max_steps: Steps | None = None,
+        iterations_per_action: int | None = None,
     ) -> None:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
         self.in_shape, self.in_dtype = config.in_shape, torch.float32
-        self.solver = SolverConfig(
-            rtol=config.rtol if rtol is None else rtol,
-            max_steps=config.max_steps if max_steps is None else max_steps,
-        )
+        self.options: dict[str, Any] = {
+            "rtol": config.rtol if rtol is None else rtol,
+            "max_steps": config.max_steps if max_steps is None else max_steps,
+            "iterations_per_action": iterations_per_action,
+        }
         self.costs = CostTable.of(network)
         self.num_layers = network.num_layers
         self.num_classes = config.num_classes
@@ -70,25 +77,25 @@ class TorchSession:
         self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
         names = (f"layer {layer}" for layer in self.full_plan)
         self.action_names: tuple[str, ...] = ("stop", *names)
-        hidden = config.hidden or (0,) * self.num_layers
-        widths = [sum(pair) for pair in zip(config.channels, hidden, strict=True)]
+        widths = [layer.num_features for layer in network.main_layers]
         layout = {f"activations/{i}": width for i, width in enumerate(widths)}
         layout |= SOFTMAX_LAYOUT
         layout |= dict.fromkeys(("residual", "iterated"), self.num_layers)
         self.feature_layout: Mapping[str, int] = layout
         self._columns = torch.arange(sum(widths), device=self.device).split(widths)
-        self.next_state = layer_states(self.num_layers)
-        levels = torch.from_numpy(layer_levels(self.num_layers))
-        self._iterated = levels.bool().to(self.device)
-        self._already = F.pad(self._iterated, (1, 0))  # action 0 finds nothing done
-        self._next_state = torch.from_numpy(self.next_state).to(self.device)
-        useful = torch.from_numpy(useful_actions(self.next_state))
-        self._useful = useful.to(self.device)
+        most = self.options["max_steps"]
+        each = (most,) * self.num_layers if isinstance(most, int) else most
+        self.solver = SolverConfig(rtol=self.options["rtol"], max_steps=max(each))
+        self._states = states = Levels(each, iterations_per_action, self.device)
+        self.next_state, self.same_cost = states.next_state, states.same_cost
+        self._in_portions = iterations_per_action is not None
 
     @torch.no_grad()
     def begin(self, inputs: Tensor) -> MainState:
         """Run the plain pass over images [n, C, H, W]; see `NetworkSession.begin`."""
-        state = self._new_state(len(inputs))
+        layers, widths = self._new_layers(len(inputs)), self._columns
+        sizes = len(inputs), sum(map(len, widths)), self.num_classes, self.num_layers
+        state = MainState.empty(layers, *sizes, self.device)
         self.restart(state, torch.arange(len(inputs), device=self.device), inputs)
         return state
 
@@ -112,12 +119,15 @@ class TorchSession:
 
     @torch.no_grad()
     def apply(self, state: MainState, rows: Tensor, actions: Tensor) -> StepCost:
-        """Bring one layer per row to its fixed point; see `NetworkSession.apply`."""
+        """Iterate one layer per row; see `NetworkSession.apply`."""
         check_rows(rows, len(state.state_id))
         check_actions(actions, len(rows), self.num_layers + 1)
         before = state.state_id[rows]
-        target = self._next_state[before, actions]
-        already = self._already[before, actions]
+        target = self._states.reached[before, actions]
+        already = self._states.is_done[before, actions]
+        if self._in_portions:
+            converged = F.pad(self._has_converged(state, rows), (1, 0))
+            already = already | converged.gather(1, actions[:, None])[:, 0]
         return self._sweep(state, rows, actions, target, already)
 
     @torch.no_grad()
@@ -126,7 +136,7 @@ class TorchSession:
         check_rows(rows, len(state.state_id))
         check_states(state_ids, len(rows), len(self.next_state))
         assert not bool(state.state_id[rows].any()), "rows start in state 0"
-        iterated = self._iterated[state_ids]
+        iterated = self._states.level[state_ids] > 0
         lowest = torch.where(iterated.any(1), iterated.int().argmax(1) + 1, 0)
         already = torch.zeros_like(lowest, dtype=torch.bool)
         return self._sweep(state, rows, lowest, state_ids, already)
@@ -136,7 +146,7 @@ class TorchSession:
         parts = state.pooled, state.logits, state.residual, state.state_id
         picked = [part.index_select(0, rows) for part in parts]
         pooled, logits, residual, state_id = picked
-        iterated = self._iterated.index_select(0, state_id)
+        iterated = self._states.share.index_select(0, state_id)
         return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
@@ -144,8 +154,22 @@ class TorchSession:
         return state.logits.index_select(0, rows)
 
     def useful_actions(self, state: MainState, rows: Tensor) -> Tensor:
-        """Return which actions can change something, bool [m, A]."""
-        return self._useful.index_select(0, state.state_id.index_select(0, rows))
+        """Return which actions can change something, bool [m, A].
+
+        Where solves are taken in portions, a layer that has converged is left out.
+        """
+        useful = self._states.useful.index_select(
+            0, state.state_id.index_select(0, rows)
+        )
+        if self._in_portions:
+            useful[:, 1:] &= ~self._has_converged(state, rows)
+        return useful
+
+    def _has_converged(self, state: MainState, rows: Tensor) -> Tensor:
+        """Return which layers no iteration moves any more, bool [m, L]."""
+        level = self._states.level.index_select(0, state.state_id.index_select(0, rows))
+        residual = state.residual.index_select(0, rows)
+        return (level > 0) & ~(residual >= self.solver.rtol)  # also if it is NaN
 
     def state_ids(self, state: MainState) -> Tensor:
         """Return the state of every row, int64 [n]."""
@@ -160,27 +184,25 @@ class TorchSession:
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
         """Return the residuals of each solve; empty for a plainly applied layer."""
         curves, where = {}, torch.tensor([row], device=self.device)
-        iterated = self._iterated[state.state_id[row]].tolist()
         for i, layer in enumerate(self.network.main_layers):
+            steps = int(
+                self._states.iterations[i][self._states.level[state.state_id[row], i]]
+            )
             held = state.layers[i + 1].read(where)
-            curve = layer.residual_curve(held, self.solver) if iterated[i] else []
+            solver = replace(self.solver, max_steps=steps)
+            curve = layer.residual_curve(held, solver) if steps else []
             curves[self.action_names[i + 1]] = curve
         return curves
 
     def fingerprint(self) -> str:
         """Return a hash of weights, architecture and solver settings."""
-        about = {"config": self.network.config.to_dict(), "solver": asdict(self.solver)}
-        weights = tensors_digest(self.network.state_dict())
-        text = json.dumps([weights, about], sort_keys=True)
+        kind, options, weights = self.to_saved()
+        text = json.dumps([kind, options, tensors_digest(weights)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         """Return kind, options and weights; see `Savable.to_saved`."""
-        options = {
-            "config": self.network.config.to_dict(),
-            "rtol": self.solver.rtol,
-            "max_steps": self.solver.max_steps,
-        }
+        options = {"config": self.network.config.to_dict(), **self.options}
         return "main-network", options, self.network.state_dict()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -194,17 +216,6 @@ class TorchSession:
             )
         self.network.load_state_dict(weights)
         self.network.freeze()
-
-    def _new_state(self, num_rows: int) -> MainState:
-        """Return memory for some rows."""
-        n, device = num_rows, self.device
-        return MainState(
-            layers=self._new_layers(n),
-            pooled=torch.zeros(n, sum(map(len, self._columns)), device=device),
-            logits=torch.zeros(n, self.num_classes, device=device),
-            state_id=torch.zeros(n, dtype=torch.int64, device=device),
-            residual=torch.ones(n, self.num_layers, device=device),
-        )
 
     def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
         return [LayerBuffer() for _ in range(self.num_layers + 1)]
@@ -229,22 +240,19 @@ class TorchSession:
         cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
         for layer in range(1, self.num_layers + 1):
             starts, above = lowest == layer, (lowest > 0) & (lowest < layer)
-            wanted = self._iterated[target, layer - 1] & (starts | above)
+            level = self._states.level[target, layer - 1]
+            wanted = (level > 0) & (starts | above) & ~(starts & already)
             for chosen, work in (
                 (starts & already, self._check),
                 (above, self._refresh),
-                (wanted & ~(starts & already), self._solve),
+                (wanted, self._iterate),
             ):
                 some = chosen.nonzero()[:, 0]
                 if len(some) == 0:
                     continue
-                macs, result = work(state, rows[some], layer, target[some])
-                cost[0, some] += macs
-                if result is not None:
-                    iteration = self.costs.layers[layer - 1].iteration
-                    cost[0, some] += iteration * result.num_steps
-                    cost[1, some] += result.num_steps
-                    cost[2, some] = torch.maximum(cost[2, some], result.status)
+                own = work(state, rows[some], layer, target[some])
+                cost[:2, some] += own[:2]
+                cost[2, some] = torch.maximum(cost[2, some], own[2])
         moved = (lowest > 0).nonzero()[:, 0]
         if len(moved) > 0:
             state.state_id[rows[moved]] = target[moved]
@@ -254,40 +262,74 @@ class TorchSession:
         return StepCost(macs, steps, status, already)
 
     # Each of these works on layer `layer` of some rows, int64 [g], that are brought to
-    # states `target`, and returns multiply-adds (iterations apart) and a solve, if any.
+    # states `target`, and returns multiply-adds, iterations and status, int64 [3, g].
 
     def _check(
         self, state: MainState, rows: Tensor, layer: int, target: Tensor
-    ) -> Work:
-        """Apply the map once at the fixed point; the state stays as it is."""
+    ) -> Tensor:
+        """Apply the map once where the layer is done; the state stays as it is."""
         held = state.layers[layer].read(rows)
-        return 0, self.network.main_layers[layer - 1].check(held, self.solver)
+        result = self.network.main_layers[layer - 1].check(held, self.solver)
+        return self._cost(layer, result)
 
     def _refresh(
         self, state: MainState, rows: Tensor, layer: int, target: Tensor
-    ) -> Work:
+    ) -> Tensor:
         """Apply the layer once, from zero, on its new input."""
-        pattern = target % 2 ** (layer - 1)
+        pattern = self._states.pattern[target] % 2 ** (layer - 1)
         below = state.layers[layer - 1].read(rows)
         new = self.network.main_layers[layer - 1].plain(below, pattern)
         self._keep(state, rows, layer, new, visible=new.u)
         state.residual[rows, layer - 1] = 1.0
-        return self.costs.layers[layer - 1].plain, None
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        cost[0] = self.costs.layers[layer - 1].plain
+        return cost
+
+    def _iterate(
+        self, state: MainState, rows: Tensor, layer: int, target: Tensor
+    ) -> Tensor:
+        """Go on with the layer's solve; rows that do the same are solved together."""
+        before, after = (
+            self._states.iterations[layer - 1][self._states.level[ids, layer - 1]]
+            for ids in (state.state_id[rows], target)
+        )
+        steps, is_new = after - before, before == 0
+        cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
+        for kind in torch.stack([steps, is_new], 1).unique(dim=0):
+            some = ((steps == kind[0]) & (is_new == kind[1])).nonzero()[:, 0]
+            solver = replace(self.solver, max_steps=int(kind[0]))
+            part, starts = (state, rows[some], layer, target[some]), bool(kind[1])
+            cost[:, some] = self._cost(layer, self._solve(*part, solver, starts))
+        setup = torch.tensor(self.costs.layers[layer - 1].setup, device=self.device)
+        below_iterated = (self._states.pattern[target] << 1) >> (layer - 1) & 1
+        cost[0] += setup[below_iterated] * is_new  # layer 1 has none below: 0
+        return cost
 
     def _solve(
-        self, state: MainState, rows: Tensor, layer: int, target: Tensor
-    ) -> Work:
-        """Bring the layer, plainly applied so far, to its fixed point."""
-        pattern = target % 2 ** (layer - 1)
-        below, held = (state.layers[i].read(rows) for i in (layer - 1, layer))
-        module = self.network.main_layers[layer - 1]
-        new, result = module.iterate(below, held, pattern, self.solver)
-        maps = {"visible": new.y, "hidden": new.h, "injected": new.x}
-        self._keep(state, rows, layer, new, **maps)
+        self,
+        state: MainState,
+        rows: Tensor,
+        layer: int,
+        target: Tensor,
+        solver: SolverConfig,
+        starts: bool,
+    ) -> SolveResult:
+        """Iterate a layer that was applied plainly (`starts`) or iterated before."""
+        pattern = self._states.pattern[target] % 2 ** (layer - 1)
+        buffer, module = state.layers[layer], self.network.main_layers[layer - 1]
+        held = buffer.read_plain(rows) if starts else buffer.read_iterated(rows)
+        below = state.layers[layer - 1].read(rows) if starts else held  # not read
+        new, result = module.iterate(below, held, pattern, solver)
+        injected, plain = (new.x, held.u) if starts else (None, None)
+        maps = {"visible": new.y, "hidden": new.h, "injected": injected}
+        self._keep(state, rows, layer, new, plain=plain, **maps)
         state.residual[rows, layer - 1] = result.residual
-        setup = torch.tensor(self.costs.layers[layer - 1].setup, device=self.device)
-        below_iterated = (target << 1) >> (layer - 1) & 1  # 0 below layer 1
-        return setup[below_iterated], result
+        return result
+
+    def _cost(self, layer: int, result: SolveResult) -> Tensor:
+        """Return multiply-adds, iterations and status of a solve, int64 [3, g]."""
+        macs = self.costs.layers[layer - 1].iteration * result.num_steps
+        return torch.stack([macs, result.num_steps, result.status])
 
     def _keep(
         self,
@@ -304,4 +346,5 @@ class TorchSession:
 
     def _answer(self, state: MainState, rows: Tensor) -> None:
         top = state.pooled[rows[:, None], self._columns[-1]]
-        state.logits[rows] = self.network.answer(top, state.state_id[rows])
+        pattern = self._states.pattern[state.state_id[rows]]
+        state.logits[rows] = self.network.answer(top, pattern)

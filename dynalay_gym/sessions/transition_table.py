@@ -44,6 +44,7 @@ class TransitionTable:
         log_score: Log-probability of the true class, float32 [n * S].
         prediction: Current answer, int64 [n * S].
         correct: Whether it is right, bool [n * S].
+        useful: Which actions can change something, bool [n * S, A].
         choices: What a choice does, int64 [n * S * A, len(CHOICE)].
     """
 
@@ -51,6 +52,7 @@ class TransitionTable:
     log_score: Tensor
     prediction: Tensor
     correct: Tensor
+    useful: Tensor
     choices: Tensor
 
     @property
@@ -92,6 +94,7 @@ def table_layout(session: FiniteSession, num_samples: int, padding: int) -> Layo
         "log_score": ((rows,), torch.float32),
         "prediction": ((rows,), torch.int64),
         "correct": ((rows,), torch.bool),
+        "useful": ((rows, num_actions), torch.bool),
         "choices": ((rows * num_actions, len(CHOICE)), torch.int64),
     }
 
@@ -153,6 +156,7 @@ def _enter(
         table.log_score[here] = true_log_prob(logits, labels).cpu()
         table.prediction[here] = answers.cpu()
         table.correct[here] = (answers == labels).cpu()
+        table.useful[here] = session.useful_actions(state, rows).cpu()
         for action, cost in costs.items():
             parts = [cost.macs, cost.solver_steps, cost.status]
             choice = here * num_actions + action

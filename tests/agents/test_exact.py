@@ -17,10 +17,11 @@ from helpers.networks import (
     random_model,
     tiny_config,
 )
+from helpers.slow import best_slow_return, make_slow
 from torch import Tensor
 
 from agents.base import Resumable
-from agents.exact.agent import ExactAgent
+from agents.exact.agent import ExactAgent, update_bytes
 from agents.exact.config import ExactConfig
 from agents.exact.values import action_values, advantage_loss, soft_policy, visits
 from agents.registry import make_agent
@@ -87,7 +88,7 @@ def weights(agent: ExactAgent) -> Tensor:
 
 
 def test_nodes_of_two_layers_are_those_found_by_hand() -> None:
-    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
+    nodes = enumerate_nodes(layer_states((1, 1)), max_decisions=3)
     # start; 1; 2; 1 then 2; 2 then 1 (which forgets 2)
     assert nodes.state.tolist() == [0b00, 0b01, 0b10, 0b11, 0b01]
     assert nodes.last_action.tolist() == [-1, 1, 2, 2, 1]
@@ -188,7 +189,7 @@ def test_targets_are_the_values_worked_out_by_hand() -> None:
 
 
 def test_visits_and_lengths() -> None:
-    nodes = enumerate_nodes(layer_states(2), max_decisions=3)
+    nodes = enumerate_nodes(layer_states((1, 1)), max_decisions=3)
     policy = soft_policy(torch.zeros(1, 5, 3), nodes.allowed, 1.0)
     reached = visits(policy, nodes.children, nodes.levels)[0]
     # From the start 1/3 each; then one of two allowed actions.
@@ -283,8 +284,8 @@ def test_a_higher_penalty_never_buys_more() -> None:
 
 def test_penalties_are_drawn_from_the_environments_range() -> None:
     agent = make_agent(make_table(penalty="0.2:0.6"), SMALL)
-    drawn = agent._draw_penalties(1000)
-    assert 0.2 <= drawn.min() < 0.21 < 0.59 < drawn.max() <= 0.6
+    drawn = agent.tree.penalties(torch.tensor([0.0, 0.5, 1.0]))
+    assert drawn.tolist() == pytest.approx([0.2, 0.12**0.5, 0.6])  # even in the log
 
 
 def test_equal_seeds_give_equal_weights() -> None:
@@ -396,3 +397,28 @@ def test_digits_above_every_fixed_rule_and_below_the_optimum() -> None:
     }
     learned, oracle = returns.pop("exact"), returns.pop("oracle")
     assert max(returns.values()) + 0.01 < learned < oracle
+
+
+# --- levels ---------------------------------------------------------------------------
+
+
+def test_levels_that_take_many_decisions_are_learned_to_the_end() -> None:
+    envs = make_slow(8, transitions="table")
+    config = ExactConfig(total_timesteps=60_000, learning_rate=1e-2, batch_size=20)
+    agent = make_agent(envs, config)
+    agent.learn(config.total_timesteps)
+    walked = make_slow(40, autoreset_mode="Disabled")
+    found = evaluate(walked, agent.policy, penalty=0.35).mean_return
+    assert found == pytest.approx(best_slow_return(), abs=0.01)
+
+
+def test_an_update_that_needs_too_much_memory_is_refused() -> None:
+    envs, config = make_table(), ExactConfig(batch_size=10_000_000)
+    with pytest.raises(ConfigError, match=r"GiB \(15 nodes.*--exact\.batch-size"):
+        make_agent(envs, config)
+
+
+def test_the_memory_of_an_update_is_what_its_tensors_take() -> None:
+    config = ExactConfig(batch_size=2, hidden=(5, 7))
+    # Per node: 2 x 3 features, 4 x 12 layer outputs, 8 x 2 actions; 4 bytes each.
+    assert update_bytes(10, (3, 2), config) == 4 * 2 * 10 * (6 + 48 + 16)

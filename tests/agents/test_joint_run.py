@@ -109,7 +109,6 @@ def test_a_killed_run_goes_on_to_the_bit(whole: JointRun, tmp_path: Path) -> Non
     for name in ("agent", "resume", "best/main", "best/agent", "warm-up/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
     assert resumed.best == whole.best
-    assert resumed.trainer is not None and whole.trainer is not None
     assert resumed.trainer.steps == whole.trainer.steps > 5
 
 
@@ -130,7 +129,7 @@ def test_exact_goes_on_to_the_bit(tmp_path: Path) -> None:
     cut = run(options(tmp_path / "cut", "exact", **given), stop_at=60_750)
     assert load_tensors(cut.folder / "resume")[1]["taken"] == 60_750
     resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **given))
-    assert resumed.trainer is not None and resumed.trainer.steps == 18
+    assert resumed.trainer.steps == 18
     for name in ("agent", "resume", "best/main", "best/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
     learned, begun = (tensors(whole.folder / p) for p in ("best/main", "warm-up/main"))
@@ -150,13 +149,12 @@ def test_exact_learning_goes_on_to_the_bit_in_phases(
     co = replace(CO, update_ratio=0.002, agent_steps=1)
     asked = {"co": co, "total_timesteps": 600_000}
     whole = run(options(tmp_path / "whole", "exact", **asked))
-    assert whole.trainer is not None and whole.trainer.steps > 2
+    assert whole.trainer.steps > 2
     files = sorted((tmp_path / "cache").iterdir())
     cut = run(options(tmp_path / "cut", "exact", **asked), stop_at=450_000)
     resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **asked))
     for name in ("agent", "best/main", "best/agent"):
         assert_equal(cut.folder / name, whole.folder / name)
-    assert resumed.trainer is not None
     assert resumed.trainer.steps == whole.trainer.steps
     assert sorted((tmp_path / "cache").iterdir()) == files, "of the start alone"
 
@@ -167,7 +165,7 @@ def test_dqn_goes_on(tmp_path: Path) -> None:
     cut = run(options(tmp_path, "dqn"), stop_at=1400)
     resumed = run(options(tmp_path, "dqn", resume=cut.folder))
     assert resumed.taken == resumed.total == 2048
-    assert resumed.trainer is not None and resumed.trainer.steps > 5
+    assert resumed.trainer.steps > 5
 
 
 def test_a_finished_run_has_nothing_left_to_do(whole: JointRun) -> None:
@@ -230,13 +228,14 @@ def test_an_untrained_network_learns_at_a_given_penalty(tmp_path: Path) -> None:
 def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
-    solver = base.problem.session.solver
+    options = base.problem.session.options
     whole._save_best_network()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
-    before = find_calibration(kept, solver)
+    before = find_calibration(kept, options)
     assert before is not None and before.always_extra_macs == unit
     measured = whole.take_best()
-    after = find_calibration(load_network(whole.folder / "best" / "main")[1], solver)
+    _, meta = load_network(whole.folder / "best" / "main")
+    after = find_calibration(meta, options)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"

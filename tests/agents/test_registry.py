@@ -9,8 +9,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv
 
-import train_agent
-from agents import registry
+from agents import registry, run
 from agents.config import AgentConfig
 from agents.options import Options, default_configs
 from agents.saving import load_agent, save_agent
@@ -94,7 +93,7 @@ def test_a_network_that_no_predictor_runs_does_not_end_a_run(
     config = tyro.cli(Options, args=["--algo", "stay"]).config()
     agent: Any = registry.make_agent(NeedEnv(), config)
     nothing_is_asked_of_envs: Any = None
-    train_agent.save_predictor(tmp_path / "p", agent, nothing_is_asked_of_envs)
+    run.save_predictor(tmp_path / "p", agent, nothing_is_asked_of_envs)
     assert "no predictor is written: a network policy takes" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
 

@@ -20,6 +20,7 @@ POLICIES = (
     "nop always layer-1 layer-2 layer-3 random max-prob entropy residual patience "
     "fixed-k max-prob-once entropy-once best-fixed oracle random-mix"
 ).split()
+RETURNS = ("agent", "validation", "test")
 OFFLINE = ("--data-dir", ".", "--no-download")
 
 
@@ -71,6 +72,7 @@ def test_run_folder_holds_results_agent_and_curves(trained):
     results = json.loads((folder / "results.json").read_text())
     assert results["options"]["seed"] == 3
     assert results["num_samples"] == 3573
+    assert set(results["returns"]) == set(RETURNS)
     rows = {row["policy"]: row for row in results["policies"]}
     assert rows["nop"]["compute"] == 1.0
     best = rows["oracle"]["return"]

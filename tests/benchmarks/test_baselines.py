@@ -66,7 +66,7 @@ def test_the_network_by_hand_gives_the_packages_logits(
         # One at a time: by hand, a batch iterates until its slowest has converged.
         rows = [by_hand.run(one[None], state, 0.1, 20) for one in images]
         with torch.no_grad():
-            expected = model.forward_path(images, state, model.solver)
+            expected = model.forward_path(images, state, model.solvers[0])
         torch.testing.assert_close(torch.cat(rows), expected, rtol=1e-4, atol=1e-4)
 
 

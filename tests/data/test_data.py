@@ -143,6 +143,7 @@ def test_samples_of_ones_own_may_have_any_shape_and_no_groups() -> None:
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"\(4,\).*\(3,\)"),
         ({"groups": torch.zeros(4)}, "groups must be int64.*leave groups out"),
         ({"groups": torch.zeros(9, dtype=torch.int64)}, "groups"),
+        ({"difficulty": torch.zeros(4)}, "difficulty must be int64"),
         ({"inputs": torch.tensor(1.0)}, "at least one sample"),
         ({"inputs": torch.zeros(0, 2), "labels": torch.zeros(0).long()}, "empty"),
         ({"inputs": torch.zeros(4, 2, device="meta")}, "move them to one device"),
@@ -171,7 +172,8 @@ def test_unknown_split_names_the_known_ones() -> None:
 
 
 def test_specs_agree_with_themselves() -> None:
-    assert list(DATASETS) == ["digits", "fashion-mnist", "cifar10", "cifar100"]
+    images = ["digits", "fashion-mnist", "cifar10", "cifar100"]
+    assert list(DATASETS) == [*images, "maze", "maze-hopeless"]
     for name, spec in DATASETS.items():
         assert spec.name == name
         assert len(spec.mean) == len(spec.std) == spec.in_shape[0]

@@ -30,6 +30,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import dynalay_gym
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
@@ -50,7 +51,7 @@ IDS = [spec.env_id for spec in DATASETS.values()]
 def problem_of(env_id: str) -> dict[str, Any]:
     """Keywords that need neither files nor a shipped network."""
     spec = next(spec for spec in DATASETS.values() if spec.env_id == env_id)
-    if spec.embedded:
+    if (SHIPPED / (spec.network or spec.name)).is_dir():
         return {}
     config = tiny_config(in_shape=spec.in_shape, num_classes=spec.num_classes)
     return {

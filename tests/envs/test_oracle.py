@@ -128,7 +128,7 @@ def test_exact_learning_needs_a_table() -> None:
 
 
 def test_nodes_of_one_layer_by_hand() -> None:
-    nodes = enumerate_nodes(layer_states(1), max_decisions=3)
+    nodes = enumerate_nodes(layer_states((1,)), max_decisions=3)
     assert nodes.state.tolist() == [0, 1]
     assert nodes.last_action.tolist() == [-1, 1]
     assert nodes.consecutive.tolist() == [0, 1]
@@ -138,7 +138,7 @@ def test_nodes_of_one_layer_by_hand() -> None:
 
 
 def test_nodes_of_two_portions_count_consecutive_choices() -> None:
-    nodes = enumerate_nodes(layer_states(1, num_levels=2), max_decisions=4)
+    nodes = enumerate_nodes(layer_states((2,)), max_decisions=4)
     assert nodes.state.tolist() == [0, 1, 2]
     assert nodes.consecutive.tolist() == [0, 1, 2]
     assert nodes.children[:, 1].tolist() == [1, 2, -1]
@@ -146,7 +146,7 @@ def test_nodes_of_two_portions_count_consecutive_choices() -> None:
 
 
 def test_the_last_decision_leads_nowhere() -> None:
-    nodes = enumerate_nodes(layer_states(3), max_decisions=2)
+    nodes = enumerate_nodes(layer_states((1, 1, 1)), max_decisions=2)
     assert nodes.num_nodes == 4
     assert (nodes.children[1:] == -1).all()
     assert nodes.decisions.tolist() == [0, 1, 1, 1]

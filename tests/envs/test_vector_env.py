@@ -1,5 +1,6 @@
 """A row does in a batch what it does alone; rewards, macs and resets by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from helpers.networks import (
     tiny_config,
 )
 
-from dynalay_gym.envs import config as factory
-from dynalay_gym.envs.episodes import EpisodeStream
+from dynalay_gym.envs.checks import ResetOptions
+from dynalay_gym.envs.episodes import RowEpisodes
+from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import (
     CheckpointError,
@@ -28,6 +30,7 @@ from dynalay_gym.errors import (
     InvalidActionError,
     ResetNeededError,
 )
+from dynalay_gym.sessions import fastest
 from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.utils.rollout_recorder import Event, Recorder
 
@@ -43,6 +46,19 @@ KEYS = (
     "decisions",
     "action_mask",
 )
+
+
+def seeded_episodes(
+    seeds: list[int], num_samples: int, penalty_range: tuple[float, float]
+) -> RowEpisodes:
+    episodes = RowEpisodes(len(seeds), num_samples, penalty_range)
+    episodes.seed(np.arange(len(seeds)), seeds)
+    return episodes
+
+
+def draw(episodes: RowEpisodes, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    return episodes.begin(ResetOptions(np.asarray(rows)))
+
 
 # --- a row in a batch is the same alone -----------------------------------------------
 
@@ -154,7 +170,7 @@ def test_macs_of_a_rollout_equal_what_was_executed(
 ) -> None:
     # Of PyTorch's session: its operations can be counted, and the others' costs are
     # those of this one (test_compiled_session.py).
-    monkeypatch.setattr(factory, "fastest_session", TorchSession)
+    monkeypatch.setattr(fastest, "fastest_session", TorchSession)
     # Rows come in pairs that do the same, so no row is ever computed beside a copy.
     n = 12
     seeds = [s for s in range(n // 2) for _ in range(2)]
@@ -289,8 +305,8 @@ def test_same_step_by_hand() -> None:
     assert infos["macs"][0] == envs.plain_macs
     assert infos["decisions"].tolist() == [0, 1]
     assert infos["final_info"]["decisions"].tolist() == [1, 1]
-    stream = EpisodeStream([5], 24, (0.25, 0.25))
-    expected = [int(stream.draw(np.array([0]))[0][0]) for _ in range(2)]
+    stream = seeded_episodes([5], 24, (0.25, 0.25))
+    expected = [int(draw(stream, [0])[0][0]) for _ in range(2)]
     assert [begun["index"][0], infos["index"][0]] == expected
     # The other row goes on; its final observation is simply its observation.
     assert np.array_equal(infos["final_obs"][1], observations[1])
@@ -365,12 +381,12 @@ def test_mode_is_told_where_others_look_for_it(mode: str) -> None:
 
 def test_episodes_do_not_depend_on_the_number_of_rows() -> None:
     rows = np.arange(40)
-    many = EpisodeStream(list(range(40)), 1000, (0.0, 1.0))
-    first, second = many.draw(rows), many.draw(rows[::-1])
+    many = seeded_episodes(list(range(40)), 1000, (0.0, 1.0))
+    first, second = draw(many, rows), draw(many, rows[::-1])
     for row in (0, 7, 39):
-        alone = EpisodeStream([row], 1000, (0.0, 1.0))
+        alone = seeded_episodes([row], 1000, (0.0, 1.0))
         for drawn, at in ((first, row), (second, 39 - row)):
-            index, penalty = alone.draw(np.array([0]))
+            index, penalty = draw(alone, [0])
             assert index[0] == drawn[0][at]
             assert penalty[0] == drawn[1][at]
 
@@ -385,8 +401,8 @@ def splitmix(x: int) -> int:
 
 def test_episodes_are_fixed_for_ever() -> None:
     seeds = [0, 2**63 + 5]
-    stream = EpisodeStream(seeds, 4050, (0.0, 2.0))
-    drawn = [stream.draw(np.array([0, 1])) for _ in range(3)]
+    stream = seeded_episodes(seeds, 4050, (0.0, 2.0))
+    drawn = [draw(stream, [0, 1]) for _ in range(3)]
     indices = [index.tolist() for index, _ in drawn]
     assert indices == [[3380, 2674], [486, 665], [1671, 4030]]
     for k, (index, penalty) in enumerate(drawn):
@@ -399,14 +415,14 @@ def test_episodes_are_fixed_for_ever() -> None:
 
 def test_rows_that_draw_at_different_rates_keep_their_own_streams() -> None:
     seeds, rng = [3, 8, 21, 34], np.random.default_rng(0)
-    stream = EpisodeStream(seeds, 4050, (0.5, 0.5))
+    stream = seeded_episodes(seeds, 4050, (0.5, 0.5))
     drawn = np.zeros(len(seeds), dtype=int)
     for step in range(200):
         if step == 90:
-            stream.reseed([1], [77])
+            stream.seed(np.array([1]), [0, 77])
             seeds[1], drawn[1] = 77, 0
         rows = np.flatnonzero(rng.random(len(seeds)) < [0.9, 0.5, 0.1, 0.3])
-        index, penalty = stream.draw(rows)
+        index, penalty = draw(stream, rows)
         assert penalty.tolist() == [0.5] * len(rows)
         for row, found in zip(rows, index, strict=True):
             start = splitmix((splitmix(seeds[row]) + int(drawn[row])) % 2**64)
@@ -416,14 +432,14 @@ def test_rows_that_draw_at_different_rates_keep_their_own_streams() -> None:
 
 
 def test_episodes_cover_samples_and_penalties_evenly() -> None:
-    stream = EpisodeStream(list(range(2000)), 10, (1.0, 3.0))
-    draws = [stream.draw(np.arange(2000)) for _ in range(5)]
+    stream = seeded_episodes(list(range(2000)), 10, (1.0, 3.0))
+    draws = [draw(stream, np.arange(2000)) for _ in range(5)]
     index = np.concatenate([index for index, _ in draws])
     penalty = np.concatenate([penalty for _, penalty in draws])
     counts = np.bincount(index, minlength=10)
     assert abs(counts - 1000).max() < 150  # five standard deviations
-    assert 1 <= penalty.min() < 1.01 and 2.99 < penalty.max() <= 3
-    assert penalty.mean() == pytest.approx(2, abs=0.03)
+    assert 1 <= penalty.min() < 1.01 and 2.98 < penalty.max() <= 3
+    assert np.log(penalty).mean() == pytest.approx(np.log(3) / 2, abs=0.015)
     assert abs(np.corrcoef(index, penalty)[0, 1]) < 0.05
 
 
@@ -693,3 +709,55 @@ def test_a_state_that_cannot_be_is_refused(name: str, value: int) -> None:
     state[name][1] = value
     with pytest.raises(ConfigError, match=name):
         envs.set_state(state)
+
+
+def test_difficulty_is_told_where_the_split_knows_it() -> None:
+    split = replace(shared_split(), difficulty=torch.arange(24) * 3)
+    actions = np.array([1, 2, 0, 3])
+    told = []
+    for transitions in ("live", "table"):
+        envs = make_vec(4, split=split, transitions=transitions)
+        _, infos = envs.reset(seed=5)
+        _, _, _, _, after = envs.step(actions)
+        for seen in (infos, after):
+            assert seen["difficulty"].dtype == np.int64
+            assert (seen["difficulty"] == 3 * seen["index"]).all()
+            assert seen["_difficulty"].all()
+        told.append(after["difficulty"])
+    assert (told[0] == told[1]).all()
+    single = make_single(split=split)
+    _, info = single.reset(seed=5, options={"index": 7})
+    assert info["difficulty"] == single.step(1)[-1]["difficulty"] == 21
+    assert "difficulty" not in make_vec(4).reset(seed=5)[1]
+
+
+@pytest.mark.parametrize("penalty", [0.2, "0.1:0.4"])
+def test_the_penalty_scale_multiplies_what_later_episodes_draw(penalty):
+    plain, scaled = (make_vec(4, penalty=penalty) for _ in range(2))
+    scaled.set_attr("penalty_scale", 0.5)
+    for options in (None, {"penalty": 0.3}):
+        expected, got = (
+            envs.reset(seed=0, options=options) for envs in (plain, scaled)
+        )
+        factor = 1.0 if options else 0.5
+        assert (got[1]["penalty"] == factor * expected[1]["penalty"]).all()
+    assert np.array_equal(got[0], expected[0])
+    scaled.penalty_scale = 0.0
+    (_, rewards, *_), (_, _, *_, infos) = scaled.step([1] * 4), scaled.step([0] * 4)
+    assert (rewards < 0).all()  # the episodes that had begun keep their penalties
+    assert (infos["penalty"] == 0).all()
+
+
+@pytest.mark.parametrize("transitions", ["live", "table"])
+def test_the_penalty_unit_is_shown_as_one_half(transitions):
+    envs = make_vec(3, penalty_unit=0.1, transitions=transitions)
+    penalty = np.array([0.0, 0.1, 0.3], dtype=np.float32)
+    observations, _ = envs.reset(seed=0, options={"penalty": penalty, "index": 0})
+    column = observations[:, envs.observation_layout["penalty"]]
+    assert column[:, 0].tolist() == pytest.approx([0.0, 0.5, 0.75])
+    if transitions == "table":
+        tree = decision_tree(envs)
+        seen = tree.observations(torch.zeros(3).long(), torch.from_numpy(penalty))
+        assert np.array_equal(seen[:, 0].numpy(), observations)
+    with pytest.raises(ConfigError, match="penalty_unit"):
+        make_vec(1, penalty_unit=0.0)

@@ -43,6 +43,7 @@ class NeedEnv(VectorEnv):
     always_extra_macs = ALWAYS_MACS
     alpha = ALPHA
     problem = SimpleNamespace(reward=PaperReward(ALPHA))
+    penalty_scale = 1.0
 
     def __init__(
         self,
@@ -114,7 +115,8 @@ class NeedEnv(VectorEnv):
     def _begin(self, rows: np.ndarray, options: dict) -> None:
         drawn = self._rng.integers(self.num_samples, size=self.num_envs)
         index = np.broadcast_to(options.get("index", drawn), self.num_envs)
-        penalty = options.get("penalty", self.penalty_range[0])
+        drawn_penalty = self.penalty_range[0] * self.penalty_scale
+        penalty = options.get("penalty", drawn_penalty)
         self.index[rows] = index[rows]
         self.penalty[rows] = np.broadcast_to(penalty, self.num_envs)[rows]
         self.last = self.last.copy()

@@ -19,7 +19,6 @@ from helpers.networks import (
 
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, DynaLayError
-from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.checkpoint import (
     META_NAME,
     load_network,
@@ -285,4 +284,4 @@ def test_checkpoint_errors_are_errors_of_the_package() -> None:
 def test_malformed_calibration_is_named() -> None:
     meta = {"calibrations": [{"rtol": 0.1}]}
     with pytest.raises(CheckpointError, match="calibrations are malformed"):
-        find_calibration(meta, SolverConfig(rtol=0.1))
+        find_calibration(meta, {"rtol": 0.1})

@@ -11,7 +11,6 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.selective import (
     SelectiveNetwork,
     hold_unused,
-    pattern_parameters,
 )
 
 # So tight that the solves' own errors vanish: a batch's adjoint stops all at once.
@@ -121,7 +120,7 @@ def test_patterns_that_nobody_met_stay_in_spite_of_momentum(model: MainNetwork) 
         before = model.head_norm.weight.detach().clone()
         optimizer.zero_grad(set_to_none=True)
         backward(model, rows)
-        with hold_unused(pattern_parameters(model)):
+        with hold_unused(model):
             optimizer.step()
         moved = (model.head_norm.weight != before).any(1)
         assert moved.nonzero().flatten().tolist() == [state]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.networks.checkpoint import load_network
@@ -21,7 +22,6 @@ from dynalay_gym.networks.training import (
 )
 from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.metrics import MetricWriter
-from train_main import train
 
 CONFIG = MainNetworkConfig(
     in_shape=(1, 8, 8),

@@ -38,10 +38,10 @@ from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.checkpoint import META_NAME, save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy, Policy
-from dynalay_gym.predictor import predictor as predictors
 from dynalay_gym.predictor.inference import Inference
 from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.sessions import fastest
 from dynalay_gym.sessions.torch_session import TorchSession
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_only_rows_that_chose_a_layer_are_run() -> None:
 def test_a_plan_runs_what_its_answer_needs_and_no_more(
     plan: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictors, "fastest_session", TorchSession)  # can be counted
+    monkeypatch.setattr(fastest, "fastest_session", TorchSession)  # can be counted
     predictor = DynaLayPredictor(shared_model(), PlanPolicy(plan), penalty=0.0)
     images = shared_split().inputs
     images = torch.cat([images, images])  # no row is ever alone, and padded
@@ -349,6 +349,19 @@ def test_no_bit_depends_on_the_batch(kind: str) -> None:
     assert torch.equal(turned.macs, whole.macs[order])
 
 
+@pytest.mark.parametrize("kind", ["agent-net", "mlp-tanh", "mlp-relu"])
+def test_no_choice_depends_on_the_rows_beside_it(kind: str) -> None:
+    policy, n = make_policy(kind), 1000
+    seen = torch.rand(n, observation_size(), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(n, NUM_ACTIONS, dtype=torch.int8)
+    whole = policy.act(seen, {"action_mask": mask})
+    assert len(whole.unique()) > 1
+    for size in (1, 2, 3, 16, 33, 100):
+        parts = zip(seen.split(size), mask.split(size), strict=True)
+        found = [policy.act(rows, {"action_mask": own}) for rows, own in parts]
+        assert torch.equal(torch.cat(found), whole)
+
+
 def test_an_empty_batch_has_no_answers() -> None:
     found = make_predictor("mlp-tanh").infer(np.zeros((0, 1, 8, 8), np.float32))
     assert found.labels.shape == (0,)
@@ -398,6 +411,25 @@ def test_the_stored_penalty_is_the_default() -> None:
 
 
 # --- scikit-learn ---------------------------------------------------------------------
+
+
+def test_the_penalty_is_shown_as_the_environment_shows_it(tmp_path: Path) -> None:
+    """A network that iterates layer 1 if it is shown more than 1/2."""
+    layout = make_vec(1).observation_layout
+    net = torch.nn.Sequential(torch.nn.Linear(layout["remaining"].stop, 4))
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.copy_(torch.tensor([0.5, 0.0, -9.0, -9.0]))
+        net[0].weight[1, layout["penalty"]] = 1.0
+    envs = make_vec(1, penalty_unit=0.1)
+    predictor = DynaLayPredictor.from_env(envs, NetworkPolicy(net))
+    predictor.save(tmp_path / "p")
+    for each in (predictor, DynaLayPredictor.load(tmp_path / "p")):
+        for penalty, first in ((0.09, 0), (0.11, 1)):
+            found = each.infer(shared_split().inputs, penalty=penalty)
+            assert (found.actions[:, 0] == first).all()
+    with pytest.raises(ConfigError, match="penalty_unit"):
+        DynaLayPredictor.from_env(envs, NetworkPolicy(net), penalty_unit=0.0)
 
 
 def test_it_serves_as_a_fitted_classifier() -> None:

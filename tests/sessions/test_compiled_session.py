@@ -15,7 +15,7 @@ from torch import nn
 
 numba = pytest.importorskip("numba")
 
-from dynalay_gym.networks.main_layers import WideStreamLayer
+from dynalay_gym.networks.layers.conv import WideStreamLayer
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.sessions.accel import session as compiled_session

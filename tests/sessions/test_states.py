@@ -37,7 +37,7 @@ class Layers:
 
 @pytest.mark.parametrize(("num_layers", "num_levels"), SIZES)
 def test_every_transition_is_that_of_the_rule(num_layers: int, num_levels: int) -> None:
-    table = layer_states(num_layers, num_levels)
+    table = layer_states((num_levels,) * num_layers)
     assert table.shape == ((num_levels + 1) ** num_layers, num_layers + 1)
     assert table.dtype == np.int64
     for state in range(len(table)):
@@ -49,12 +49,12 @@ def test_every_transition_is_that_of_the_rule(num_layers: int, num_levels: int) 
 
 def test_the_automaton_of_two_layers() -> None:
     expected = [[0, 1, 2], [1, 1, 3], [2, 1, 2], [3, 1, 3]]
-    assert layer_states(2).tolist() == expected
+    assert layer_states((1, 1)).tolist() == expected
 
 
 @pytest.mark.parametrize(("num_layers", "num_levels"), SIZES)
 def test_levels_are_the_digits_of_a_state(num_layers: int, num_levels: int) -> None:
-    levels = layer_levels(num_layers, num_levels)
+    levels = layer_levels((num_levels,) * num_layers)
     for state, found in enumerate(levels.tolist()):
         assert found == Layers(num_layers, num_levels, state).levels
 
@@ -64,7 +64,11 @@ def test_levels_are_the_digits_of_a_state(num_layers: int, num_levels: int) -> N
 def test_any_sequence_of_actions(size: tuple[int, int], data: st.DataObject) -> None:
     actions = data.draw(st.lists(st.integers(0, size[0]), max_size=12))
     start = data.draw(st.integers(0, (size[1] + 1) ** size[0] - 1))
-    layers, table, state = Layers(*size, start), layer_states(*size), start
+    layers, table, state = (
+        Layers(*size, start),
+        layer_states((size[1],) * size[0]),
+        start,
+    )
     for action in actions:
         layers.choose(action)
         state = int(table[state, action])
@@ -75,8 +79,8 @@ def test_any_sequence_of_actions(size: tuple[int, int], data: st.DataObject) -> 
 def test_an_action_is_useful_if_it_changes_the_state(
     num_layers: int, num_levels: int
 ) -> None:
-    table = layer_states(num_layers, num_levels)
-    useful, levels = useful_actions(table), layer_levels(num_layers, num_levels)
+    table = layer_states((num_levels,) * num_layers)
+    useful, levels = useful_actions(table), layer_levels((num_levels,) * num_layers)
     assert useful.shape == table.shape
     for state in range(len(table)):
         assert useful[state, 0]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.networks.main_layers import MainLayer, WideStreamLayer
+from dynalay_gym.networks.layers.base import MainLayer
+from dynalay_gym.networks.layers.conv import WideStreamLayer
+from dynalay_gym.networks.layers.norm import PatternNorm
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.norm import PatternNorm
 
 Kernel = tuple[Tensor, Tensor]  # weight and bias
 

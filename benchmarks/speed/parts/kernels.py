@@ -32,7 +32,7 @@ def measure(options: Options) -> list[Table]:
     rows = []
     for preset in options.presets:
         network = load_subject(preset, options).network.to("cpu").freeze()
-        states = layer_states(network.num_layers)
+        states = layer_states((1,) * network.num_layers)
         net, _ = pack(network, SolverConfig(), states)
         for i in range(network.num_layers):
             conv = net.layers[i]["recurrence"]

@@ -64,7 +64,7 @@ def make_ways(num_batches: int) -> dict[str, Callable[[], Tensor]]:
     config = network.config
     solver = SolverConfig(
         rtol=config.rtol,
-        max_steps=config.max_steps,
+        max_steps=max(config.layer_steps),
         adjoint_rtol=0.1,
         adjoint_max_steps=4,
     )

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
-from dynalay_gym.networks.main_layers import LayerMacs, StateLayer, WideStreamLayer
+from dynalay_gym.networks.layers.base import LayerMacs
+from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer
+from dynalay_gym.networks.layers.norm import PatternNorm
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.norm import PatternNorm
 from dynalay_gym.sessions.accel.maps import CONV
 from dynalay_gym.sessions.accel.network import LAYER, Net
 from dynalay_gym.sessions.accel.vectors import LANES, Numbers, pack_matrix
@@ -24,7 +25,8 @@ from dynalay_gym.sessions.states import Automaton
 def is_packable(network: MainNetwork) -> bool:
     """Return whether the compiled functions do what a network does.
 
-    They know no subclasses, nor hidden maps whose sides do not match after the stride.
+    They know no subclasses, no numbers of iterations that differ between layers, nor
+    hidden maps whose sides do not match after the stride.
     """
     side = network.config.in_shape[1] // network.config.unshuffle
     for layer in network.layers:
@@ -35,7 +37,8 @@ def is_packable(network: MainNetwork) -> bool:
             side = layer.hidden_size
         elif type(layer) is not StateLayer:
             return False
-    return type(network) is MainNetwork
+    same_steps = len(set(network.config.layer_steps)) == 1
+    return type(network) is MainNetwork and same_steps
 
 
 class Map(NamedTuple):

@@ -1,16 +1,10 @@
-"""The two forms of a main network's selectable layer.
+"""The two convolutional forms of a main network's selectable layer.
 
 ``StateLayer`` is the paper's form: the activations themselves are iterated.
 ``WideStreamLayer`` keeps a thin plain pass and iterates a wide hidden stream beside it.
-A layer takes the activations of the layer below and the pattern of iterated layers
-below, and returns a new state; it holds no state of its own.
 
 Axes: n samples; y [n, C, H, W] visible activations; h [n, Ch, Hh, Wh] hidden stream.
 """
-
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +12,12 @@ from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_macs, conv2d_size
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
-from dynalay_gym.fixed_point.progress import SolveResult
-from dynalay_gym.fixed_point.rows import select_rows
-from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.norm import Pattern, PatternNorm
+from dynalay_gym.networks.layers.base import LayerMacs, LayerState, MainLayer
+from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 
 
-class LayerState(NamedTuple):
-    """One layer's activations for n samples.
-
-    Attributes:
-        y: Visible activations; what the next layer's plain application reads.
-        u: Pre-activation of the plain application; of a plainly applied layer only.
-        h: Hidden stream; of an iterated layer (and of the stem) only.
-        x: Input injected into the iteration; of an iterated layer only.
-    """
-
-    y: Tensor
-    u: Tensor
-    h: Tensor | None = None
-    x: Tensor | None = None
-
-    def at(self, rows: Tensor) -> "LayerState":
-        """Return some of the rows, int64 [m]."""
-        parts = (part if part is None else select_rows(part, rows) for part in self)
-        return LayerState(*parts)  # type: ignore[arg-type]  # y and u are there
-
-
-@dataclass(frozen=True)
-class LayerMacs:
-    """Multiply-adds of one layer for one sample.
-
-    Attributes:
-        plain: One plain application.
-        setup: What a solve costs beside its iterations, if the layer below is
-            (plain, iterated).
-        iteration: One application of the recurrent map.
-    """
-
-    plain: int
-    setup: tuple[int, int]
-    iteration: int
-
-
-class MainLayer(nn.Module, ABC):
-    """A selectable layer: ``u = Norm(U y_below)``, plainly applied ``y = relu(u)``.
-
-    A subclass says what is injected into its recurrence and how the solution is read.
+class ConvLayer(MainLayer):
+    """A layer whose plain application is ``u = Norm(U y_below)``, ``y = relu(u)``.
 
     Args:
         below: Channels and side in pixels (C, size) of the layer below.
@@ -83,78 +36,35 @@ class MainLayer(nn.Module, ABC):
         self.weight_in = conv_weight(channels, below[0])
         self.norm = PatternNorm(channels, num_patterns)
 
-    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
-        """Apply the layer once, from zero; a hidden stream is not touched.
+    @property
+    def num_features(self) -> int:
+        """One per channel."""
+        return len(self.weight_in)
 
-        Args:
-            below: State of the layer below.
-            pattern: Which layers below are iterated.
-        """
+    def plain(self, below: LayerState, pattern: Pattern) -> LayerState:
+        """Apply the layer once, from zero; see `MainLayer.plain`."""
         u = conv2d(below.y, self.weight_in, stride=self.stride, padding=1)
         u = self.norm(u, pattern)
         return LayerState(torch.relu(u), u)
-
-    def iterate(
-        self,
-        below: LayerState,
-        state: LayerState,
-        pattern: Pattern,
-        solver: SolverConfig,
-    ) -> tuple[LayerState, SolveResult]:
-        """Bring a plainly applied layer to its fixed point.
-
-        Args:
-            below: State of the layer below.
-            state: This layer's, as `plain` returned it.
-            pattern: Which layers below are iterated.
-            solver: Options of the solve.
-
-        Returns:
-            The new state, and the solve.
-        """
-        x = self._inject(below, state, pattern)
-        result = self.recurrence.solve(x, solver=solver)
-        return self._read(state, x, result.value, pattern), result
-
-    @abstractmethod
-    def _inject(self, below: LayerState, state: LayerState, pattern: Pattern) -> Tensor:
-        """Return the input of the iteration."""
-
-    @abstractmethod
-    def _read(
-        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
-    ) -> LayerState:
-        """Return the state that belongs to the solution."""
-
-    def check(self, state: LayerState, solver: SolverConfig) -> SolveResult:
-        """Apply the recurrent map once at the fixed point of an iterated layer."""
-        assert state.x is not None, "an iterated layer"
-        z_star = state.y if state.h is None else state.h
-        return self.recurrence.check(state.x, z_star, solver)
-
-    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
-        """Return the residuals along the solve of one iterated sample."""
-        assert state.x is not None, "an iterated layer"
-        return self.recurrence.residual_curve(state.x, solver)
 
     def pool(self, state: LayerState) -> Tensor:
         """Return the global averages of the activations, float [n, F]."""
         return state.y.mean((2, 3))
 
     def macs(self) -> LayerMacs:
-        """Return the cost in closed form."""
+        """Return the cost of U, and of an iteration."""
         plain = conv2d_macs(self.weight_in.shape, self.size, self.size)
         return LayerMacs(plain, (0, 0), self.recurrence.macs_per_iteration)
 
 
-class StateLayer(MainLayer):
+class StateLayer(ConvLayer):
     """The paper's form: ``z = relu(u + W z)`` with ``u = Norm(U y_below)``.
 
     The plain application is one step from zero, ``relu(u)``; with W = 0 the layer is an
     ordinary convolution, so both share their weights.
 
     Args:
-        below, channels, stride, num_patterns: See `MainLayer`.
+        below, channels, stride, num_patterns: See `ConvLayer`.
         kappa: Bound of ||W||, in (0, 1).
 
     References:
@@ -178,12 +88,12 @@ class StateLayer(MainLayer):
         return state.u
 
     def _read(
-        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
+        self, state: LayerState, x: Tensor, z: Tensor, pattern: Pattern
     ) -> LayerState:
-        return LayerState(z_star, x, x=x)
+        return LayerState(z, x, x=x)
 
 
-class WideStreamLayer(MainLayer):
+class WideStreamLayer(ConvLayer):
     """Thin plain pass with a wide hidden stream that only iterating touches.
 
     ``u = Norm(U y_below)``; plain: ``y = relu(u)``, h = 0. Iterating:
@@ -192,7 +102,7 @@ class WideStreamLayer(MainLayer):
     so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free.
 
     Args:
-        below, channels, stride, num_patterns: See `MainLayer`.
+        below, channels, stride, num_patterns: See `ConvLayer`.
         below_hidden: Channels and side in pixels of the hidden stream below.
         hidden: Channels Ch of h.
         pool: Ratio of the sides of y and h.
@@ -247,12 +157,17 @@ class WideStreamLayer(MainLayer):
         return conv2d(below.h, self.hidden_to_hidden, stride=stride, padding=1)
 
     def _read(
-        self, state: LayerState, x: Tensor, z_star: Tensor, pattern: Pattern
+        self, state: LayerState, x: Tensor, z: Tensor, pattern: Pattern
     ) -> LayerState:
-        read = self.norm_readout(conv2d(z_star, self.readout), pattern)
+        read = self.norm_readout(conv2d(z, self.readout), pattern)
         if self.ratio > 1:
             read = F.interpolate(read, size=(self.size, self.size))
-        return LayerState(torch.relu(state.u + read), state.u, z_star, x)
+        return LayerState(torch.relu(state.u + read), state.u, z, x)
+
+    @property
+    def num_features(self) -> int:
+        """One per channel of either stream."""
+        return super().num_features + self.readout.shape[1]
 
     def pool(self, state: LayerState) -> Tensor:
         """Return the global averages of both streams, float [n, C + Ch].

@@ -1,0 +1,202 @@
+"""Training a main network by itself: alone, or as the start of a co-training."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.data.registry import SPLITS, dataset_spec
+from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.config import resolve_device
+from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.presets import make_config
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.metrics import MetricWriter
+
+OnStep = Callable[[int, int, float], None]
+Splits = Mapping[str, Split]
+
+# Epochs and states that suit a preset.
+_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
+
+
+def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
+    """Return all splits of a data set by name; see `load_split` and its errors."""
+    files["device"] = resolve_device(device)
+    return {name: load_split(dataset, name, **files) for name in SPLITS}
+
+
+def network_config(
+    dataset: str, preset: str | None = None, **solver: Any
+) -> MainNetworkConfig:
+    """Return the architecture for a data set.
+
+    Args:
+        dataset: Name of the data set.
+        preset: Name of the preset; the data set's own if None.
+        **solver: ``rtol`` and ``max_steps`` in place of the preset's; None changes
+            nothing.
+    """
+    spec = dataset_spec(dataset)
+    config = make_config(preset or spec.preset, spec.in_shape, spec.num_classes)
+    given = {name: value for name, value in solver.items() if value is not None}
+    return replace(config, **given)
+
+
+def training_config(
+    dataset: str,
+    *,
+    epochs: int | None = None,
+    paths: str | None = None,
+    **options: Any,
+) -> TrainingConfig:
+    """Return how a network is trained on a data set.
+
+    Args:
+        dataset: Name of the data set. Those that do not come with the package are
+            shifted and mirrored.
+        epochs: Passes over the main split; what suits the data set's preset if None.
+        paths: States of every step; what suits the preset if None.
+        **options: Other fields of `TrainingConfig`.
+    """
+    spec = dataset_spec(dataset)
+    suits = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    return TrainingConfig(
+        epochs=suits[0] if epochs is None else epochs,
+        paths=paths or suits[1],
+        augment=not spec.embedded,
+        **options,
+    )
+
+
+def fresh_trainer(
+    architecture: MainNetworkConfig, options: TrainingConfig, main: Split
+) -> MainTrainer:
+    """Return the training of a new network, on the device of the main split."""
+    torch.manual_seed(options.seed)
+    network = MainNetwork(architecture).to(main.labels.device)
+    return MainTrainer(network, main, options)
+
+
+def train(
+    trainer: MainTrainer, validation: Split, folder: Path, writer: MetricWriter
+) -> None:
+    """Train all epochs; validate after each, and save the last and the best network.
+
+    Args:
+        trainer: A training, fresh or loaded.
+        validation: The validation split.
+        folder: The run's folder; gets ``best``, ``best.json`` and ``resume``.
+        writer: Where the metrics go.
+    """
+    best_path = folder / "best.json"
+    best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
+    epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
+    done, total = trainer.epoch * per_epoch, epochs * per_epoch
+    # disable=None: no bar where nobody watches
+    bar = tqdm(total=total, initial=done, unit="step", disable=None)
+
+    def on_step(step: int, loss: float) -> None:
+        bar.update()
+        if step % 20 == 0:
+            writer.scalar("main/loss", loss, step)
+
+    while trainer.epoch < epochs:
+        trainer.train_epoch(on_step)
+        accuracy = state_accuracies(fastest_session(trainer.network), validation)
+        step = trainer.epoch * per_epoch
+        writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        writer.scalar("main/learning_rate", rate, step)
+        plain, *_, always = accuracy.values()
+        bar.set_postfix_str(f"validation: plain {plain:.3f} always {always:.3f}")
+        mean = sum(accuracy.values()) / len(accuracy)
+        if mean > best:
+            best = mean
+            save_network(folder / "best", trainer.network, {"epoch": trainer.epoch})
+            write_json(best_path, {"mean": mean, "epoch": trainer.epoch})
+        trainer.save(folder / "resume")
+    bar.close()
+
+
+def report(
+    trainer: MainTrainer,
+    splits: Splits,
+    folder: Path,
+    about: Mapping[str, Any],
+    writer: MetricWriter,
+) -> None:
+    """Export the last and the best network and print the accuracy of their states.
+
+    Args:
+        trainer: The training, at its end.
+        splits: The data by name.
+        folder: The run's folder, with ``best`` in it.
+        about: What the networks' JSON says of the run.
+        writer: Where the metrics go.
+    """
+    export(folder / "last", trainer.network, splits, about)
+    meta = remeasure(folder / "best", splits, about)
+    test = meta["state_accuracy"]["test"]
+    writer.scalars({f"main/test_accuracy/{k}": v for k, v in test.items()}, 0)
+    print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
+    print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
+    print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
+    print(f"always: {meta['calibrations'][0]['always_extra_macs']:,.0f} more; ", end="")
+    print(f"break-even penalty: {meta['break_even_penalty']}")
+    print(f"network: {folder / 'best'} (use it as --checkpoint)")
+
+
+def train_network(
+    folder: Path,
+    dataset: str,
+    splits: Splits,
+    config: CoTrainingConfig,
+    *,
+    seed: int,
+    on_step: OnStep,
+) -> None:
+    """Train a fresh main network and write it with its calibration.
+
+    An interrupted warm-up continues after its last whole epoch.
+
+    Args:
+        folder: Gets ``main``, and ``training`` while it is under way.
+        dataset: Name of the data set, whose preset is the architecture.
+        splits: Its splits by name.
+        config: Its ``main_epochs`` is a number; 0 leaves the network untrained.
+        seed: Of initial weights, order and augmentation.
+        on_step: Called after every step with its number, all steps, and the loss.
+    """
+    epochs = config.main_epochs or 0
+    options = training_config(
+        dataset, epochs=max(epochs, 1), precision=config.precision, seed=seed
+    )
+    trainer = fresh_trainer(network_config(dataset), options, splits["main"])
+    if (folder / "training").is_dir():
+        trainer.load(folder / "training")
+    total = epochs * trainer.steps_per_epoch
+    while trainer.epoch < epochs:
+        trainer.train_epoch(lambda step, loss: on_step(step, total, loss))
+        trainer.save(folder / "training")
+    about = {"dataset": dataset, "warm_up_epochs": epochs}
+    export(folder / "main", trainer.network.eval(), splits, about)
+
+
+def remeasure(folder: Path, splits: Splits, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a saved network and write the numbers beside its weights; see `export`.
+
+    During a run its cost unit and break-even stay what they were at the start, so that
+    a return means the same from the first decision to the last.
+    """
+    network, _ = load_network(folder, splits["agent"].labels.device)
+    return export(folder, network, splits, about)

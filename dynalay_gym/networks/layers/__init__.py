@@ -1,0 +1,4 @@
+"""The selectable layers of main networks: what they share, and each form.
+
+Reading order: base, norm, conv.
+"""
