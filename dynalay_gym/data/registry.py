@@ -25,7 +25,6 @@ class DatasetSpec:
         in_shape: Shape of one image, (C, H, W).
         num_classes: Number of labels.
         preset: Main network that is used unless another is asked for.
-        network: Data set whose shipped network is used; its own if None.
         iterations_per_action: Portion in which the environment's actions iterate; None
             for whole solves.
         reward: Reward of the environment. The paper's squares the cost of a layer that
@@ -44,7 +43,6 @@ class DatasetSpec:
     in_shape: tuple[int, int, int]
     num_classes: int
     preset: str
-    network: str | None = None
     iterations_per_action: int | None = None
     reward: str = "paper"
     embedded: bool = False
@@ -59,7 +57,6 @@ _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "in_shape": (3, 19, 19),
     "num_classes": 4,
     "preset": "maze",
-    "network": "maze",
     "iterations_per_action": 4,
     "reward": "three-term",
     "embedded": True,

@@ -209,8 +209,7 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
         meta: dict[str, Any] = {}
         network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
-        shipped = dataset_spec(config.dataset).network or config.dataset
-        folder = SHIPPED / shipped if given is None else Path(given)
+        folder = SHIPPED / config.dataset if given is None else Path(given)
         if given is None and not folder.is_dir():
             raise CheckpointError(
                 f"no network for {config.dataset} ships with the package; train one "

@@ -28,8 +28,8 @@ from dynalay_gym.networks.layers.norm import Pattern
 
 # What goal and free pixels say of r and p before anything is learned, in logits. With
 # less the values of a far goal die on the way, and nothing is learned from them.
-_REWARD, _GOAL = -9.0, 12.0
-_PASSABLE, _FREE = -2.0, 6.0
+_REWARD, _GOAL = -12.0, 15.0
+_PASSABLE, _FREE = -4.0, 8.0
 _SMALLEST = 1e-9  # of a value whose logarithm is read
 
 
@@ -200,11 +200,16 @@ def _square(row: Tensor, column: Tensor, side: int) -> tuple[Tensor, Tensor, Ten
 
 
 def _near_values(v: Tensor) -> Tensor:
-    """Describe the values about the start [n, C, 3, 3] in [0, 1], [n, 9C + 1]."""
+    """Describe the values about the start [n, C, 3, 3] in [0, 1], [n, 9C + 1].
+
+    All are 0 until the goal's value has arrived: what lies there before says nothing.
+    """
     log_v = v.clamp(min=_SMALLEST).log().flatten(1)
     best = log_v.amax(1, keepdim=True)
     relative = 1 + (5 * (log_v - best)).clamp(min=-3) / 3
-    return torch.cat([relative, (1 - best / _REWARD).clamp(0, 1)], 1)
+    has_arrived = (best - _REWARD - 1).clamp(0, 1)
+    height = (1 - best / _REWARD).clamp(0, 1)
+    return torch.cat([relative, height], 1) * has_arrived
 
 
 def _way_to(goal: Tensor, row: Tensor, column: Tensor) -> Tensor:
