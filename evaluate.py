@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from agents.saved_runs import SavedRun
 
 # Options of the problem: what is given replaces that of the agents' training.
-PROBLEM = "dataset checkpoint alpha reward rtol max_steps transitions device"
-PROBLEM += " data_dir download"
+PROBLEM = "dataset checkpoint alpha reward rtol max_steps iterations_per_action"
+PROBLEM += " transitions device data_dir download"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class Args:
     """Relative tolerance of the fixed-point solver."""
     max_steps: int | None = None
     """Most iterations of a solve."""
+    iterations_per_action: int | None = None
+    """Iterations that a choice adds to its layer's solve."""
     transitions: str | None = None
     """live or table, for all splits but the test split."""
     device: str | None = None

@@ -69,8 +69,8 @@ class Options:
     """Iterations that an action adds to its layer's solve. Default: all at once."""
     alpha: float = 0.5
     """Weight of a right answer in the reward."""
-    reward: str = "paper"
-    """paper, three-term, log-score or blockdrop."""
+    reward: str | None = None
+    """paper, three-term, log-score or blockdrop. Default: the environment's own."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.

@@ -17,5 +17,6 @@ for _spec in DATASETS.values():
         kwargs={
             "dataset": _spec.name,
             "iterations_per_action": _spec.iterations_per_action,
+            "reward": _spec.reward,
         },
     )

@@ -27,6 +27,8 @@ class DatasetSpec:
         preset: Main network that is used unless another is asked for.
         iterations_per_action: Portion in which the environment's actions iterate; None
             for whole solves.
+        reward: Reward of the environment. The paper's squares the cost of a layer that
+            is chosen several times in a row, as portions are.
         embedded: Ships with the installation; nothing is downloaded.
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official test set.
@@ -42,6 +44,7 @@ class DatasetSpec:
     num_classes: int
     preset: str
     iterations_per_action: int | None = None
+    reward: str = "paper"
     embedded: bool = False
     cut: Mapping[str, int]
     hidden_share: float | None = None
@@ -55,6 +58,7 @@ _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "num_classes": 4,
     "preset": "maze",
     "iterations_per_action": 4,
+    "reward": "three-term",
     "embedded": True,
     "cut": {"main": 20_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
     "pixel_max": 1.0,

@@ -7,7 +7,6 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.reference_policies import (
     RandomPolicy,
@@ -19,6 +18,7 @@ from dynalay_gym.evaluation.reference_policies import (
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 
+MOST_ROWS = 400_000  # states of all samples that are enumerated: about a minute
 ONCE = ("max-prob", "entropy")  # scores that are tried as a single decision, too
 
 
@@ -67,8 +67,8 @@ def make_reference_policies(
     Returns:
         In this order: nop, always, layer-k for every action of the full plan, random;
         max-prob, entropy, residual, patience and fixed-k, as far as the observation
-        has what they read, then max-prob-once and entropy-once; and, where the network
-        has finitely many states, best-fixed and oracle.
+        has what they read, then max-prob-once and entropy-once; and, where all samples
+        together have at most `MOST_ROWS` states, best-fixed and oracle.
     """
     base: Any = envs.unwrapped
     return [
@@ -132,12 +132,12 @@ def _tuned(
 def _enumerated(
     envs: VectorEnv, validation_envs: VectorEnv, penalty: float
 ) -> list[PlanPolicy]:
-    """Return the policies that need finitely many states; none without them."""
-    base: Any = envs.unwrapped
-    validation_base: Any = validation_envs.unwrapped
-    try:
-        fixed = best_fixed_plan(validation_base, penalty)
-        plans = optimum(base, penalty).plans
-    except ConfigError:
-        return []
+    """Return the policies that need all states of all samples, where these are few."""
+    bases: list[Any] = [validation_envs.unwrapped, envs.unwrapped]
+    for base in bases:
+        states = getattr(base.problem.session, "next_state", None)  # of `FiniteStates`
+        if states is None or len(states) * base.num_samples > MOST_ROWS:
+            return []
+    fixed = best_fixed_plan(bases[0], penalty)
+    plans = optimum(bases[1], penalty).plans
     return [PlanPolicy(fixed, name="best-fixed"), PlanPolicy(plans, name="oracle")]

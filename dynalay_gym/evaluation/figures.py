@@ -26,16 +26,12 @@ def plot_frontier(curves: Mapping[str, Sequence[dict[str, Any]]], title: str) ->
     axes = figure.add_subplot(xscale="log")
     names: dict[Any, list[str]] = defaultdict(list)  # of single points, by place
     for policy, points in curves.items():
-        points = sorted(points, key=lambda point: point["compute"])
-        compute = [point["compute"] for point in points]
-        accuracy = [point["accuracy"] for point in points]
         if len(points) > 1:
-            line = axes.plot(compute, accuracy, ".-", linewidth=1, label=policy)[0]
-            ends = np.transpose([point["accuracy_interval"] for point in points])
-            axes.fill_between(compute, *ends, alpha=0.08, color=line.get_color())
-        else:
-            axes.plot(compute, accuracy, "o")
-            names[round(compute[0], 2), round(accuracy[0], 3)].append(policy)
+            _plot_curve(axes, policy, points)
+            continue
+        place = points[0]["compute"], points[0]["accuracy"]
+        axes.plot(*place, "o")
+        names[round(place[0], 2), round(place[1], 3)].append(policy)
     beside: Any = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8}
     for place, policies in names.items():
         axes.annotate(", ".join(policies), place, **beside)
@@ -47,6 +43,15 @@ def plot_frontier(curves: Mapping[str, Sequence[dict[str, Any]]], title: str) ->
     axes.set_ylabel("accuracy")
     axes.set_title(title, fontsize=10)
     return figure
+
+
+def _plot_curve(axes: Any, policy: str, points: Sequence[dict[str, Any]]) -> None:
+    points = sorted(points, key=lambda point: point["compute"])
+    compute = [point["compute"] for point in points]
+    accuracy = [point["accuracy"] for point in points]
+    line = axes.plot(compute, accuracy, ".-", linewidth=1, label=policy)[0]
+    ends = np.transpose([point["accuracy_interval"] for point in points])
+    axes.fill_between(compute, *ends, alpha=0.08, color=line.get_color())
 
 
 def _plot_mixtures(axes: Any, nop: dict[str, Any], always: dict[str, Any]) -> None:

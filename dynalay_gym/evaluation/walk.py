@@ -1,7 +1,7 @@
 """The full plan over a whole split, recorded at every decision.
 
 One walk says what stopping would have given anywhere, so all thresholds of all scores
-are judged without running the network again.
+are judged without another run of the network.
 
 Axes: N sub-environments, n samples, A actions, T decisions at which a walk can stop.
 """

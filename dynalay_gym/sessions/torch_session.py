@@ -158,9 +158,7 @@ class TorchSession:
 
         Where solves are taken in portions, a layer that has converged is left out.
         """
-        useful = self._states.useful.index_select(
-            0, state.state_id.index_select(0, rows)
-        )
+        useful = self._states.useful[state.state_id[rows]]
         if self._in_portions:
             useful[:, 1:] &= ~self._has_converged(state, rows)
         return useful
@@ -176,9 +174,10 @@ class TorchSession:
         return state.state_id.clone()
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
-        """Return the visible activations of each layer, by name [m, C, H, W]."""
-        layers = range(self.num_layers)
-        return {f"map/{i}": state.layers[i + 1].read(rows).y for i in layers}
+        """Return what pictures show of each layer, by name [m, C, H, W]."""
+        pairs = zip(self.network.main_layers, state.layers[1:], strict=True)
+        shown = [layer.picture(buffer.read(rows)) for layer, buffer in pairs]
+        return {f"map/{i}": maps for i, maps in enumerate(shown)}
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
@@ -196,8 +195,8 @@ class TorchSession:
 
     def fingerprint(self) -> str:
         """Return a hash of weights, architecture and solver settings."""
-        kind, options, weights = self.to_saved()
-        text = json.dumps([kind, options, tensors_digest(weights)], sort_keys=True)
+        _, options, weights = self.to_saved()
+        text = json.dumps([options, tensors_digest(weights)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:

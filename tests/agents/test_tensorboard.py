@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -17,7 +18,6 @@ import pytest
 
 import evaluate
 import train_agent
-from agents.options import Options
 
 RUNS = ("digits/a2c/0", "digits/policy-gradient/0")
 REFERENCES = ("always", "fixed-k", "max-prob", "nop")
@@ -30,10 +30,17 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trainings on one network, and the evaluation of one of them."""
     folder = tmp_path_factory.mktemp("tensorboard") / "runs"
     for algo in ("a2c", "policy-gradient"):
-        options = Options(algo=algo, total_timesteps=TIMESTEPS, log_dir=folder)
-        train_agent.run(options)
-    evaluate.run(evaluate.Args(runs=(folder / RUNS[0],), log_dir=folder))
+        run(train_agent, "--algo", algo, "--total-timesteps", TIMESTEPS, folder)
+    run(evaluate, folder / RUNS[0], folder)
     return folder
+
+
+def run(script: ModuleType, *options: object) -> None:
+    """Run a script in this process; the last option is the log folder."""
+    *given, log_dir = map(str, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script", *given, "--log-dir", log_dir])
+        assert script.main() == 0
 
 
 @pytest.fixture(scope="module")

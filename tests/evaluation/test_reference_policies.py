@@ -222,3 +222,13 @@ def test_the_package_enumerates_for_itself():
     names = ("nop", "always", "layer-1", "layer-2", "layer-3")
     assert fixed >= max(results[name].mean_return for name in names) - 1e-6
     assert fixed <= best.mean()
+
+
+def test_states_beyond_number_are_not_enumerated(monkeypatch):
+    envs = make_vec(8, autoreset_mode="Disabled")
+    monkeypatch.setattr(comparison, "MOST_ROWS", 8 * 24 - 1)  # states of 24 samples
+    names = [policy.name for policy in make_reference_policies(envs, envs, 0.25)]
+    assert names[-1] == "entropy-once"
+    monkeypatch.setattr(comparison, "MOST_ROWS", 8 * 24)
+    names = [policy.name for policy in make_reference_policies(envs, envs, 0.25)]
+    assert names[-2:] == ["best-fixed", "oracle"]

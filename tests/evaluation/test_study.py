@@ -1,12 +1,14 @@
 """A study of walks and agents against what its parts say, and its tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
-from helpers.networks import make_vec
+from helpers.networks import make_vec, shared_split
 from helpers.problems import NeedEnv
 from test_own_network import make_vec as make_tokens
 
@@ -148,3 +150,12 @@ def test_without_difficulty_there_is_none():
     assert np.isnan(walk_full_plan(need(NeedEnv), PENALTY).always.difficulty).all()
     envs = make_vec(5, autoreset_mode="Disabled")
     assert np.isnan(walk_full_plan(envs, PENALTY).always.difficulty).all()
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_the_difficulty_of_a_split_is_that_of_its_samples(output):
+    difficulty = torch.arange(24).flip(0)
+    split = replace(shared_split(), difficulty=difficulty)
+    envs = make_vec(5, autoreset_mode="Disabled", split=split, output=output)
+    found = walk_full_plan(envs, PENALTY).always.difficulty
+    assert found.tolist() == difficulty.tolist()

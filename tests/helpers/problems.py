@@ -57,6 +57,7 @@ class NeedEnv(VectorEnv):
         self.penalty_range = (penalty, penalty)
         self.metadata = {"autoreset_mode": autoreset_mode}
         self.autoreset_mode = autoreset_mode
+        self.problem.session = SimpleNamespace(next_state=np.zeros((4, 3)))
         self.needs = np.arange(num_samples) % (NUM_LAYERS + 1)
         sizes = {"activations/0": 3, "max_prob": 1, "entropy": 1, "penalty": 1}
         sizes |= {"last_action": 3, "remaining": 1}

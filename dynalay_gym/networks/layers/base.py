@@ -163,6 +163,10 @@ class MainLayer(nn.Module, ABC):
     def pool(self, state: LayerState) -> Tensor:
         """Return what observers and the head see of the layer, float [n, F], >= 0."""
 
+    def picture(self, state: LayerState) -> Tensor:
+        """Return what pictures show of the layer, float [n, C, H, W], >= 0."""
+        return state.y
+
     @abstractmethod
     def macs(self) -> LayerMacs:
         """Return the cost in closed form."""
