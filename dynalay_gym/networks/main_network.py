@@ -151,7 +151,11 @@ class MainNetwork(nn.Module):
         self.layers = nn.ModuleList(self._build_layers(channels, size))
         self.num_layers = len(config.channels)
         features = self.main_layers[-1].num_features
-        self.head_norm = PatternNorm(features, 2**self.num_layers)
+        # In a batch of planners all solves stop after equally many iterations: its
+        # statistics are not those of the pattern.
+        self.head_norm = PatternNorm(
+            features, 2**self.num_layers, by_batch=config.form != "planner"
+        )
         if config.head_width:
             self.head_hidden = nn.Parameter(torch.empty(config.head_width, features))
             nn.init.kaiming_uniform_(self.head_hidden, nonlinearity="relu")

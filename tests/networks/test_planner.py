@@ -233,6 +233,13 @@ def test_one_iteration_at_most_leaves_nothing_to_draw() -> None:
     )
 
 
+def test_an_answer_in_training_does_not_depend_on_the_batch() -> None:
+    model = lively_model().train()
+    images, before = mazes().inputs, model.head_norm.running_mean.clone()
+    torch.testing.assert_close(model(images)[:3], model(images[:3]))
+    assert torch.equal(model.head_norm.running_mean, before)
+
+
 def test_solves_are_stopped_at_random() -> None:
     model = lively_model()
     images, generator = mazes().inputs, torch.Generator().manual_seed(0)

@@ -25,6 +25,8 @@ class PatternNorm(Freezable):
     Args:
         channels: Channels C.
         num_patterns: Number of patterns P; layer l of a main network has 2^(l-1).
+        by_batch: Whether training normalises by the batch and learns the statistics;
+            otherwise there is the scale and the shift alone.
 
     Attributes:
         momentum: Weight of a new batch in the running statistics.
@@ -36,8 +38,11 @@ class PatternNorm(Freezable):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, num_patterns: int) -> None:
+    def __init__(
+        self, channels: int, num_patterns: int, *, by_batch: bool = True
+    ) -> None:
         super().__init__()
+        self.by_batch = by_batch
         self.weight = nn.Parameter(torch.ones(num_patterns, channels))
         self.bias = nn.Parameter(torch.zeros(num_patterns, channels))
         self.register_buffer("running_mean", torch.zeros(num_patterns, channels))
@@ -68,7 +73,7 @@ class PatternNorm(Freezable):
         Returns:
             Tensor of the shape of x.
         """
-        if self.training:
+        if self.training and self.by_batch:
             assert isinstance(pattern, int), "a training batch has one pattern"
             return F.batch_norm(
                 x,
