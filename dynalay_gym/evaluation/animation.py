@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dynalay_gym.data.maze import DIRECTIONS
+from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.networks.policy import Policy, as_numpy
 
 FRAMES_PER_SECOND = 3
@@ -76,9 +77,24 @@ def animate_mazes(
             writer.grab_frame()
 
 
-def record(
-    envs: VectorEnv, policy: Policy, maze: int, penalty: float
-) -> list[Scene]:
+def choose_mazes(result: EvaluationResult) -> list[int]:
+    """Return one of the easiest and one of the hardest quarter of the mazes.
+
+    Three quarters of its quarter took less compute, so that there is something to see.
+
+    Args:
+        result: Evaluation of the policy over the split.
+    """
+    order = np.argsort(result.difficulty, kind="stable")
+    size = len(order) // 4
+    found = []
+    for quarter in (order[:size], order[-size:]):
+        by_compute = quarter[np.argsort(result.macs[quarter], kind="stable")]
+        found.append(int(result.indices[by_compute[3 * size // 4]]))
+    return found
+
+
+def record(envs: VectorEnv, policy: Policy, maze: int, penalty: float) -> list[Scene]:
     """Return what a policy does on one maze, from the plain pass to the answer.
 
     Args:

@@ -39,6 +39,7 @@ def run(script: ModuleType, *options: object) -> None:
     """Run a script in this process; the last option is the log folder."""
     *given, log_dir = map(str, options)
     with pytest.MonkeyPatch.context() as patch:
+        given = ["--dataset", "digits", *given]
         patch.setattr(sys, "argv", ["script", *given, "--log-dir", log_dir])
         assert script.main() == 0
 
