@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.autoreset import check_autoreset
 from dynalay_gym.networks.policy import Policy, as_numpy
+from dynalay_gym.utils.autoreset import check_autoreset
 
 
 @dataclass(frozen=True, kw_only=True)
