@@ -175,9 +175,11 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return what pictures show of each layer, by name [m, C, H, W]."""
-        pairs = zip(self.network.main_layers, state.layers[1:], strict=True)
-        shown = [layer.picture(buffer.read(rows)) for layer, buffer in pairs]
-        return {f"map/{i}": maps for i, maps in enumerate(shown)}
+        layers = enumerate(self.network.main_layers)
+        return {
+            f"map/{i}": layer.picture(state.layers[i + 1].read(rows))
+            for i, layer in layers
+        }
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
