@@ -175,11 +175,10 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return what pictures show of each layer, by name [m, C, H, W]."""
-        layers = enumerate(self.network.main_layers)
-        return {
-            f"map/{i}": layer.picture(state.layers[i + 1].read(rows))
-            for i, layer in layers
-        }
+        found = {}
+        for i, layer in enumerate(self.network.main_layers):
+            found[f"map/{i}"] = layer.picture(state.layers[i + 1].read(rows))
+        return found
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
