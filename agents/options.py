@@ -32,8 +32,8 @@ class Options:
         str | None,
         arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
     ] = None
-    dataset: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
+    dataset: str = "maze"
+    """maze, maze-hopeless, digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is

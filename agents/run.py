@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -20,9 +21,12 @@ from agents.options import Options, default_configs, options_dict
 from agents.registry import make_agent
 from agents.saving import load_agent, load_config, save_agent
 from agents.validation import Validation
+from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import comparison, figures, tables
+from dynalay_gym.evaluation.animation import animate_mazes, choose_mazes
+from dynalay_gym.evaluation.diagnostics import difficulty_bins
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
@@ -211,14 +215,28 @@ def report(
     title = f"{options.dataset}, test split, penalty {envs.penalty:.4g}"
     figure = figures.plot_frontier({row["policy"]: [row] for row in rows}, title)
     writer.figure("eval/frontier", figure, steps)
-    draw_inputs(options, agent, envs, writer, results[0], steps)
     writer.scalars(results[0].scalars("eval"), steps)
     hparams = options_dict(options) | asdict(agent.config)
     writer.hparams(hparams, results[0].scalars("hparam"), steps)
     print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}\n")
     if "regret" in rows[0]:
         print(tables.format_regret(rows[0]))
+    if np.isfinite(results[0].difficulty).all():
+        print(f"compute and accuracy by difficulty\n\n{by_difficulty(results)}\n")
     print(tables.format_splits(agent.policy.name, returns))
+    draw_inputs(options, agent, envs, writer, results[0], steps)
+
+
+def by_difficulty(results: list[EvaluationResult]) -> str:
+    """Return a table of the agent and the policies that it is best compared with."""
+    shown = [results[0].policy, "nop", "always", "max-prob", "fixed-k"]
+    return tables.format_difficulty(
+        [
+            {"policy": each.policy, "by_difficulty": difficulty_bins([each])}
+            for each in results
+            if each.policy in shown
+        ]
+    )
 
 
 def draw_inputs(
@@ -229,9 +247,16 @@ def draw_inputs(
     result: EvaluationResult,
     steps: int,
 ) -> None:
-    """Record pictures of the easiest and the hardest inputs with the path taken."""
-    row = make_picture_envs(options)
+    """Record pictures of the easiest and the hardest inputs with the path taken.
+
+    Of mazes it also writes an animation.
+    """
+    row, policy = make_picture_envs(options), agent.policy
     for kind, samples in figures.extremes(result).items():
         for number, index in enumerate(samples):
-            picture = figures.draw_path(row, agent.policy, index, envs.penalty)
+            picture = figures.draw_path(row, policy, index, envs.penalty)
             writer.image(f"{kind}/{number}", picture, steps)
+    if dataset_spec(options.dataset).hidden_share is not None:
+        path = writer.folder / "mazes.gif"
+        animate_mazes(row, policy, choose_mazes(result), envs.penalty, path)
+        print(f"animation: {path}")

@@ -127,6 +127,7 @@ def run_arms(args: Args, seed: int, folder: Path) -> list[dict[str, Any]]:
         place, before = network(epochs)
         options = Options(
             algo=args.algo,
+            dataset="digits",
             checkpoint=place,
             penalty=str(args.penalty),
             total_timesteps=args.agent_steps + args.total_timesteps - co.agent_steps,

@@ -29,8 +29,7 @@ from agents.policy_gradient.rollout import (
     collect_rollout,
 )
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.autoreset import check_autoreset
-from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.evaluate import check_autoreset, evaluate
 from dynalay_gym.networks.policy import Infos
 from dynalay_gym.utils.schedules import geometric, linear
 

@@ -73,7 +73,8 @@ class CoTrainer:
             )
         if session.options["iterations_per_action"] is not None:
             raise ConfigError(
-                "co-training iterates every layer to its fixed point; leave "
+                "co-training iterates every layer to its fixed point, this environment "
+                "in portions; choose another data set (--dataset digits), or leave "
                 "iterations_per_action out"
             )
         config.check_batch(len(split))

@@ -1,7 +1,7 @@
 """Comparing policies, whoever made them: evaluation, reference policies, tables.
 
 Reading order: evaluate, reference_policies, walk, comparison; frontier, diagnostics;
-intervals, tables, figures.
+intervals, tables, figures, animation.
 
-May import: errors, utils, networks, envs.
+May import: errors, utils, data, networks, envs.
 """

@@ -18,7 +18,7 @@ from dynalay_gym.evaluation.reference_policies import (
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 
-MOST_ROWS = 400_000  # states of all samples that are enumerated: about a minute
+MOST_ROWS = 200_000  # states of all samples that are enumerated: half a minute
 ONCE = ("max-prob", "entropy")  # scores that are tried as a single decision, too
 
 

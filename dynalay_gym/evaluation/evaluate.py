@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.autoreset import check_autoreset
 from dynalay_gym.networks.policy import Policy, as_numpy
 
 
@@ -214,3 +213,22 @@ class _Episodes:
         num = int(ended.sum())
         self.positions[ended] = np.arange(self._next, self._next + num)
         self._next += num
+
+
+def check_autoreset(envs: VectorEnv, mode: AutoresetMode, user: str) -> None:
+    """Check that a vector environment starts new episodes the way its user expects.
+
+    Args:
+        envs: The environment; Gymnasium keeps its mode in ``metadata``.
+        mode: The mode that is needed.
+        user: Who needs it, for the message.
+
+    Raises:
+        ConfigError: The environment has another mode, or names none.
+    """
+    found = envs.metadata.get("autoreset_mode")
+    if found is not mode:
+        raise ConfigError(
+            f"{user} needs an environment in autoreset mode {mode.value}, got {found}; "
+            f"pass autoreset_mode={mode.value!r} to gym.make_vec"
+        )

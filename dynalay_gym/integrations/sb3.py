@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from torch import Tensor
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.autoreset import check_autoreset
+from dynalay_gym.evaluation.evaluate import check_autoreset
 from dynalay_gym.networks.policy import as_numpy
 
 

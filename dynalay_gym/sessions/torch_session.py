@@ -175,9 +175,10 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return what pictures show of each layer, by name [m, C, H, W]."""
-        pairs = zip(self.network.main_layers, state.layers[1:], strict=True)
-        shown = [layer.picture(buffer.read(rows)) for layer, buffer in pairs]
-        return {f"map/{i}": maps for i, maps in enumerate(shown)}
+        found = {}
+        for i, layer in enumerate(self.network.main_layers):
+            found[f"map/{i}"] = layer.picture(state.layers[i + 1].read(rows))
+        return found
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:

@@ -36,6 +36,7 @@ CONFIGS: dict[str, Any] = {
 def options(folder: Path, algo: str = "policy-gradient", **changes: Any) -> Options:
     given: dict[str, Any] = {
         "algo": algo,
+        "dataset": "digits",
         "co_train": True,
         "co": CO,
         "total_timesteps": 1536,
@@ -272,7 +273,9 @@ def test_what_cannot_be_parsed_ends_without_a_run(
     given: list[str], message: str, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_agent.py", "--co-train", *given])
+    monkeypatch.setattr(
+        sys, "argv", ["train_agent.py", "--dataset", "digits", "--co-train", *given]
+    )
     try:
         assert train_agent.main() == 2
     except SystemExit as end:
@@ -329,7 +332,13 @@ def test_bad_input_is_one_line_and_writes_nothing(
         if "--algo" in given or "--load" in given
         else ["--algo", whole.agent.config.algo]
     )
-    command = ["train_agent.py", *algo, *(places.get(one, one) for one in given)]
+    command = [
+        "train_agent.py",
+        "--dataset",
+        "digits",
+        *algo,
+        *(places.get(one, one) for one in given),
+    ]
     folders = (tmp_path, whole.folder)
     before = [{p: p.stat().st_mtime_ns for p in f.rglob("*")} for f in folders]
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained agents: two seeds at the break-even, one of a range."""
     folder = tmp_path_factory.mktemp("agents")
     for name, seed, penalty in (("0", 0, None), ("1", 1, None), ("range", 0, RANGE)):
-        options = Options(algo="policy-gradient", seed=seed, penalty=penalty)
+        options = Options(
+            algo="policy-gradient", dataset="digits", seed=seed, penalty=penalty
+        )
         envs = build_environments(options, options.config())
         agent = make_agent(envs.train, options.config(), seed=seed)
         save_agent(folder / name / "agent", agent, envs.train, options_dict(options))
@@ -62,7 +64,7 @@ def test_seeds_are_averaged_and_a_range_is_swept(folder, tmp_path, capsys):
     assert [each["setting"] for each in swept] == ["0.02", "0.06325", "0.2"]
     tuned = {row["policy"]: row for row in result["tuned"]}
     assert set(tuned) == set(frontiers)
-    options = Options(algo="policy-gradient")
+    options = Options(algo="policy-gradient", dataset="digits")
     envs = build_environments(options, options.config())
     returns = []
     for seed in (0, 1):

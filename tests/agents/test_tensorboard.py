@@ -30,7 +30,8 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trainings on one network, and the evaluation of one of them."""
     folder = tmp_path_factory.mktemp("tensorboard") / "runs"
     for algo in ("a2c", "policy-gradient"):
-        run(train_agent, "--algo", algo, "--total-timesteps", TIMESTEPS, folder)
+        given = ("--dataset", "digits", "--total-timesteps", TIMESTEPS)
+        run(train_agent, "--algo", algo, *given, folder)
     run(evaluate, folder / RUNS[0], folder)
     return folder
 

@@ -25,7 +25,8 @@ OFFLINE = ("--data-dir", ".", "--no-download")
 
 
 def command(*options: object) -> list[str]:
-    return [sys.executable, str(ROOT / "train_agent.py"), *map(str, options)]
+    script = str(ROOT / "train_agent.py")
+    return [sys.executable, script, "--dataset", "digits", *map(str, options)]
 
 
 def environment() -> dict[str, str]:

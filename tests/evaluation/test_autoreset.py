@@ -5,7 +5,7 @@ from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.evaluation.autoreset import check_autoreset
+from dynalay_gym.evaluation.evaluate import check_autoreset
 
 
 def test_a_wrong_autoreset_mode_names_user_and_remedy():

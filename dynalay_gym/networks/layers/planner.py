@@ -147,6 +147,10 @@ class PlannerLayer(MainLayer):
             parts.append(_way_to(goal, *where))
         return torch.cat(parts, 1)
 
+    def picture(self, state: LayerState) -> Tensor:
+        """Return the layer's values, float [n, C, S, S] in [0, 1]."""
+        return state.y[:, -self.channels :]
+
     def macs(self) -> LayerMacs:
         """Return the cost of an iteration; nothing else is multiplied."""
         return LayerMacs(0, (0, 0), self.recurrence.macs_per_iteration)
