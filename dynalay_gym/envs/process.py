@@ -338,7 +338,7 @@ class LiveProcess(Process):
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the network other weights; an episode goes on as if it began with them."""
+        """Give the network other weights, as if an episode had begun with them."""
         state_ids = self.state_ids() if self.has_reset else None
         self.session.load_weights(weights)
         if state_ids is not None:
