@@ -206,7 +206,7 @@ class Process(ABC):
         parts += [self.prediction, episode.decisions, self.action_mask]
         if self._difficulty is not None:
             parts.append(self._difficulty[episode.index])
-        return dict(zip(INFO_KEYS, (part.copy() for part in parts), strict=False))
+        return dict(zip(INFO_KEYS, [part.copy() for part in parts], strict=False))
 
     def _recall(self, rows: Rows) -> None:
         """Answer with the most confident state that rows have visited, if asked for."""
