@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agents.saved_runs import SavedRun
 
 # Options of the problem: what is given replaces that of the agents' training.
-PROBLEM = "dataset checkpoint alpha reward rtol max_steps iterations_per_action"
+PROBLEM = "dataset checkpoint alpha reward rtol max_steps iterations_per_action recall"
 PROBLEM += " transitions device data_dir download"
 
 

@@ -89,7 +89,7 @@ def env_arguments(options: Options) -> dict[str, Any]:
     """Return the arguments of every environment of a run."""
     names = (
         "checkpoint data_dir download penalty penalty_unit alpha reward rtol max_steps "
-        "iterations_per_action device"
+        "iterations_per_action recall device"
     )
     given = {name: getattr(options, name) for name in names.split()}
     return {name: value for name, value in given.items() if value is not None}

@@ -71,6 +71,8 @@ class Options:
     """Weight of a right answer in the reward."""
     reward: str | None = None
     """paper, three-term, log-score or blockdrop. Default: the environment's own."""
+    recall: bool = False
+    """Answer with the most confident state that was visited, not with the last one."""
     transitions: str = "live"
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.envs.config import resolve_device
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.io import write_json
 from dynalay_gym.utils.metrics import MetricWriter
 

@@ -137,8 +137,7 @@ def check_state(
 ) -> None:
     """Check a saved environment's arrays before any of them is used.
 
-    All of them are checked for shape and type; `state_ids`, `decisions`, `consecutive`,
-    `last_action`, `history` and `index` for their range, too.
+    All of them are checked for shape and type, and the whole numbers for their range.
 
     Args:
         state: The arrays, by name.
@@ -165,6 +164,7 @@ def check_state(
         ("last_action", -1, num_actions - 1),
         ("history", -1, num_actions - 1),
         ("index", 0, len(problem.labels) - 1),
+        ("best_answer", 0, problem.session.num_classes - 1),
     ):
         if ((state[name] < least) | (state[name] > last)).any():
             raise ConfigError(

@@ -20,6 +20,7 @@ from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
+from dynalay_gym.utils.device import resolve_device
 
 OBSERVATIONS = ("flat", "dict")
 TRANSITIONS = ("live", "table")
@@ -50,6 +51,8 @@ class EnvConfig:
         max_steps: Most iterations of a solve; the network's own if None.
         iterations_per_action: Iterations that an action adds to its layer's solve, at
             least 1; None iterates to the fixed point.
+        recall: Whether the answer is that of the most confident state that was visited,
+            in place of the last one's.
         observation: ``flat``, or ``dict`` to add the raw activations.
         transitions: ``live`` runs the network, ``table`` looks its states up.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -68,6 +71,7 @@ class EnvConfig:
     rtol: float | None = None
     max_steps: int | None = None
     iterations_per_action: int | None = None
+    recall: bool = False
     observation: str = "flat"
     transitions: str = "live"
     device: str = "auto"
@@ -127,23 +131,6 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
     return low, high
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return a device by its name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        ConfigError: There is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"unknown device {device!r}; try auto, cpu, cuda") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: no CUDA GPU here; use auto or cpu")
-    return resolved
-
-
 def make_problem(config: EnvConfig) -> DecisionProblem:
     """Load data and network and settle cost unit and penalty.
 
@@ -180,7 +167,13 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         table=table,
         difficulty=split.difficulty,
         penalty_unit=config.penalty_unit,
+        recall=config.recall,
     )
+    if config.recall and "max_prob" not in session.feature_layout:
+        raise ConfigError(
+            f"recall reads the feature 'max_prob', which {type(session).__name__} does "
+            "not have; leave it out"
+        )
     if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
         raise ConfigError(
             f"the reward {config.reward!r} reads the feature 'iterated', which "

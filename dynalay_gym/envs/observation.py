@@ -47,6 +47,8 @@ _ROW_ARRAYS = (
     "solver_steps",
     "status",
     "history",
+    "best_prob",
+    "best_answer",
 )
 
 
@@ -79,6 +81,9 @@ class EpisodeState:
         solver_steps: Iterations of the last step, int64 [n].
         status: Worst `SolverStatus` of the last step, int64 [n].
         history: Actions in order, int64 [n, max_decisions]; -1 where none was taken.
+        best_prob: Probability of the most confident answer so far, float32 [n]; -1 if
+            nobody asks for it (recall).
+        best_answer: That answer, int64 [n].
 
     Args:
         num_rows: Rows n.
@@ -105,6 +110,8 @@ class EpisodeState:
         self.solver_steps = np.zeros_like(self.index)
         self.status = np.zeros_like(self.index)
         self.history = np.full((num_rows, max_decisions), -1)
+        self.best_prob = np.full(num_rows, -1, dtype=np.float32)
+        self.best_answer = np.zeros_like(self.index)
         # Looked up: one-hot actions (row 0 for none), and counts as shares.
         self._one_hot = np.eye(num_actions + 1, dtype=np.float32)[:, 1:]
         shares = np.arange(max_decisions + 1) / np.float32(max_decisions)
@@ -124,6 +131,7 @@ class EpisodeState:
         """
         self.index[rows], self.penalty[rows] = index, penalty
         self.last_action[rows], self.history[rows] = -1, -1
+        self.best_prob[rows] = -1
         self.consecutive[rows], self.decisions[rows] = 0, 0
         self.macs[rows] = macs
         self.solver_steps[rows], self.status[rows] = 0, 0

@@ -113,6 +113,11 @@ class DecisionTree:
 
     def __init__(self, problem: DecisionProblem, table: TransitionTable) -> None:
         session = finite(problem.session, "the exact optimum")
+        if problem.recall:
+            raise ConfigError(
+                "with recall an answer depends on all states that were visited, so the "
+                "exact optimum and exact learning cannot be computed; leave recall out"
+            )
         self.nodes = enumerate_nodes(session.next_state, problem.max_decisions)
         self.num_samples = len(problem.labels)
         self.penalty_range = problem.penalty_range

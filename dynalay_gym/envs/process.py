@@ -45,6 +45,7 @@ class DecisionProblem:
             live.
         difficulty: How hard each sample is, int64 [N]; None if nobody knows.
         penalty_unit: Penalty that observations show as 1/2.
+        recall: Whether the answer is that of the most confident state visited.
     """
 
     session: NetworkSession
@@ -59,6 +60,7 @@ class DecisionProblem:
     table: TransitionTable | None = None
     difficulty: Tensor | None = None
     penalty_unit: float = 1.0
+    recall: bool = False
 
     @property
     def num_actions(self) -> int:
@@ -133,6 +135,7 @@ class Process(ABC):
         self.correct = np.zeros(num_rows, dtype=np.int8)
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)
         self.has_reset = False
+        self._labels = problem.labels.cpu().numpy()
         layout = problem.observation_layout
         known = problem.difficulty
         self._difficulty = None if known is None else known.cpu().numpy()
@@ -151,6 +154,7 @@ class Process(ABC):
         """
         self.episode.begin(rows, index, penalty, self.problem.session.plain_macs)
         self._begin(rows, index)
+        self._recall(rows)
         self.has_reset = True
 
     def step(
@@ -165,7 +169,9 @@ class Process(ABC):
         Returns:
             Rewards, float32 [m], and whether the episode ended, bool [m].
         """
-        outcome, iterated = self._apply(rows, actions), np.zeros(1, dtype=np.float32)
+        outcome = self._apply(rows, actions)
+        self._recall(rows)
+        iterated = np.zeros(1, dtype=np.float32)
         if self.problem.reward.uses_iterated:
             iterated = self._iterated_share(rows)
         stop = self.episode.advance(rows, actions, *outcome[:3])
@@ -200,8 +206,20 @@ class Process(ABC):
         parts += [self.prediction, episode.decisions, self.action_mask]
         if self._difficulty is not None:
             parts.append(self._difficulty[episode.index])
-        copies = [part.copy() for part in parts]
-        return dict(zip(INFO_KEYS, copies, strict=False))
+        return dict(zip(INFO_KEYS, [part.copy() for part in parts], strict=False))
+
+    def _recall(self, rows: Rows) -> None:
+        """Answer with the most confident state that rows have visited, if asked for."""
+        if not self.problem.recall:
+            return
+        episode = self.episode
+        column = self.problem.observation_layout["max_prob"].start
+        sure = self._features(rows)[:, column].numpy(force=True)
+        is_best = sure > episode.best_prob[rows]
+        best = np.where(is_best, self.prediction[rows], episode.best_answer[rows])
+        episode.best_prob[rows] = np.where(is_best, sure, episode.best_prob[rows])
+        episode.best_answer[rows] = self.prediction[rows] = best
+        self.correct[rows] = best == self._labels[episode.index[rows]]
 
     def _iterated_share(self, rows: Rows) -> NDArray[np.float32]:
         """Return the mean of the feature ``iterated``, [m]."""
@@ -251,7 +269,6 @@ class LiveProcess(Process):
         self.session, self.device = problem.session, problem.session.device
         self.state: Any = None
         self._rows = np.arange(num_rows)
-        self._labels = problem.labels.cpu().numpy()
         self._seen = torch.zeros(num_rows, self._num_features, device=self.device)
         self._log_score = np.zeros(num_rows, dtype=np.float32)
 
@@ -317,14 +334,11 @@ class LiveProcess(Process):
         rows = self._tensor(self._rows)
         session.reach(self.state, rows, self._tensor(state_ids))
         self._look(self._rows)
+        self._recall(ALL)
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the network other weights; rows stay in the same states.
-
-        A state depends on the sample and the actions alone, so an episode goes on as
-        if the network had had these weights from its beginning.
-        """
+        """Give the network other weights, as if an episode had begun with them."""
         state_ids = self.state_ids() if self.has_reset else None
         self.session.load_weights(weights)
         if state_ids is not None:

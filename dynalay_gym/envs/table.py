@@ -82,6 +82,7 @@ class TableProcess(Process):
         """Bring every row's sample to a state; see `Process.set_states`."""
         table_row = self.episode.index * self._num_states + state_ids
         self._arrive(ALL, table_row)
+        self._recall(ALL)
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -90,7 +90,12 @@ def problem_name(envs: VectorEnv, penalty: float) -> str:
     """
     base: Any = envs.unwrapped
     problem = base.problem
-    about = problem.session.fingerprint(), problem.reward, problem.max_decisions
+    about = (
+        problem.session.fingerprint(),
+        problem.reward,
+        problem.max_decisions,
+        problem.recall,
+    )
     digest = hashlib.sha256(repr((*about, problem.cost_unit)).encode()).hexdigest()
     return f"penalty-{penalty:.4g}-{digest[:8]}"
 
@@ -136,7 +141,11 @@ def _enumerated(
     bases: list[Any] = [validation_envs.unwrapped, envs.unwrapped]
     for base in bases:
         states = getattr(base.problem.session, "next_state", None)  # of `FiniteStates`
-        if states is None or len(states) * base.num_samples > MOST_ROWS:
+        if (
+            base.problem.recall
+            or states is None
+            or len(states) * base.num_samples > MOST_ROWS
+        ):
             return []
     fixed = best_fixed_plan(bases[0], penalty)
     plans = optimum(bases[1], penalty).plans

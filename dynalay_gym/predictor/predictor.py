@@ -106,6 +106,10 @@ class DynaLayPredictor:
             **options: Arguments of the class that replace the environment's.
         """
         problem = env.unwrapped.problem
+        if problem.recall:
+            raise ConfigError(
+                "a predictor answers with its last state; leave recall out"
+            )
         options.setdefault("penalty", problem.penalty_range[0])
         options.setdefault("penalty_unit", problem.penalty_unit)
         options.setdefault("max_decisions", problem.max_decisions)
