@@ -20,7 +20,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.report import table
-from dynalay_gym.data.maze import make_maze_split
+from dynalay_gym.data.maze import is_hopeless, make_maze_split
 from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.layers.base import LayerState
@@ -110,13 +110,17 @@ def iterated(
 
 
 def accuracies(logits: Tensor, split: Split) -> dict[str, Any]:
-    """Return the accuracy in percent over all samples and by length."""
+    """Return the accuracy in percent over all samples, by length, and where hidden."""
     assert split.difficulty is not None
     right = (logits.argmax(1) == split.labels).double()
     found = {"all": 100 * float(right.mean())}
     for low, high in LENGTHS:
         chosen = (split.difficulty >= low) & (split.difficulty <= high)
         found[f"{low} to {high}"] = 100 * float(right[chosen].mean())
+    hidden = is_hopeless(split.inputs)
+    if bool(hidden.any()):
+        found["whole"] = 100 * float(right[~hidden].mean())
+        found["hidden"] = 100 * float(right[hidden].mean())
     return found
 
 
