@@ -55,18 +55,24 @@ class PPOConfig(ActorCriticConfig):
     algo: ClassVar[str] = "ppo"
     sb3_class: ClassVar[str] = "PPO"
     log_interval: ClassVar[int] = 1
+    num_envs: ClassVar[int] = 256
 
-    total_timesteps: int = 100_000
+    total_timesteps: int = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    n_steps: int = 64
+    learning_rate: float = 2e-3
+    """Adam's step size."""
+    initial_stop_probability: float | None = 0.05
+    """Probability of stopping at the start of the training. None: the network's own,
+    as probable as every other action."""
+    n_steps: int = 16
     """Steps of every sub-environment per rollout."""
-    batch_size: int = 512
+    batch_size: int = 1024
     """Decisions per gradient step."""
     n_epochs: int = 10
     """Passes over each rollout."""
     clip_range: float = 0.2
     """How far a probability ratio counts."""
-    ent_coef: float = 0.02
+    ent_coef: float = 0.005
     """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
 
     def __post_init__(self) -> None:
