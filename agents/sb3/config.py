@@ -28,7 +28,8 @@ class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
     learning_rate: float = 1e-3
-    """The optimiser's step size: Adam's (ppo), RMSprop's (a2c)."""
+    """The optimiser's step size, Adam's (ppo) or RMSprop's (a2c); falls linearly to a
+    tenth."""
     n_steps: int
     """Steps of every sub-environment per rollout."""
     gae_lambda: float = 0.95
@@ -60,7 +61,7 @@ class PPOConfig(ActorCriticConfig):
     total_timesteps: int = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
     learning_rate: float = 2e-3
-    """Adam's step size."""
+    """Adam's step size; falls linearly to a tenth."""
     initial_stop_probability: float | None = 0.05
     """Probability of stopping at the start of the training. None: the network's own,
     as probable as every other action."""
