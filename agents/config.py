@@ -19,6 +19,8 @@ class AgentConfig:
         algo: Name of the algorithm on the command line.
         agent: Class of its agent, as ``module:class``, imported when one is made.
         output: What its environment returns: NumPy arrays on the host, or tensors.
+        num_envs: Inputs that are decided on side by side unless --num-envs says
+            otherwise.
         needs_table: Whether it learns from the transition table alone.
         needs_baseline_envs: Whether its agent takes a second environment in DISABLED
             mode over the same split, as ``baseline_envs``.
@@ -29,6 +31,7 @@ class AgentConfig:
     algo: ClassVar[str]
     agent: ClassVar[str]
     output: ClassVar[Literal["numpy", "torch"]] = "numpy"
+    num_envs: ClassVar[int] = 64
     needs_table: ClassVar[bool] = False
 
     total_timesteps: int

@@ -54,7 +54,8 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
     # An agent of a whole range is compared at one number: the break-even.
     fixed = None if penalty is not None and ":" in penalty else penalty
     how_train = how | {"output": config.output}
-    train = make_envs(options, "agent", penalty, options.num_envs, **how_train)
+    rows = options.num_envs or config.num_envs
+    train = make_envs(options, "agent", penalty, rows, **how_train)
     agent = make_evaluation_envs(options, "agent", fixed, **how)
     validation = make_evaluation_envs(options, "validation", fixed, **how)
     test: Any = make_evaluation_envs(options, "test", fixed, transitions="live")

@@ -43,8 +43,9 @@ class Options:
     agent tell its penalties apart; give the same one with --load. Default: 1."""
     total_timesteps: int | None = None
     """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
-    num_envs: int = 64
-    """Inputs that are decided on side by side during training."""
+    num_envs: int | None = None
+    """Inputs that are decided on side by side during training. Default: the
+    algorithm's own."""
     seed: int = 0
     """Seeds weights, exploration and the order of inputs."""
     device: str = "auto"
@@ -114,7 +115,9 @@ class Options:
             raise ConfigError(
                 f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
             )
-        check_range(self, "num_envs num_threads", lambda x: x >= 1, "be at least 1")
+        check_range(self, "num_threads", lambda x: x >= 1, "be at least 1")
+        if self.num_envs is not None:
+            check_range(self, "num_envs", lambda x: x >= 1, "be at least 1")
         check_range(self, "seed", lambda x: x >= 0, "be at least 0")
         if self.total_timesteps is not None:
             check_range(self, "total_timesteps", lambda x: x >= 0, "be at least 0")

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from agents.base import Progress, diverged, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
-from agents.sb3.config import SB3Config
+from agents.sb3.config import ActorCriticConfig, SB3Config
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
 from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
 
@@ -145,6 +146,11 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
     """
     ours = {each.name for kind in (SB3Config, PolicyConfig) for each in fields(kind)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
+    if isinstance(config, ActorCriticConfig):
+        rate = config.learning_rate
+        options["learning_rate"] = lambda left: (
+            rate * linear(LEARNING_RATE_END, 1, left)
+        )
     options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)
     try:

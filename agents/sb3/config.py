@@ -28,7 +28,8 @@ class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
     learning_rate: float = 1e-3
-    """The optimiser's step size: Adam's (ppo), RMSprop's (a2c)."""
+    """The optimiser's step size, Adam's (ppo) or RMSprop's (a2c); falls linearly to a
+    tenth."""
     n_steps: int
     """Steps of every sub-environment per rollout."""
     gae_lambda: float = 0.95
@@ -55,18 +56,24 @@ class PPOConfig(ActorCriticConfig):
     algo: ClassVar[str] = "ppo"
     sb3_class: ClassVar[str] = "PPO"
     log_interval: ClassVar[int] = 1
+    num_envs: ClassVar[int] = 256
 
-    total_timesteps: int = 100_000
+    total_timesteps: int = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    n_steps: int = 64
+    learning_rate: float = 2e-3
+    """Adam's step size; falls linearly to a tenth."""
+    initial_stop_probability: float | None = 0.05
+    """Probability of stopping at the start of the training. None: the network's own,
+    as probable as every other action."""
+    n_steps: int = 16
     """Steps of every sub-environment per rollout."""
-    batch_size: int = 512
+    batch_size: int = 1024
     """Decisions per gradient step."""
     n_epochs: int = 10
     """Passes over each rollout."""
     clip_range: float = 0.2
     """How far a probability ratio counts."""
-    ent_coef: float = 0.02
+    ent_coef: float = 0.005
     """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
 
     def __post_init__(self) -> None:
