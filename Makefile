@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## Train an agent on the digits with PPO and print the comparison
+demo: $(STAMP) ## Train an agent on mazes with PPO and print the comparison
 	$(BIN)/python train_agent.py --algo ppo
 
 test: lint ## Lint, check types and run the tests
@@ -38,7 +38,7 @@ format: $(STAMP) ## Mend what the linter can, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-digits: $(STAMP) ## Retrain the main network that ships with the package
+digits: $(STAMP) ## Retrain the digits network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
 bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look)

@@ -39,7 +39,7 @@ class Args:
     penalties: int = 8
     """How many penalties of its range an agent is evaluated at."""
     dataset: str | None = None
-    """Default: that of the runs, or digits."""
+    """Default: that of the runs, or maze."""
     checkpoint: Path | None = None
     """Folder of the main network. Default: that of the runs, or the shipped one."""
     alpha: float | None = None
@@ -52,6 +52,8 @@ class Args:
     """Most iterations of a solve."""
     iterations_per_action: int | None = None
     """Iterations that a choice adds to its layer's solve."""
+    recall: bool | None = None
+    """Answer with the most confident state that was visited."""
     transitions: str | None = None
     """live or table, for all splits but the test split."""
     device: str | None = None

@@ -206,7 +206,7 @@ class Process(ABC):
         parts += [self.prediction, episode.decisions, self.action_mask]
         if self._difficulty is not None:
             parts.append(self._difficulty[episode.index])
-        return dict(zip(INFO_KEYS, (part.copy() for part in parts), strict=False))
+        return dict(zip(INFO_KEYS, [part.copy() for part in parts], strict=False))
 
     def _recall(self, rows: Rows) -> None:
         """Answer with the most confident state that rows have visited, if asked for."""
@@ -338,7 +338,7 @@ class LiveProcess(Process):
         self.has_reset = True
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the network other weights; an episode goes on as if it began with them."""
+        """Give the network other weights, as if an episode had begun with them."""
         state_ids = self.state_ids() if self.has_reset else None
         self.session.load_weights(weights)
         if state_ids is not None:

@@ -322,7 +322,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         known = self._out(np.full(self.num_envs, True))
         if self.output == "torch":
             values = {name: self._out(value) for name, value in values.items()}
-        return values | dict.fromkeys((_MASK_KEYS[key] for key in values), known)
+        return values | {_MASK_KEYS[key]: known for key in values}
 
     def _out(self, value: NDArray[Any] | Tensor) -> Any:
         """Return an array or tensor in the form that the user chose."""

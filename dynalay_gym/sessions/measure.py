@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.main_network import MainNetwork
@@ -60,7 +61,6 @@ def export(
     network: MainNetwork,
     splits: Mapping[str, Split],
     facts: Mapping[str, Any],
-    iterations_per_action: int | None = None,
 ) -> dict[str, Any]:
     """Write a main network with all that an environment wants to know of it.
 
@@ -69,17 +69,18 @@ def export(
         network: Main network; it stays as it is.
         splits: By name; ``agent`` is what costs and penalty are measured on. The
             accuracy of every state is stored for each of them.
-        facts: Further facts for the JSON.
-        iterations_per_action: Portion of an environment that is used beside one whose
-            actions are whole solves; its costs are measured too.
+        facts: Further facts for the JSON. Where ``dataset`` names one whose environment
+            takes portions, their costs are measured beside those of whole solves.
 
     Returns:
         What was written beside the weights, without the further facts.
     """
     session = fastest_session(network)
     calibrations = [calibrate(session, splits["agent"])]
-    if iterations_per_action is not None:
-        portions = fastest_session(network, iterations_per_action=iterations_per_action)
+    known = DATASETS.get(facts.get("dataset", ""))
+    if known is not None and known.iterations_per_action is not None:
+        portion = known.iterations_per_action
+        portions = fastest_session(network, iterations_per_action=portion)
         calibrations.append(calibrate(portions, splits["agent"]))
     meta = {
         "calibrations": [calibration.to_dict() for calibration in calibrations],

@@ -82,7 +82,8 @@ def test_seeds_are_averaged_and_a_range_is_swept(folder, tmp_path, capsys):
 
 
 def test_without_agents_and_with_another_reward(tmp_path):
-    assert run("--reward", "three-term", "--penalty", 0.05) == 0
+    given = ("--dataset", "digits", "--reward", "three-term", "--penalty", 0.05)
+    assert run(*given) == 0
     result = read(tmp_path)
     assert result["args"]["reward"] == "three-term"
     assert {row["penalty"] for row in result["tuned"]} == {"0.05"}

@@ -42,7 +42,7 @@ class NeedEnv(VectorEnv):
     plain_macs = PLAIN_MACS
     always_extra_macs = ALWAYS_MACS
     alpha = ALPHA
-    problem = SimpleNamespace(reward=PaperReward(ALPHA))
+    problem = SimpleNamespace(reward=PaperReward(ALPHA), recall=False)
     penalty_scale = 1.0
 
     def __init__(
