@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from agents.base import Progress, diverged, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
-from agents.sb3.config import ActorCriticConfig, SB3Config
+from agents.sb3.config import PPOConfig, SB3Config
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
@@ -146,7 +146,7 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
     """
     ours = {each.name for kind in (SB3Config, PolicyConfig) for each in fields(kind)}
     options = {key: value for key, value in asdict(config).items() if key not in ours}
-    if isinstance(config, ActorCriticConfig):
+    if isinstance(config, PPOConfig):
         rate = config.learning_rate
         options["learning_rate"] = lambda left: (
             rate * linear(LEARNING_RATE_END, 1, left)

@@ -28,8 +28,7 @@ class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
     learning_rate: float = 1e-3
-    """The optimiser's step size, Adam's (ppo) or RMSprop's (a2c); falls linearly to a
-    tenth."""
+    """The optimiser's step size: Adam's (ppo), RMSprop's (a2c)."""
     n_steps: int
     """Steps of every sub-environment per rollout."""
     gae_lambda: float = 0.95
