@@ -151,6 +151,8 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
         options["learning_rate"] = lambda left: (
             rate * linear(LEARNING_RATE_END, 1, left)
         )
+        rollout = config.n_steps * envs.num_envs
+        options["batch_size"] = min(config.batch_size, rollout)
     options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)
     try:

@@ -67,7 +67,7 @@ class PPOConfig(ActorCriticConfig):
     n_steps: int = 16
     """Steps of every sub-environment per rollout."""
     batch_size: int = 1024
-    """Decisions per gradient step."""
+    """Decisions per gradient step, at most those of a rollout."""
     n_epochs: int = 10
     """Passes over each rollout."""
     clip_range: float = 0.2
