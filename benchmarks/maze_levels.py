@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.report import table
@@ -45,6 +46,8 @@ class Args:
     """Side of other mazes, 4,000 with seed 99, in place of the split."""
     scale: int = 1
     """Factor on all numbers of iterations, for larger mazes."""
+    figure: Path | None = None
+    """Picture to draw: accuracy by iterations on the map."""
 
 
 @torch.no_grad()
@@ -64,6 +67,8 @@ def main(args: Args) -> None:
     shares = [name for name in rows[0] if name not in ("layers", "steps")]
     print(table(columns | {name: (name, ".1f") for name in shares}, rows))
     print(convergence(network, split))
+    if args.figure is not None:
+        draw(rows, len(split)).savefig(args.figure, dpi=110)
 
 
 def resized(network: MainNetwork, size: int) -> MainNetwork:
@@ -122,6 +127,25 @@ def accuracies(logits: Tensor, split: Split) -> dict[str, Any]:
         found["whole"] = 100 * float(right[~hidden].mean())
         found["hidden"] = 100 * float(right[hidden].mean())
     return found
+
+
+def draw(rows: Sequence[dict[str, Any]], num: int) -> Figure:
+    """Return accuracy by iterations on the map, a line for each range of lengths."""
+    shown = [row for row in rows if row["layers"] in ("none", "map")]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(
+        title=f"First step of the shortest path, {num:,} mazes",
+        xlabel="iterations on the whole map",
+        ylabel="accuracy, %",
+    )
+    for low, high in LENGTHS:
+        name = f"{low} to {high}"
+        heights = [row[name] for row in shown]
+        axes.plot(range(len(shown)), heights, ".-", label=f"{name} steps")
+    axes.set_xticks(range(len(shown)), [str(row["steps"]) for row in shown])
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def convergence(network: MainNetwork, split: Split) -> str:

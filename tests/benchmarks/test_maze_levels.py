@@ -2,7 +2,14 @@
 
 import torch
 
-from benchmarks.maze_levels import accuracies, convergence, levels, resized
+from benchmarks.maze_levels import (
+    LENGTHS,
+    accuracies,
+    convergence,
+    draw,
+    levels,
+    resized,
+)
 from dynalay_gym.data.maze import make_maze_split
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
@@ -31,3 +38,11 @@ def test_accuracy_by_length() -> None:
     split = make_maze_split(50, 9)
     found = accuracies(torch.eye(4)[split.labels], split)
     assert found["all"] == found["2 to 8"] == 100
+
+
+def test_the_figure_has_a_line_per_range_of_lengths() -> None:
+    row = {"steps": 4} | {f"{low} to {high}": low for low, high in LENGTHS}
+    rows = [row | {"layers": name} for name in ("none", "near", "map")]
+    (axes,) = draw(rows, 10).axes
+    lines = [line.get_ydata().tolist() for line in axes.lines]
+    assert lines == [[low, low] for low, _ in LENGTHS]
