@@ -1,6 +1,6 @@
 """Data sets as tensors, cut into fixed splits.
 
-Reading order: registry, splits, images.
+Reading order: registry, splits, images, maze.
 
 May import: errors, utils.
 """

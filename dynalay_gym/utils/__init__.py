@@ -1,6 +1,6 @@
 """Files, run folders and metrics.
 
-Reading order: io, digest, metrics, schedules, optimizer_state; rollout_recorder.
+Reading order: io, digest, metrics, schedules, device, flags, training_state; rollout_recorder.
 
 May import: errors.
 """
