@@ -137,7 +137,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     Raises:
         DynaLayError: For any bad argument, missing data or checkpoint.
     """
-    session, meta = _session(config)
+    session, calibrations = _session(config)
     split = _split(config, config.split, session.device)
     check_fit(session, split)
     if config.observation == "dict" and not isinstance(session, Inspectable):
@@ -150,7 +150,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         states = finite(session, "a transition table")
         padding = episode_width(len(session.action_names))
         table = get_table(states, split.inputs, split.labels, padding)
-    calibration = _calibration(config, session, split, meta)
+    calibration = _calibration(config, session, split, calibrations)
     penalty = config.penalty
     if penalty is None:
         penalty = calibration.break_even(config.alpha)
@@ -183,10 +183,13 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
 
 
 def _calibration(
-    config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
+    config: EnvConfig,
+    session: NetworkSession,
+    split: Split,
+    calibrations: tuple[dict[str, Any], ...],
 ) -> Calibration:
     """Return the stored calibration, or measure it on the agent split."""
-    stored = find_calibration(meta, getattr(session, "options", {}))
+    stored = find_calibration(calibrations, getattr(session, "options", {}))
     if stored is not None:
         return stored
     is_agent = isinstance(config.split, Split) or config.split == "agent"
@@ -194,12 +197,14 @@ def _calibration(
     return calibrate(session, agent)
 
 
-def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
-    """Return the network and the JSON stored beside it."""
+def _session(
+    config: EnvConfig,
+) -> tuple[NetworkSession, tuple[dict[str, Any], ...]]:
+    """Return the network and the calibrations that are stored beside it."""
     given = config.checkpoint
     options = config.rtol, config.max_steps, config.iterations_per_action
     if isinstance(given, MainNetwork):
-        meta: dict[str, Any] = {}
+        calibrations: tuple[dict[str, Any], ...] = ()
         network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
         folder = SHIPPED / config.dataset if given is None else Path(given)
@@ -209,15 +214,16 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
                 f"with `python train_main.py --dataset {config.dataset}` and give its "
                 "folder as checkpoint= (--checkpoint)"
             )
-        network, meta = load_network(folder, resolve_device(config.device))
+        network, facts = load_network(folder, resolve_device(config.device))
+        calibrations = facts.calibrations
     else:
-        return as_session(given, *options), {}
+        return as_session(given, *options), ()
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise CheckpointError(
             "the network has NaN or infinite weights (its training diverged); "
             "give an earlier checkpoint, or train it again at a lower learning rate"
         )
-    return as_session(network, *options), meta
+    return as_session(network, *options), calibrations
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:

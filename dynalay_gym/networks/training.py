@@ -9,20 +9,23 @@ Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.saved_folder import load_folder, save_folder
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
+KIND = "main-training"
 PATHS = ("all", "mixed", "portions")
 PRECISIONS = ("fp32", "bf16")
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
@@ -77,6 +80,14 @@ class TrainingConfig:
                 raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """How far a saved training has come, and the options that it goes on with."""
+
+    epoch: Annotated[int, Meta(ge=0)]
+    options: dict[str, Any]
+
+
 class MainTrainer:
     """Optimiser steps on cross-entropy over states; resumable to the bit on one device.
 
@@ -102,10 +113,7 @@ class MainTrainer:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        total = config.epochs * self.steps_per_epoch
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda steps: one_cycle(min((steps + 1) / total, 1.0))
-        )
+        self.scheduler = self._schedule(0)
         self.solver = SolverConfig(
             rtol=network.config.rtol,
             max_steps=max(network.config.layer_steps),
@@ -158,10 +166,10 @@ class MainTrainer:
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs: weights, optimiser, schedule, random state."""
+        """Write all that `load` needs: weights, optimiser, random state, epoch."""
         tensors = training_state(self.network, self.optimizer, self.generator)
-        progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
-        save_tensors(folder, tensors, self._identity() | progress)
+        facts = TrainingFacts(epoch=self.epoch, options=self._options())
+        save_folder(folder, KIND, tensors, asdict(facts))
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote.
@@ -169,26 +177,36 @@ class MainTrainer:
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
         """
-        tensors, meta = load_tensors(folder)
-        identity = self._identity()
-        if {key: meta.get(key) for key in identity} != identity:
+        saved = load_folder(folder, KIND, TrainingFacts)
+        if saved.facts.options != self._options():
             raise CheckpointError(
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        load_training_state(tensors, self.network, self.optimizer, self.generator)
-        self.scheduler.load_state_dict(meta["scheduler"])
-        for group, rate in zip(
-            self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
-        ):
-            group["lr"] = rate
-        self.epoch = int(meta["epoch"])
+        if saved.facts.epoch > self.config.epochs:
+            raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
+        load_training_state(
+            saved.tensors, self.network, self.optimizer, self.generator, folder
+        )
+        self.epoch = saved.facts.epoch
+        self.scheduler = self._schedule(self.epoch * self.steps_per_epoch)
 
-    def _identity(self) -> dict[str, Any]:
+    def _schedule(self, taken: int) -> LambdaLR:
+        """Return the schedule of learning rates after some steps."""
+        total = self.config.epochs * self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = self.config.learning_rate
+        return LambdaLR(
+            self.optimizer,
+            lambda steps: one_cycle(min((steps + 1) / total, 1.0)),
+            last_epoch=taken - 1,  # building it takes a step
+        )
+
+    def _options(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""
         options = {"training": asdict(self.config)}
         options["config"] = self.network.config.to_dict()
-        return {"kind": "main-training"} | {k: plain(v) for k, v in options.items()}
+        return {name: plain(value) for name, value in options.items()}
 
 
 def one_cycle(progress: float) -> float:

@@ -206,11 +206,11 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
     result = run_script("--epochs", "1", "--batch-size", "3600", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "digits" / "main" / "0"
-    _, meta = load_network(folder / "best")
-    assert set(meta["state_accuracy"]["test"]) == {
+    _, facts = load_network(folder / "best")
+    assert set(facts.about["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
     }
-    assert meta["calibrations"][0]["always_extra_macs"] > meta["plain_macs"]
+    assert facts.calibrations[0]["always_extra_macs"] > facts.about["plain_macs"]
     assert json.loads((folder / "config.json").read_text())["epochs"] == 1
     resumed = run_script(
         "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
