@@ -3,7 +3,6 @@
 Axes: N rows (sub-environments), m of them chosen, A actions, T = most decisions.
 """
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.envs.process import DecisionProblem
-from dynalay_gym.errors import ConfigError, InvalidActionError
+from dynalay_gym.errors import ConfigError, InvalidActionError, brief
 from dynalay_gym.sessions.transition_table import finite
 
 KEYS = ("index", "penalty", "reset_mask")
@@ -51,9 +50,7 @@ class ResetOptions:
         """
         options = {} if options is None else options
         if not isinstance(options, Mapping):
-            raise ConfigError(
-                f"options must be a dictionary, not {reprlib.repr(options)}"
-            )
+            raise ConfigError(f"options must be a dictionary, not {brief(options)}")
         unknown = [key for key in options if key not in KEYS]
         if unknown:
             raise ConfigError(f"unknown reset options {unknown}; known: {list(KEYS)}")
@@ -83,32 +80,31 @@ def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:
     Raises:
         ConfigError: A seed is no integer in 0..2^64 - 1, or there is not one per row.
     """
-    if seed is None or _is_integer(seed):
-        seeds = [None if seed is None else int(seed) + i for i in range(num_rows)]
-    else:
-        given = _to_array(seed).tolist() if _is_array(seed) else seed
-        if not isinstance(given, Sequence) or isinstance(given, str | bytes):
-            raise ConfigError(
-                f"seeds must be an integer or {num_rows} of them, not "
-                f"{reprlib.repr(seed)}"
-            )
-        if len(given) != num_rows:
-            raise ConfigError(f"{len(given)} seeds for {num_rows} rows")
-        seeds = list(given)
+    seeds = _seed_list(seed, num_rows)
+    if len(seeds) != num_rows:
+        raise ConfigError(f"{len(seeds)} seeds for {num_rows} rows")
     for one in seeds:
         if one is not None and not (_is_integer(one) and 0 <= one < 2**64):
-            raise ConfigError(
-                f"seeds must be integers in 0..2**64 - 1, not {reprlib.repr(one)}"
-            )
+            raise ConfigError(f"seeds must be integers in 0..2**64-1, not {brief(one)}")
     return [None if one is None else int(one) for one in seeds]
+
+
+def _seed_list(seed: Any, num_rows: int) -> list[Any]:
+    if seed is None:
+        return [None] * num_rows
+    if _is_integer(seed):
+        return [int(seed) + i for i in range(num_rows)]
+    is_array = isinstance(seed, np.ndarray | Tensor)
+    given = _to_array(seed).tolist() if is_array else seed
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise ConfigError(
+            f"seeds must be an integer or {num_rows} of them, not {brief(seed)}"
+        )
+    return list(given)
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | Tensor)
 
 
 def _to_array(value: Any) -> NDArray[Any]:
@@ -139,7 +135,7 @@ def _per_row(
     given = _to_array(value)
     if given.dtype.kind not in kinds:
         what = "integers" if kinds == "iu" else "numbers"
-        raise ConfigError(f"option {key} must hold {what}, not {reprlib.repr(value)}")
+        raise ConfigError(f"option {key} must hold {what}, not {brief(value)}")
     if given.shape not in ((), (num_envs,)):
         raise ConfigError(f"option {key} must be one value or {num_envs} of them")
     return np.broadcast_to(given, num_envs)[rows]
@@ -162,8 +158,7 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> NDArray[np.i
     array = _to_array(actions)
     if array.dtype.kind == "O":
         raise InvalidActionError(
-            f"actions must be integers of shape ({num_rows},), not "
-            f"{reprlib.repr(actions)}"
+            f"actions must be integers of shape ({num_rows},), not {brief(actions)}"
         )
     if array.dtype.kind not in "iu":
         raise InvalidActionError(f"actions must be integers, not {array.dtype}")
@@ -176,7 +171,7 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> NDArray[np.i
     if array.view(np.uint64).max() >= num_actions:
         outside = array[(array < 0) | (array >= num_actions)].tolist()
         raise InvalidActionError(
-            f"actions must lie in 0..{num_actions - 1}, not {reprlib.repr(outside)}"
+            f"actions must lie in 0..{num_actions - 1}, not {brief(outside)}"
         )
     return array
 
@@ -203,15 +198,17 @@ def check_state(
     Raises:
         ConfigError: It is not the state of any equal environment.
     """
-    if not isinstance(state, Mapping) or state.keys() != expected.keys():
-        raise ConfigError(f"a state must hold exactly {', '.join(expected)}{_REMEDY}")
+    if not isinstance(state, Mapping):
+        raise ConfigError(f"a state must be a dictionary of tensors{_REMEDY}")
+    if wrong := list(expected.keys() ^ state.keys()):
+        raise ConfigError(f"parts missing or unknown: {brief(wrong)}{_REMEDY}")
     arrays = {name: _to_array(state[name]) for name in expected}
     for name, own in expected.items():
         given = arrays[name]
         if given.shape != own.shape or given.dtype != own.dtype:
             raise ConfigError(
-                f"{name} must be {own.dtype} of shape {own.shape}, not {given.dtype} of "
-                f"shape {given.shape}{_REMEDY}"
+                f"{name} must be {own.dtype} {own.shape}, not {given.dtype} "
+                f"{given.shape}{_REMEDY}"
             )
     _check_ranges(arrays, problem)
     next_state = finite(problem.session, "a saved state").next_state

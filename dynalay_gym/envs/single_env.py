@@ -1,6 +1,5 @@
 """The single Gymnasium environment: one row of the batched one."""
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from dynalay_gym.envs.config import EnvConfig, EnvProperties
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.vector_env import RENDER_MODES, DynaLayVectorEnv
-from dynalay_gym.errors import InvalidActionError, ResetNeededError
+from dynalay_gym.errors import InvalidActionError, ResetNeededError, brief
 
 
 class DynaLayEnv(EnvProperties, gym.Env):
@@ -91,7 +90,7 @@ class DynaLayEnv(EnvProperties, gym.Env):
         except InvalidActionError:
             raise InvalidActionError(
                 f"action must be one integer in 0..{self.num_actions - 1}, not "
-                f"{reprlib.repr(action)}"
+                f"{brief(action)}"
             ) from None
         self._ended = bool(terminations[0])
         outcome = float(rewards[0]), self._ended, False
