@@ -133,7 +133,9 @@ def load_split(
     """
     spec = dataset_spec(dataset)
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {brief(split)}; choose from {', '.join(SPLITS)}")
+        raise ConfigError(
+            f"unknown split {brief(split)}; choose from {', '.join(SPLITS)}"
+        )
     if spec.hidden_share is not None:
         return _mazes(spec, split).to(device)
     if spec.embedded:
