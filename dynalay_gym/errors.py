@@ -4,6 +4,14 @@ The scripts print such an error without a traceback and exit with code 2. Whoeve
 uses the library catches `DynaLayError`, or the closest class below.
 """
 
+import reprlib
+from typing import Any
+
+
+def brief(value: Any) -> str:
+    """Return what a message shows of a value: its repr, short and on one line."""
+    return " ".join(reprlib.repr(value).split())
+
 
 class DynaLayError(Exception):
     """Base of every error that the user, not the code, has to mend."""

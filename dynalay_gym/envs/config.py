@@ -243,7 +243,7 @@ def check_fit(session: NetworkSession, split: Split) -> None:
 
     Raises:
         CheckpointError: Shape of the samples or number of classes differ.
-        DataError: A sample is not finite.
+        DataError: A sample is not finite, or of another type than the network takes.
     """
     expected = getattr(session, "in_shape", None)
     got = tuple(split.inputs.shape[1:])
@@ -251,6 +251,12 @@ def check_fit(session: NetworkSession, split: Split) -> None:
         raise CheckpointError(
             f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
+        )
+    dtype = getattr(session, "in_dtype", split.inputs.dtype)
+    if split.inputs.dtype != dtype:
+        raise DataError(
+            f"split {split.name!r} holds {split.inputs.dtype}, the network takes "
+            f"{dtype}; convert it with .to({dtype}), prepared as in training"
         )
     if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
         raise DataError(
