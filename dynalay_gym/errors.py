@@ -21,6 +21,10 @@ class ConfigError(DynaLayError, ValueError):
     """An argument or option has a value that nothing can be done with."""
 
 
+class UnknownArgumentError(ConfigError, TypeError):
+    """A keyword that nobody knows: a TypeError, as for any function in Python."""
+
+
 class DataError(DynaLayError):
     """Files of a data set are missing, corrupt or cannot be downloaded."""
 

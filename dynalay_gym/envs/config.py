@@ -11,7 +11,12 @@ from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.observation import episode_width
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
-from dynalay_gym.errors import CheckpointError, ConfigError, DataError
+from dynalay_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnknownArgumentError,
+)
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
@@ -80,9 +85,11 @@ class EnvConfig:
     def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
         """Build from keywords; an unknown one is an error that names the known."""
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(kwargs) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown arguments {unknown}; known: {known}")
+        unknown = ", ".join(map(repr, sorted(set(kwargs) - set(known))))
+        if unknown:  # TorchRL's GymEnv looks for these words
+            raise UnknownArgumentError(
+                f"unexpected keyword argument {unknown}; known: {known}"
+            )
         return cls(**kwargs)
 
     def __post_init__(self) -> None:
