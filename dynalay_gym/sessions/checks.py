@@ -3,9 +3,14 @@
 Axes: n rows, m of them chosen.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from dynalay_gym.errors import CheckpointError
+from dynalay_gym.utils.finite import broken_part
 
 
 def check_rows(rows: Tensor, num_rows: int) -> None:
@@ -29,6 +34,22 @@ def check_inputs(inputs: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
         raise ValueError(
             f"inputs must be {dtype} of shape {shape}, not {inputs.dtype} of shape "
             f"{tuple(inputs.shape)}"
+        )
+
+
+def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless weights can take the place of a session's own."""
+    shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
+    if shapes != given:
+        raise CheckpointError(
+            "the weights are of another architecture than this environment's "
+            "network; give those of a network made from the same checkpoint"
+        )
+    broken = broken_part(weights)
+    if broken is not None:
+        raise CheckpointError(
+            f"the weights' {broken} is not finite (their training diverged); give "
+            "earlier ones"
         )
 
 

@@ -51,23 +51,18 @@ class FiniteGuard:
         Raises:
             DivergedError: Naming the first of them, and the optimiser's step.
         """
-        place = first_broken(values)
-        if place is None:
+        found = _find_broken(name, values, samples)
+        if found is None:
             return
-        if remedy is None:  # a consequence, perhaps, of weights that are broken
+        if remedy is None:  # it may follow from a weight
             self.check_weights()
-        number = values[place].item()
-        if samples is not None:
-            name = f"{name} of sample {int(samples[place[0]])}"
-            place = place[1:]
-        where = f" at {list(place)}" if place else ""
-        raise self._error(f"the {name}{where} is {number}", remedy)
+        raise self._error(f"{found} at optimiser step {self._steps() + 1}", remedy)
 
     def check_weights(self) -> None:
         """Raise DivergedError, naming it, if a weight or a statistic is not finite."""
         broken = broken_part(self._module.state_dict())
         if broken is not None:
-            raise self._error(f"{broken} is not finite")
+            raise self._error(f"{broken} is not finite after {self._steps()} steps")
 
     @contextmanager
     def keep_statistics(self) -> Iterator[None]:
@@ -92,16 +87,16 @@ class FiniteGuard:
             for name, weight in self._module.named_parameters()
             if weight.grad is not None
         }
-        raise self._error(f"the gradient of {broken_part(named)} is not finite")
+        what = f"the gradient of {broken_part(named)} is not finite"
+        raise self._error(f"{what} at optimiser step {self._steps() + 1}")
 
     def _error(self, what: str, remedy: str | None = None) -> DivergedError:
-        taken = [
-            int(state["step"])
-            for state in self._optimizer.state.values()
-            if "step" in state
-        ]
-        step = max(taken, default=0) + 1
-        return DivergedError(f"{what} at optimiser step {step}; {remedy or self._remedy}")
+        return DivergedError(f"{what}; {remedy or self._remedy}")
+
+    def _steps(self) -> int:
+        """Return the steps that the optimiser has taken, also before a resume."""
+        counts = (state.get("step", 0) for state in self._optimizer.state.values())
+        return max(map(int, counts), default=0)
 
 
 @torch.no_grad()
@@ -118,11 +113,25 @@ def broken_part(named: Mapping[str, Tensor]) -> str | None:
     return next(name for name, part in named.items() if not are_finite([part]))
 
 
-def first_broken(values: Tensor) -> tuple[int, ...] | None:
-    """Return where the first number that is not finite stands; None if all are."""
+def check_finite(
+    name: str, values: Tensor, remedy: str, samples: Tensor | None = None
+) -> None:
+    """Raise DivergedError if a number is not finite; see `FiniteGuard.check`."""
+    found = _find_broken(name, values, samples)
+    if found is not None:
+        raise DivergedError(f"{found}; {remedy}")
+
+
+def _find_broken(name: str, values: Tensor, samples: Tensor | None) -> str | None:
+    """Return a sentence on the first number that is not finite; None if all are."""
+    # The extremes are finite if all numbers are; no mask of all is made.
     if values.numel() == 0 or all(
         math.isfinite(extreme.item()) for extreme in torch.aminmax(values.detach())
     ):
         return None
-    place: list[int] = values.isfinite().logical_not().nonzero()[0].tolist()
-    return tuple(place)
+    place = tuple(values.isfinite().logical_not().nonzero()[0].tolist())
+    number = values[place].item()
+    if samples is not None:
+        name, place = f"{name} of sample {int(samples[place[0]])}", place[1:]
+    where = f" at {list(place)}" if place else ""
+    return f"the {name}{where} is {number}"
