@@ -202,7 +202,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
             Observations and infos as the next step has to see them.
 
         Raises:
-            CheckpointError: The weights are of another architecture.
+            CheckpointError: The weights are of another architecture, or not finite.
         """
         self.process.load_weights(weights)
         if not self.process.has_reset:

@@ -3,11 +3,14 @@
 Axes: n rows, m of them chosen.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.errors import brief
+from dynalay_gym.errors import CheckpointError, brief
+from dynalay_gym.utils.finite import broken_part
 
 
 def check_rows(rows: Tensor, num_rows: int) -> None:
@@ -38,6 +41,22 @@ def _is_dense(values: Tensor) -> bool:
     """Return whether it is a tensor with numbers in memory, one beside the other."""
     is_tensor = isinstance(values, Tensor)
     return is_tensor and values.layout is torch.strided and not values.is_meta
+
+
+def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless weights can take the place of a session's own."""
+    shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
+    if shapes != given:
+        raise CheckpointError(
+            "the weights are of another architecture than this environment's "
+            "network; give those of a network made from the same checkpoint"
+        )
+    broken = broken_part(weights)
+    if broken is not None:
+        raise CheckpointError(
+            f"the weights' {broken} is not finite (their training diverged); give "
+            "earlier ones"
+        )
 
 
 def _check(values: Tensor, length: int | None, limit: int, name: str) -> None:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.errors import CheckpointError
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
@@ -30,6 +29,7 @@ from dynalay_gym.sessions.checks import (
     check_inputs,
     check_rows,
     check_states,
+    check_weights,
 )
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
@@ -207,13 +207,7 @@ class TorchSession:
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
-        own = self.network.state_dict()
-        shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
-        if shapes != given:
-            raise CheckpointError(
-                "the weights are of another architecture than this environment's "
-                "network; give those of a network made from the same checkpoint"
-            )
+        check_weights(weights, self.network.state_dict())
         self.network.load_state_dict(weights)
         self.network.freeze()
 
