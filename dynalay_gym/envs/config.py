@@ -11,7 +11,12 @@ from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.observation import episode_width
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
-from dynalay_gym.errors import CheckpointError, ConfigError, DataError
+from dynalay_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnknownArgumentError,
+)
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
@@ -86,9 +91,11 @@ class EnvConfig:
     def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
         """Build from keywords; an unknown one is an error that names the known."""
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(kwargs) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown arguments {unknown}; known: {known}")
+        unknown = ", ".join(map(repr, sorted(set(kwargs) - set(known))))
+        if unknown:  # TorchRL's GymEnv looks for these words
+            raise UnknownArgumentError(
+                f"unexpected keyword argument {unknown}; known: {known}"
+            )
         return cls(**kwargs)
 
     def __post_init__(self) -> None:
@@ -240,7 +247,7 @@ def check_fit(session: NetworkSession, split: Split) -> None:
 
     Raises:
         CheckpointError: Shape of the samples or number of classes differ.
-        DataError: A sample is not finite.
+        DataError: A sample is not finite, or of another type than the network takes.
     """
     expected = getattr(session, "in_shape", None)
     got = tuple(split.inputs.shape[1:])
@@ -248,6 +255,12 @@ def check_fit(session: NetworkSession, split: Split) -> None:
         raise CheckpointError(
             f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
+        )
+    dtype = getattr(session, "in_dtype", split.inputs.dtype)
+    if split.inputs.dtype != dtype:
+        raise DataError(
+            f"split {split.name!r} holds {split.inputs.dtype}, the network takes "
+            f"{dtype}; convert it with .to({dtype}), prepared as in training"
         )
     if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
         raise DataError(

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.data.splits import Split, augment
-from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.io import plain
 from dynalay_gym.utils.ranges import (
     BatchSize,
@@ -117,6 +118,8 @@ class MainTrainer:
             weight_decay=config.weight_decay,
         )
         self.scheduler = self._schedule(0)
+        remedy = "lower --learning-rate, or use --precision fp32"
+        self.guard = FiniteGuard(network, self.optimizer, remedy)
         self.solver = SolverConfig(
             rtol=network.config.rtol,
             max_steps=max(network.config.layer_steps),
@@ -131,30 +134,37 @@ class MainTrainer:
             on_step: Called after every step with its number (from 1) and the loss.
 
         Raises:
-            DivergedError: The loss is not finite; the step is not taken.
+            DivergedError: A number is not finite; the step is not taken, and running
+                statistics are what they were before it.
         """
         self.network.train()
         order = torch.randperm(len(self.data), generator=self.generator)
         first = self.epoch * self.steps_per_epoch
         batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
         for step, rows in enumerate(batches, start=first + 1):
-            loss = self._loss(rows.to(self.data.inputs.device))
-            if not bool(loss.isfinite()):
-                raise DivergedError(
-                    f"the loss is {loss.item()} at step {step}; "
-                    "lower --learning-rate, or use --precision fp32"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.config.paths == "portions":
-                nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-            self.optimizer.step()
+            with self.guard.keep_statistics():
+                loss = self._step(rows.to(self.data.inputs.device))
             self.scheduler.step()
-            on_step(step, loss.item())
+            on_step(step, loss)
+        self.guard.check_weights()  # before anybody measures or saves them
         self.epoch += 1
+
+    def _step(self, rows: Tensor) -> float:
+        """Take one optimiser step on some samples, int64 [n]; return the loss."""
+        loss = self._loss(rows)
+        self.guard.check("loss", loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.paths == "portions":
+            weights = self.network.parameters()
+            norm = nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
+            self.guard.check("length of the gradient", norm)
+        self.optimizer.step()
+        return loss.item()
 
     def _loss(self, rows: Tensor) -> Tensor:
         images, labels = self.data.inputs[rows], self.data.labels[rows]
+        self.guard.check("image", images, samples=rows, remedy=MEND_DATA)
         if self.config.augment:
             images = augment(images, self.generator)
         num_states = 2**self.network.num_layers

@@ -1,7 +1,7 @@
 """Files, run folders and metrics.
 
 Reading order: io, schema, saved_folder, training_state; digest, device, metrics,
-schedules, flags, rollout_recorder.
+schedules, flags, finite, rollout_recorder.
 
 May import: errors.
 """
