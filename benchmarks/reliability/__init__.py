@@ -1,0 +1,1 @@
+"""What happens to saved folders: hostile and damaged files, and kills while saving."""
