@@ -10,12 +10,14 @@ import tyro
 
 from agents.options import Options
 from dynalay_gym.errors import DynaLayError
+from dynalay_gym.utils.flags import short_errors
 
 
 def main() -> int:
     """Run the script; return the exit code."""
     try:
-        options = tyro.cli(Options)
+        with short_errors():
+            options = tyro.cli(Options)
         options.check()
         from agents.run import run  # loads torch, for which --help does not wait
 

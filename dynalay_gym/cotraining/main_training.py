@@ -15,7 +15,7 @@ from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.presets import make_config
-from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
 from dynalay_gym.utils.device import resolve_device
@@ -26,7 +26,10 @@ OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
 # Epochs and states that suit a preset.
-_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
+_DEFAULTS: dict[str, tuple[int, Paths]] = {
+    "digits": (16, "all"),
+    "maze": (8, "portions"),
+}
 
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
@@ -56,7 +59,7 @@ def training_config(
     dataset: str,
     *,
     epochs: int | None = None,
-    paths: str | None = None,
+    paths: Paths | None = None,
     **options: Any,
 ) -> TrainingConfig:
     """Return how a network is trained on a data set.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,9 +26,15 @@ from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
 from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    NotNegative,
+    PenaltyUnit,
+    Portion,
+    Tolerance,
+    check_fields,
+)
 
-OBSERVATIONS = ("flat", "dict")
-TRANSITIONS = ("live", "table")
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 
@@ -69,17 +75,17 @@ class EnvConfig:
     data_dir: str | Path | None = None
     download: bool = True
     penalty: float | str | None = None
-    penalty_unit: float = 1.0
-    alpha: float = 0.5
+    penalty_unit: PenaltyUnit = 1.0
+    alpha: NotNegative = 0.5
     reward: str = "paper"
-    max_decisions: int | None = None
-    rtol: float | None = None
-    max_steps: int | None = None
-    iterations_per_action: int | None = None
+    max_decisions: Portion | None = None
+    rtol: Tolerance | None = None
+    max_steps: Iterations | None = None
+    iterations_per_action: Portion | None = None
     recall: bool = False
-    observation: str = "flat"
-    transitions: str = "live"
-    device: str = "auto"
+    observation: Literal["flat", "dict"] = "flat"
+    transitions: Literal["live", "table"] = "live"
+    device: str | torch.device = "auto"
 
     @classmethod
     def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
@@ -94,23 +100,14 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Check everything that needs no file."""
+        check_fields(self, leave_out="checkpoint split data_dir penalty device")
         dataset_spec(self.dataset)
         make_reward(self.reward, self.alpha)
-        for name, choices in (
-            ("observation", OBSERVATIONS),
-            ("transitions", TRANSITIONS),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
+        resolve_device(self.device)
         if self.transitions == "table" and self.observation == "dict":
             raise ConfigError(
                 'a table has no raw maps; use observation="flat" or transitions="live"'
             )
-        if self.max_decisions is not None and self.max_decisions < 1:
-            raise ConfigError("max_decisions must be at least 1")
-        if not 0 < self.penalty_unit < float("inf"):
-            raise ConfigError("penalty_unit must be finite and above 0")
         if self.penalty is not None:
             parse_penalty(self.penalty)
 

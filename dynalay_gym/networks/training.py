@@ -9,7 +9,7 @@ Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
@@ -23,12 +23,21 @@ from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.ranges import (
+    BatchSize,
+    Count,
+    Iterations,
+    LearningRate,
+    NotNegative,
+    Seed,
+    Tolerance,
+    check_fields,
+)
 from dynalay_gym.utils.saved_folder import load_folder, save_folder
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
 KIND = "main-training"
-PATHS = ("all", "mixed", "portions")
-PRECISIONS = ("fp32", "bf16")
+Paths = Literal["all", "mixed", "portions"]
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
 _MIXED_WEIGHT = 0.7
@@ -59,26 +68,20 @@ class TrainingConfig:
         ConfigError: A value is out of range.
     """
 
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 5e-3
-    weight_decay: float = 5e-3
-    paths: str = "all"
-    adjoint_rtol: float = 0.1
-    adjoint_max_steps: int = 4
+    epochs: Count
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 5e-3
+    weight_decay: NotNegative = 5e-3
+    paths: Paths = "all"
+    adjoint_rtol: Tolerance = 0.1
+    adjoint_max_steps: Iterations = 4
     augment: bool = False
-    precision: str = "fp32"
-    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ConfigError("epochs must be at least 1 and batch_size at least 2")
-        if not (0 < self.learning_rate < 10 and self.weight_decay >= 0):
-            raise ConfigError("learning_rate must lie in (0, 10), weight_decay >= 0")
-        for name, choices in (("paths", PATHS), ("precision", PRECISIONS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,9 +143,10 @@ class TorchSession:
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
-        *seen, state_id = state.pick(rows, "pooled", "logits", "residual", "state_id")
+        names = ("pooled", "logits", "residual", "state_id")
+        pooled, logits, residual, state_id = state.pick(rows, *names)
         iterated = self._states.share.index_select(0, state_id)
-        return network_features(*seen, iterated)
+        return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""

@@ -166,7 +166,9 @@ def test_divergence_stops_before_the_step(data: Split) -> None:
     with torch.no_grad():
         one.network.head.fill_(1e38)
     before = copy.deepcopy(one.network.state_dict())
-    with pytest.raises(DivergedError, match="loss is .* step 1; lower --learning-rate"):
+    with pytest.raises(
+        DivergedError, match=r"loss is .* step 1; lower --learning-rate"
+    ):
         one.train_epoch(lambda step, loss: None)
     for name, part in one.network.state_dict().items():
         assert torch.equal(part, before[name]), name
