@@ -295,7 +295,7 @@ def check(kind: type[Faulty]) -> None:
     def make(num_envs: int, mode: str) -> VectorEnv:
         return kind(make_vec(num_envs, autoreset_mode=mode, **CONFIG))
 
-    check_vector_env(make, single, num_steps=24)
+    check_vector_env(make, single, num_steps=16)
 
 
 def test_without_a_fault_it_passes() -> None:
