@@ -11,7 +11,7 @@ from dynalay_gym.fixed_point.bellman import BellmanLayer
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer, DenseFixedPointLayer
 from dynalay_gym.networks.layers.norm import PatternNorm
-from tests.helpers.networks import random_images, random_model, tiny_config
+from helpers.networks import random_images, random_model, tiny_config
 
 
 def norm_of_two() -> PatternNorm:
