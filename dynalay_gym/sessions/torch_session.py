@@ -207,8 +207,7 @@ class TorchSession:
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         check_weights(weights, self.network.state_dict())
-        self.network.load_state_dict(weights)
-        self.network.freeze()
+        self.network.load_state_dict(weights)  # which stays frozen
 
     def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
         return [LayerBuffer() for _ in range(self.num_layers + 1)]
