@@ -30,6 +30,7 @@ from dynalay_gym.utils.ranges import (
     check_fields,
 )
 
+_MOST_PENALTY = 1e9  # far beyond any that pays; float32 still squares it
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 
@@ -123,8 +124,11 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
             f"penalty must be a number or a range low:high, not {penalty!r}"
         )
     low, high = numbers[0], numbers[-1]
-    if not 0 <= low <= high < float("inf"):
-        raise ConfigError(f"penalty must be finite, >= 0 and low <= high: {penalty!r}")
+    if not 0 <= low <= high <= _MOST_PENALTY:
+        raise ConfigError(
+            f"penalty must be finite, from 0 to {_MOST_PENALTY:g}, and low <= high: "
+            f"{penalty!r}"
+        )
     return low, high
 
 

@@ -22,6 +22,7 @@ from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_
 from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
+from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
 from dynalay_gym.utils.training_state import strip_prefix
 
 KIND = "predictor"
@@ -77,10 +78,9 @@ class DynaLayPredictor:
         max_decisions: int | None = None,
         batch_size: int = 256,
     ) -> None:
-        if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
-            raise ConfigError("batch_size and max_decisions must be at least 1")
-        if not 0 < penalty_unit < float("inf"):
-            raise ConfigError("penalty_unit must be finite and above 0")
+        check_value("batch_size", batch_size, Rows)
+        check_value("max_decisions", max_decisions, Portion | None)
+        check_value("penalty_unit", penalty_unit, PenaltyUnit)
         self.session = as_session(network, rtol, max_steps, iterations_per_action)
         self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)

@@ -227,7 +227,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
         (("--epochs", "-1"), "epochs"),
         (("--device", "warp"), "device"),
         (("--rtol", "0"), "rtol"),
-        (("--num-threads", "0"), "num_threads"),
+        (("--num-threads", "0"), "--num-threads"),
         (
             ("--dataset", "cifar10", "--data-dir", "nowhere", "--no-download"),
             "--data-dir",
