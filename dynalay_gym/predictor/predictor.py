@@ -22,6 +22,7 @@ from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_
 from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
+from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
 from dynalay_gym.utils.training_state import strip_prefix
 
@@ -248,7 +249,7 @@ class DynaLayPredictor:
             CheckpointError: It is missing or corrupt, its parts do not fit, or its
                 kind of network is unknown.
         """
-        tensors, meta = _read_folder(folder, device)
+        tensors, meta = _read_folder(folder, resolve_device(device))
         known = {"main-network": _restore_main_network} | dict(sessions or {})
         try:
             kind = meta["network"]["kind"]
