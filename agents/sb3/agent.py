@@ -51,9 +51,8 @@ class SB3Agent:
         self.config = config
         self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
         self.policy = GreedyNetPolicy(scoring_net(self.model), name=config.algo)
-        self._guard = FiniteGuard(
-            self.module, self.module.optimizer, remedy(config)  # type: ignore[arg-type]
-        )
+        optimizer: Any = self.module.optimizer
+        self._guard = FiniteGuard(self.module, optimizer, remedy(config))
         self._loaded: Mapping[str, Tensor] | None = None
         share = 0.0
         if isinstance(config, PolicyConfig):  # DQN has no probabilities to start from
@@ -69,6 +68,7 @@ class SB3Agent:
         """The networks: their state dict is what is saved."""
         return self.model.policy
 
+    @torch.enable_grad()  # whatever the caller has set
     def learn(
         self,
         total_timesteps: int,

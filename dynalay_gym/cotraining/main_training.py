@@ -26,7 +26,10 @@ OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
 # Epochs and states that suit a preset.
-_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
+_DEFAULTS: dict[str, tuple[int, Paths]] = {
+    "digits": (16, "all"),
+    "maze": (8, "portions"),
+}
 
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
@@ -69,7 +72,7 @@ def training_config(
         **options: Other fields of `TrainingConfig`.
     """
     spec = dataset_spec(dataset)
-    suits = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    suits: tuple[int, Paths] = _DEFAULTS.get(spec.preset, (20, "mixed"))
     return TrainingConfig(
         epochs=suits[0] if epochs is None else epochs,
         paths=paths or suits[1],

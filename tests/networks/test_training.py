@@ -166,7 +166,9 @@ def test_divergence_stops_before_the_step(data: Split) -> None:
     with torch.no_grad():
         one.network.head.fill_(1e38)
     before = copy.deepcopy(one.network.state_dict())
-    with pytest.raises(DivergedError, match="loss is .* step 1; lower --learning-rate"):
+    with pytest.raises(
+        DivergedError, match=r"loss is .* step 1; lower --learning-rate"
+    ):
         one.train_epoch(lambda step, loss: None)
     for name, part in one.network.state_dict().items():
         assert torch.equal(part, before[name]), name
@@ -218,31 +220,3 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
         "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
     )
     assert resumed.returncode == 0, resumed.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--dataset", "mnist"), "unknown dataset"),
-        (("--epochs", "0"), "epochs"),
-        (("--preset", "huge"), "unknown preset"),
-        (("--epochs", "-1"), "epochs"),
-        (("--device", "warp"), "device"),
-        (("--rtol", "0"), "rtol"),
-        (("--num-threads", "0"), "num_threads"),
-        (
-            ("--dataset", "cifar10", "--data-dir", "nowhere", "--no-download"),
-            "--data-dir",
-        ),
-        (("--resume", "nowhere"), "resume"),
-    ],
-)
-def test_script_refuses_bad_input(
-    arguments: tuple[str, ...], words: str, tmp_path: Path
-) -> None:
-    result = run_script(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    assert words in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
