@@ -171,7 +171,7 @@ def _use_agent(folder: Path) -> str:
     observations, infos = envs.reset(seed=0)
     net = agent.policy.net
     scores = net(torch.as_tensor(observations)).detach()
-    options = str((run.options, run.config)).encode()
+    options = str((run.options, run.penalty_range, run.config)).encode()
     chosen = agent.policy.act(observations, infos)
     return _digest([scores, chosen, np.frombuffer(options, np.uint8).copy()])
 

@@ -193,6 +193,7 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
 
 
 Width = Annotated[int, Meta(ge=1)]
+_Plan = Annotated[tuple[int, ...], Meta(max_length=10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +226,7 @@ class _SavedPerceptron:
 
 @dataclass(frozen=True, kw_only=True)
 class _SavedPlan:
-    plan: tuple[int | tuple[int, ...], ...]
+    plan: _Plan | tuple[_Plan, ...]
 
     def restore(self, _: Tensors) -> Policy:
         return PlanPolicy(self.plan)
@@ -234,7 +235,7 @@ class _SavedPlan:
 @dataclass(frozen=True, kw_only=True)
 class _SavedMaxProb:
     column: int
-    plan: tuple[int, ...]
+    plan: _Plan
     thresholds: tuple[float, ...]
     penalties: tuple[float, ...]
 
