@@ -13,6 +13,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +260,7 @@ def _of_manifest_text() -> Iterator[Variant]:
         "16 million keys": b"{" + b'"":0,' * 3_000_000 + b'"a":0}',
     }
     for name, text in whole.items():
-        yield Variant(f"manifest: {name}", _text(lambda old, new=text: new))
+        yield Variant(f"manifest: {name}", _text(partial(_other, text)))
     edits: dict[str, Callable[[bytes], bytes]] = {
         "UTF-16": lambda old: old.decode().encode("utf-16"),
         "text behind": lambda old: old + b"{}",
@@ -451,13 +453,13 @@ def _of_values(manifest: dict[str, Any]) -> Iterator[Variant]:
         for value in _VALUES:
             if type(value) is not type(old) or value != old:
                 shown = str(value)[:20]
-                yield _valued(f"{name} = {shown}", path, lambda _, v=value: v)
+                yield _valued(f"{name} = {shown}", path, partial(_other, value))
         yield _valued(f"{name} as a text", path, str)
         yield _valued(f"{name} in a list", path, lambda value: [value])
         yield _valued(f"{name} missing", path, None)
         if isinstance(old, int | float) and not isinstance(old, bool):
             for factor in (2, 1.001, -1, 1e6):
-                yield _valued(f"{name} * {factor}", path, lambda v, f=factor: v * f)
+                yield _valued(f"{name} * {factor}", path, partial(mul, factor))
         if isinstance(old, dict):
             edit = lambda value: value | {"colour": "red"}  # noqa: E731
             yield _valued(f"{name} with a field more", path, edit)
@@ -465,6 +467,10 @@ def _of_values(manifest: dict[str, Any]) -> Iterator[Variant]:
             yield _valued(f"{name} longer", path, lambda value: value + value[-1:])
             yield _valued(f"{name} shorter", path, lambda value: value[:-1])
             yield _valued(f"{name} reversed", path, lambda value: value[::-1])
+
+
+def _other(new: Any, old: Any) -> Any:
+    return new
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 SECONDS = 20.0  # a folder that takes longer hangs
 MOST_BYTES = 2**30  # that a folder may take
 _ADDRESSES = 8 * 2**30  # beyond those of the start; more is refused by the system
-_FIRST_SECONDS = 300.0  # imports and compilation
+_FIRST_SECONDS = 600.0  # imports and compilation
 _UNLIMITED = resource.RLIM_INFINITY
 
 
@@ -47,7 +47,7 @@ class Worker:
         target.start()
         theirs.close()
         self._process = target
-        self._is_fresh = True
+        self._is_ready = False
 
     def use(self, kind: str, folder: Path) -> Outcome:
         """Use a folder."""
@@ -68,16 +68,15 @@ class Worker:
         return list(found) if isinstance(found, list) else [str(found)]
 
     def _ask(self, message: tuple[Any, ...], seconds: float) -> Any:
-        if self._is_fresh:
-            seconds += _FIRST_SECONDS
-        self._ours.send(message)
+        if not self._is_ready:
+            assert self._ours.poll(_FIRST_SECONDS), "a worker does not start"
+            self._is_ready = self._ours.recv()
         try:
+            self._ours.send(message)
             if self._ours.poll(seconds):
-                answer = self._ours.recv()
-                self._is_fresh = False
-                return answer
+                return self._ours.recv()
             found = "hang", f"more than {seconds:.0f} s"
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             found = "crash", f"exit code {self._process.exitcode}"
         self.stop()
@@ -103,6 +102,7 @@ def _serve(pipe: Connection) -> None:
                 KINDS[kind].use(folder)
     limit = _status("VmSize") + _ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, _UNLIMITED))
+    pipe.send(True)
     answers: dict[str, Any] = {"use": _use, "damage": _damage}
     while True:
         what, *args = pipe.recv()

@@ -193,7 +193,8 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
 
 
 Width = Annotated[int, Meta(ge=1)]
-_Plan = Annotated[tuple[int, ...], Meta(max_length=10_000)]
+_LONGEST = 10_000  # a policy may take as many decisions
+_Plan = Annotated[tuple[int, ...], Meta(max_length=_LONGEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,12 @@ class _SavedPerceptron:
 
 @dataclass(frozen=True, kw_only=True)
 class _SavedPlan:
-    plan: _Plan | tuple[_Plan, ...]
+    plan: tuple[int | _Plan, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse one plan, not one per sample, that is too long."""
+        if len(self.plan) > _LONGEST and isinstance(self.plan[0], int):
+            raise ValueError(f"a plan has at most {_LONGEST} actions")
 
     def restore(self, _: Tensors) -> Policy:
         return PlanPolicy(self.plan)
