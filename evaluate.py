@@ -16,8 +16,9 @@ import tyro
 from tyro.conf import Positional
 
 from agents.options import Options
-from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.flags import check_range
+from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:
     from agents.saved_runs import SavedRun
@@ -70,17 +71,14 @@ class Args:
 
 def main() -> int:
     """Run the script; return the exit code."""
-    try:
-        args = tyro.cli(Args)
-        check_range(args, "penalties num_threads", lambda x: x >= 1, "be at least 1")
-        run(args)
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(evaluate)
+
+
+def evaluate() -> None:
+    """Read the command line and do what it says."""
+    args = tyro.cli(Args)
+    check_range(args, "penalties num_threads", lambda x: x >= 1, "be at least 1")
+    run(args)
 
 
 def run(args: Args) -> None:

@@ -95,7 +95,8 @@ class MainTrainer:
         if config.batch_size > len(data):
             raise ConfigError(f"batch_size is larger than the {len(data)} samples")
         self.network, self.data, self.config = network, data, config
-        self.epoch, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self.steps, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self._order = torch.empty(0, dtype=torch.int64)  # samples of this epoch
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -113,20 +114,28 @@ class MainTrainer:
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
+    @property
+    def epoch(self) -> int:
+        """Whole epochs so far."""
+        return self.steps // self.steps_per_epoch
+
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
-        """Pass over the split once.
+        """Pass over the split once, or over what is left of it after `load`.
 
         Args:
-            on_step: Called after every step with its number (from 1) and the loss.
+            on_step: Called after every step with its number (from 1) and the loss; the
+                training may be saved there.
 
         Raises:
             DivergedError: The loss is not finite; the step is not taken.
         """
         self.network.train()
-        order = torch.randperm(len(self.data), generator=self.generator)
-        first = self.epoch * self.steps_per_epoch
-        batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
-        for step, rows in enumerate(batches, start=first + 1):
+        done = self.steps % self.steps_per_epoch
+        if done == 0:
+            self._order = torch.randperm(len(self.data), generator=self.generator)
+        batches = self._order.split(self.config.batch_size)
+        for rows in batches[done : self.steps_per_epoch]:
+            step = self.steps + 1
             loss = self._loss(rows.to(self.data.inputs.device))
             if not bool(loss.isfinite()):
                 raise DivergedError(
@@ -139,8 +148,8 @@ class MainTrainer:
                 nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
             self.optimizer.step()
             self.scheduler.step()
+            self.steps = step
             on_step(step, loss.item())
-        self.epoch += 1
 
     def _loss(self, rows: Tensor) -> Tensor:
         images, labels = self.data.inputs[rows], self.data.labels[rows]
@@ -157,14 +166,21 @@ class MainTrainer:
                 return weighted_loss(logits, labels, weights)
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
-    def save(self, folder: Path) -> None:
-        """Write all that `load` needs: weights, optimiser, schedule, random state."""
+    def save(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
+        """Write all that `load` needs: weights, optimiser, schedule, random state.
+
+        Args:
+            folder: Where to.
+            sizes: Of the metrics' files, see `MetricWriter`; kept beside the state.
+        """
         tensors = training_state(self.network, self.optimizer, self.generator)
-        progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
+        tensors |= {"order": self._order}
+        progress = {"steps": self.steps, "scheduler": self.scheduler.state_dict()}
+        progress |= {"sizes": dict(sizes or {})}
         save_tensors(folder, tensors, self._identity() | progress)
 
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote.
+    def load(self, folder: Path) -> dict[str, int]:
+        """Continue from what `save` wrote; return the ``sizes`` that it was given.
 
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
@@ -182,7 +198,8 @@ class MainTrainer:
             self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
         ):
             group["lr"] = rate
-        self.epoch = int(meta["epoch"])
+        self.steps, self._order = int(meta["steps"]), tensors["order"]
+        return dict(meta["sizes"])
 
     def _identity(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""

@@ -1,7 +1,7 @@
 """Files, run folders and metrics.
 
-Reading order: io, digest, device, metrics, schedules, flags, training_state;
-rollout_recorder.
+Reading order: io, digest, device, flags, metrics, run_folder, interrupts, scripts;
+schedules, training_state; rollout_recorder.
 
 May import: errors.
 """

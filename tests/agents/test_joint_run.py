@@ -60,8 +60,11 @@ class Killed(Exception):
 
 def run(asked: Options, stop_at: int | None = None) -> JointRun:
     """Train; a stop leaves the folder as a kill would."""
-    one = open_run(asked)
+    with open_run(asked) as one:
+        return learn(one, stop_at)
 
+
+def learn(one: JointRun, stop_at: int | None) -> JointRun:
     def on_progress(taken: int, words: str) -> None:
         if stop_at is not None and taken >= stop_at:
             raise Killed
@@ -95,8 +98,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> JointRun:
     """One uninterrupted run of the policy gradient."""
     folder = tmp_path_factory.mktemp("whole")
     asked = options(folder)
-    one = open_run(asked)
-    with MetricWriter(one.folder) as writer:
+    with open_run(asked) as one, MetricWriter(one.folder) as writer:
         one.learn(writer, lambda *_: None)
     return one
 
@@ -213,6 +215,7 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
     assert seen[-1] == (56, 56)
     _, meta = load_network(one.folder / "warm-up" / "main")
     assert one.envs.penalty == meta["break_even_penalty"] != 0.093
+    one.close()
     again = JointRun(
         replace(asked, resume=one.folder),
         CONFIGS["policy-gradient"],
@@ -230,7 +233,7 @@ def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
     options = base.problem.session.options
-    whole._save_best_network()  # one that has learned
+    whole.keep_best()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
     before = find_calibration(kept, options)
     assert before is not None and before.always_extra_macs == unit
@@ -288,10 +291,10 @@ def test_what_cannot_be_parsed_ends_without_a_run(
     ("given", "message"),
     [
         (["--co-train", "--freeze-main"], "not both"),
-        (["--resume", "RUN"], "--resume needs --co-train"),
+        (["--resume", "RUN"], "--co-train"),
         (["--warm-up-from", "RUN"], "--warm-up-from needs --co-train"),
         (["--co-train", "--resume", "RUN", "--warm-up-from", "RUN"], "leave"),
-        (["--co-train", "--resume", "nowhere"], "no run folder of a co-training"),
+        (["--co-train", "--resume", "nowhere"], "nowhere is no run folder"),
         (["--co-train", "--warm-up-from", "nowhere"], "no run folder"),
         (["--co-train", "--resume", "RUN", "--seed", "5"], "--seed"),
         (["--co-train", "--resume", "RUN", "--co.every", "5"], "--co.every"),

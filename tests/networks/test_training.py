@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,9 +97,10 @@ def test_an_interrupted_run_continues_to_the_bit(
     run(whole, tmp_path / "whole")
     save = first.save
 
-    def save_and_stop(folder: Path) -> None:
-        save(folder)
-        raise KeyboardInterrupt
+    def save_and_stop(folder: Path, sizes: Any) -> None:
+        save(folder, sizes)
+        if first.epoch == 1:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(first, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
@@ -107,7 +109,7 @@ def test_an_interrupted_run_continues_to_the_bit(
     second.load(tmp_path / "parts" / "resume")
     run(second, tmp_path / "parts")
     assert torch.equal(weights(whole), weights(second))
-    best = [(tmp_path / name / "best.json").read_text() for name in ("whole", "parts")]
+    best = [load_network(tmp_path / name / "best")[1] for name in ("whole", "parts")]
     assert best[0] == best[1]
 
 
@@ -211,7 +213,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
     }
     assert meta["calibrations"][0]["always_extra_macs"] > meta["plain_macs"]
-    assert json.loads((folder / "config.json").read_text())["epochs"] == 1
+    assert json.loads((folder / "config.json").read_text())["options"]["epochs"] == 1
     resumed = run_script(
         "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
     )
@@ -232,7 +234,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
             ("--dataset", "cifar10", "--data-dir", "nowhere", "--no-download"),
             "--data-dir",
         ),
-        (("--resume", "nowhere"), "resume"),
+        (("--resume", "nowhere"), "nowhere is no run folder"),
     ],
 )
 def test_script_refuses_bad_input(
