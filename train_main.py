@@ -76,11 +76,10 @@ def main(args: Args) -> None:
         sizes: dict[str, int] | None = None
         if args.resume is None:
             run_folder.write_settings(folder, settings)
-        elif run_folder.has_state(folder, results=("best",)):
-            sizes = trainer.load(folder / run_folder.STATE)
-        else:
+        elif run_folder.begins_again(folder, results=("best",)):
             sizes = {}
-            print(f"nothing was saved in {folder} yet: it begins again")
+        else:
+            sizes = trainer.load(folder / run_folder.STATE)
         run(args, trainer, splits, folder, sizes)
 
 

@@ -26,7 +26,7 @@ from agents.saving import load_agent, save_agent
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.utils import run_folder
-from dynalay_gym.utils.interrupts import StopRequest, finish_step
+from dynalay_gym.utils.interrupts import finish_step
 from dynalay_gym.utils.io import make_run_dir, plain
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.training_state import strip_prefix
@@ -92,14 +92,18 @@ class TrainingRun:
             if taken <= self.taken:  # a resumed run reports where it starts
                 return
             self.taken = taken
-            if not self._has_state:
+            if not run_folder.has_state(self.folder):
                 self._save(writer)  # before anything that follows from it
             validated, late = self._catch_up(writer), self._is_late()
-            if validated or late or stop:
+            if validated or late:
                 self._save(writer)
             words = validated or words
             on_progress(taken, words)
-            self._obey(stop)
+            if stop:
+                self._save(writer)
+                if not run_folder.has_state(self.folder):  # it is not `Resumable`
+                    self.save_agent("agent")
+                stop.obey()
 
         with finish_step() as stop:
             self._catch_up(writer)
@@ -179,10 +183,6 @@ class TrainingRun:
     ) -> None:
         self.close()
 
-    @property
-    def _has_state(self) -> bool:
-        return (self.folder / run_folder.STATE).is_dir()
-
     def _is_late(self) -> bool:
         return time.monotonic() - self._saved_at > SAVE_SECONDS
 
@@ -193,13 +193,6 @@ class TrainingRun:
         if times * self.taken // self.total == times * self.validated // self.total:
             return ""
         return f"validation return {self.validate(writer).mean_return:.3f}"
-
-    def _obey(self, stop: StopRequest) -> None:
-        """End the run if a signal has come; its state is saved."""
-        if stop:
-            if not self._has_state:
-                self.save_agent("agent")
-            stop.obey()
 
     def _save(self, writer: MetricWriter | None) -> None:
         """Write what a resumed run starts from, as one checkpoint."""
@@ -219,8 +212,7 @@ class TrainingRun:
 
     def _load(self) -> None:
         """Continue from what `_save` wrote; without it the run begins again."""
-        if not run_folder.has_state(self.folder, results=("best", "agent")):
-            print(f"nothing was saved in {self.folder} yet: it begins again")
+        if run_folder.begins_again(self.folder, results=("best", "agent")):
             self.sizes = {}
             return
         tensors, meta = load_tensors(self.folder / run_folder.STATE, self.device)

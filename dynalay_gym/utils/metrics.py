@@ -146,10 +146,11 @@ class MetricWriter:
 def last_step(folder: str | os.PathLike[str]) -> int:
     """Return the last step that a writer recorded in a folder; -1 if there is none."""
     try:
-        lines = (Path(folder) / _LINES).read_text(encoding="utf-8")
+        text = (Path(folder) / _LINES).read_text(encoding="utf-8")
     except FileNotFoundError:
         return -1
-    return max((json.loads(line)["step"] for line in lines.splitlines()), default=-1)
+    whole = text.split("\n")[:-1]  # a kill or a full disk may leave half a line
+    return max((json.loads(line)["step"] for line in whole), default=-1)
 
 
 def _files(folder: Path) -> list[Path]:

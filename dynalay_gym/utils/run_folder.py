@@ -67,7 +67,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the folder's run had the same settings."""
     theirs, ours = read_settings(folder)["options"], plain(settings)
-    different = [flag(key) for key in ours | theirs if ours.get(key) != theirs.get(key)]
+    keys = sorted(ours.keys() | theirs.keys())
+    different = [flag(key) for key in keys if ours.get(key) != theirs.get(key)]
     if different:
         raise ConfigError(
             f"{folder} belongs to a run with other options ({', '.join(different)}); "
@@ -75,10 +76,15 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def has_state(folder: Path, results: tuple[str, ...]) -> bool:
-    """Return whether a run has saved a state to resume from.
+def has_state(folder: Path) -> bool:
+    """Return whether a run has saved a state to resume from; its JSON comes last."""
+    return any((folder / STATE).glob("*.json"))
 
-    A run that was killed before it had saved any begins again, and says so.
+
+def begins_again(folder: Path, results: tuple[str, ...]) -> bool:
+    """Return whether a run that is resumed has to begin again; says so in a line.
+
+    It does so if it was ended before it had saved anything.
 
     Args:
         folder: The run folder.
@@ -87,15 +93,16 @@ def has_state(folder: Path, results: tuple[str, ...]) -> bool:
     Raises:
         CheckpointError: The state was taken away.
     """
-    if (folder / STATE).is_dir():
-        return True
+    if has_state(folder):
+        return False
     left = [name for name in results if (folder / name).exists()]
     if left:
         raise CheckpointError(
             f"{folder} has {left[0]}/ but no {STATE}/ to go on from; copy the whole "
             "folder again, or start anew without --resume"
         )
-    return False
+    print(f"nothing was saved in {folder} yet: it begins again")
+    return True
 
 
 @contextmanager

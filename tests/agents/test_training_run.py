@@ -1,6 +1,9 @@
 """A plain training goes on to the bit: weights, counters, metrics, the best weights."""
 
+import errno
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from agents.training_run import PlainRun
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.checkpoint import load_tensors
+from dynalay_gym.utils.interrupts import Stopped
 from dynalay_gym.utils.metrics import MetricWriter
 
 CONFIGS: dict[str, Any] = {
@@ -165,3 +169,65 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another process is writing"):
             PlainRun(again, again.config())
     run(again)
+
+
+def test_a_signal_ends_a_run_after_its_rollout(tmp_path: Path) -> None:
+    algo = "policy-gradient"
+    asked, seen = options(tmp_path / "cut", algo), []
+
+    def on_progress(taken: int, words: str) -> None:
+        seen.append(taken)
+        if taken == 640:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with PlainRun(asked, asked.config()) as one:
+        with MetricWriter(one.folder) as writer, pytest.raises(Stopped):
+            one.learn(writer, on_progress)
+    assert seen[-1] == 640
+    assert load_tensors(one.folder / "resume")[1]["taken"] == 640
+    resumed = run(replace(asked, resume=one.folder))
+    assert_equal(run(options(tmp_path / "whole", algo)).folder, resumed.folder)
+
+
+def test_an_agent_that_cannot_be_resumed_is_kept(tmp_path: Path) -> None:
+    asked = options(tmp_path, "policy-gradient")
+    with PlainRun(asked, asked.config()) as one:
+        agent: Any = one.agent
+
+        class Simple:
+            config, policy, module = agent.config, agent.policy, agent.module
+            learn = agent.learn
+
+        one.agent = Simple()
+        with pytest.raises(Stopped):
+            one.learn(None, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    kept = load_tensors(one.folder / "agent")[0]
+    assert all(torch.equal(kept[k], v) for k, v in agent.module.state_dict().items())
+    assert not (one.folder / "resume").exists()
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 12, -2, -1])
+def test_a_full_disk_loses_nothing_that_was_saved(
+    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last write is the agent's: it is in the state, too."""
+    algo = "policy-gradient"
+    replaced, replace_file = list[object](), os.replace
+
+    def fill_up(source: Any, target: Any) -> None:
+        replaced.append(target)
+        if len(replaced) > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace_file(source, target)
+
+    limit = 1_000_000
+    monkeypatch.setattr(os, "replace", fill_up)
+    whole = run(options(tmp_path / "whole", algo))
+    limit, asked = write % len(replaced), options(tmp_path / "cut", algo)
+    replaced.clear()
+    with pytest.raises(OSError, match="No space left"):
+        run(asked)
+    assert not list(tmp_path.rglob("*.tmp"))
+    limit, folder = 1_000_000, tmp_path / "cut" / "digits" / algo / "0"
+    resumed = run(replace(asked, resume=folder))
+    assert_equal(whole.folder, resumed.folder)
