@@ -8,6 +8,7 @@ of all folders.
 """
 
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -55,6 +56,8 @@ class Args:
     """Kinds of folders, separated by commas."""
     most: int = 10_000
     """Most variants of each sound folder; of more, a random sample is taken."""
+    only: str = ""
+    """Only variants in whose name this regular expression is found."""
     flips: int = 10_000
     """Flipped bits in all, and as many cuts."""
     workers: int = 2
@@ -113,7 +116,7 @@ def main(args: Args) -> int:
         sources = make_sources(Path(place), args.kinds.split(","))
         pool = Pool(args.workers)
         digests = _digests(pool, sources)
-        jobs = list(_jobs(sources, args.most, chance))
+        jobs = list(_jobs(sources, args.only, args.most, chance))
         rows, faults = _count(pool, jobs, digests, args.show)
         silent = _damage(pool, sources, digests, args.flips, chance)
         pool.stop()
@@ -141,11 +144,11 @@ def _digests(pool: Pool, sources: dict[str, dict[str, Path]]) -> dict[Path, str]
 
 
 def _jobs(
-    sources: dict[str, dict[str, Path]], most: int, chance: random.Random
+    sources: dict[str, dict[str, Path]], only: str, most: int, chance: random.Random
 ) -> Iterator[Job]:
     for kind, places in sources.items():
         for source, sound in places.items():
-            found = list(variants(sound))
+            found = [v for v in variants(sound) if re.search(only, v.name)]
             if len(found) > most:
                 found = chance.sample(found, most)
             yield from (Job(kind, source, sound, variant) for variant in found)
