@@ -9,6 +9,7 @@ import sys
 import tyro
 
 from agents.options import Options
+from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.scripts import run_script
 
 
@@ -19,7 +20,8 @@ def main() -> int:
 
 def train() -> None:
     """Read the command line and do what it says."""
-    options = tyro.cli(Options)
+    with short_errors():
+        options = tyro.cli(Options)
     options.check()
     from agents.run import run  # loads torch, for which --help does not wait
 

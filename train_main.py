@@ -3,15 +3,26 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils import run_folder
+from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
+from dynalay_gym.utils.ranges import (
+    BatchSize,
+    Count,
+    Iterations,
+    LearningRate,
+    NotNegative,
+    Seed,
+    Threads,
+    Tolerance,
+    check_fields,
+)
 from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
@@ -27,30 +38,30 @@ class Args:
     """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     preset: str | None = None
     """digits, small, paper or maze; the data set's own if not given."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes over the main split; 16 for digits, 8 for mazes, 20 elsewhere, if not
     given."""
-    batch_size: int = 128
+    batch_size: BatchSize = 128
     """Samples of a batch."""
-    learning_rate: float = 5e-3
+    learning_rate: LearningRate = 5e-3
     """Peak of the one-cycle schedule."""
-    weight_decay: float = 5e-3
+    weight_decay: NotNegative = 5e-3
     """Weight decay of AdamW."""
-    paths: str | None = None
+    paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
     (mixed, with solves of random length); all for digits, portions for mazes, mixed
     elsewhere, if not given."""
-    rtol: float | None = None
+    rtol: Tolerance | None = None
     """Relative tolerance of a solve; the preset's if not given."""
-    max_steps: int | None = None
+    max_steps: Iterations | None = None
     """Most iterations of a solve; the preset's if not given."""
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    num_threads: int | None = None
+    num_threads: Threads | None = None
     """CPU threads; 1 for digits and mazes (small work: more are slower), else all."""
     data_dir: Path | None = None
     """Folder of the data files."""
@@ -61,12 +72,19 @@ class Args:
     """Run folder to continue; give the same other options."""
 
 
+def parse() -> Args:
+    """Read the command line."""
+    with short_errors():
+        return tyro.cli(Args)
+
+
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("device", "num_threads", "data_dir", "download", "log_dir", "resume")
 
 
 def main(args: Args) -> None:
     """Check, build, train, export."""
+    check_fields(args, "")
     settings = {name: each for name, each in asdict(args).items() if name not in _FREE}
     if args.resume is not None:
         run_folder.check_same(args.resume, settings)
@@ -121,8 +139,6 @@ def build(args: Args) -> "tuple[MainTrainer, Splits]":
         epochs=args.epochs,
         **{name: getattr(args, name) for name in names.split()},
     )
-    if args.num_threads is not None and args.num_threads < 1:
-        raise ConfigError(f"num_threads must be at least 1, not {args.num_threads}")
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
     splits = main_training.load_splits(
@@ -133,4 +149,4 @@ def build(args: Args) -> "tuple[MainTrainer, Splits]":
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(lambda: main(tyro.cli(Args))))
+    sys.exit(run_script(lambda: main(parse())))

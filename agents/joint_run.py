@@ -15,12 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
+from agents import saving
 from agents.base import Resumable
 from agents.config import AgentConfig
 from agents.environments import build_environments, env_arguments
 from agents.options import Options, options_dict
 from agents.registry import make_agent
-from agents.saving import load_config
+from agents.saving import load_config, load_weights
 from agents.training_run import TrainingRun, run_settings
 from dynalay_gym.cotraining import main_training
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
@@ -30,11 +31,12 @@ from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.envs.config import SHIPPED, EnvConfig
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import EvaluationResult
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.networks import checkpoint
 from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.utils import run_folder
 from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.saved_folder import copy_folder
 from dynalay_gym.utils.training_state import strip_prefix
 
 
@@ -121,10 +123,14 @@ class JointRun(TrainingRun):
     def keep_best(self) -> None:
         """Keep the pair; the network with the calibration of the run's start."""
         self.save_agent("best/agent")
-        _, meta = load_tensors(self.folder / "warm-up" / "main")
-        kept = {key: meta[key] for key in ("kind", "config", "calibrations")}
-        kept |= _about(self.options, self.taken)
-        save_tensors(self.folder / "best" / "main", self.trainer.weights(), kept)
+        facts = checkpoint.load_network_facts(self.folder / "warm-up" / "main")
+        checkpoint.save_weights(
+            self.folder / "best" / "main",
+            facts.config,
+            self.trainer.weights(),
+            _about(self.options, self.taken),
+            facts.calibrations,
+        )
 
     def state(self) -> dict[str, Mapping[str, Tensor]]:
         """Return what every run starts from, and the main network's side."""
@@ -148,12 +154,12 @@ class JointRun(TrainingRun):
         folder = self.folder / "best" / "main"
         for envs in self.envs.splits.values():
             base: Any = envs.unwrapped
-            base.load_weights(load_tensors(folder)[0])
+            base.load_weights(checkpoint.load_network(folder)[0].state_dict())
         about = _about(self.options, self.best_step)
         return main_training.remeasure(folder, self.splits, about)
 
     def _load_agent(self, name: str) -> None:
-        self.agent.module.load_state_dict(load_tensors(self.folder / name)[0])
+        load_weights(self.folder / name, self.agent)
 
     def _prepare(self, config: AgentConfig, on_step: OnStep) -> None:
         """Make the folder of a new run, or take that of an old one, and load the data.
@@ -174,10 +180,11 @@ class JointRun(TrainingRun):
             name = f"{kind}-{config.algo}"
             self.folder = make_run_dir(options.log_dir, options.dataset, name)
             self.hold()
-            for name, source in (("main", network), ("agent", agent)):
-                if source is not None:
-                    target = self.folder / "warm-up" / name
-                    save_tensors(target, *load_tensors(source))
+            start_from = self.folder / "warm-up"
+            if network is not None:
+                copy_folder(network, start_from / "main", checkpoint.KIND)
+            if agent is not None:
+                copy_folder(agent, start_from / "agent", saving.KIND)
             start = options.co.agent_steps if agent is None else 0
             run_folder.write_settings(self.folder, settings, start=start)
         else:

@@ -9,12 +9,13 @@ agent         the agent at the end, or where the training was stopped
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from agents.base import Agent, Resumable
@@ -24,18 +25,40 @@ from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_agent, save_agent
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.utils import run_folder
 from dynalay_gym.utils.interrupts import finish_step
 from dynalay_gym.utils.io import make_run_dir, plain
 from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.saved_folder import load_folder, save_folder
 from dynalay_gym.utils.training_state import strip_prefix
 
 SAVE_SECONDS = 30.0  # longest time between two saves of the state
 VALIDATIONS = 10  # in a plain training
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
-_PROGRESS = ("taken", "validated", "best", "best_step")
+KIND = "training-run"
+MOST_STATE_BYTES = 2**32
+
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come: what the manifest of its state holds.
+
+    Attributes:
+        taken: Timesteps so far.
+        validated: Timesteps at the latest validation.
+        best: Best validation return so far; None before the first validation.
+        best_step: Timesteps at which it was reached.
+        sizes: Of the metrics' files; see `MetricWriter`.
+    """
+
+    taken: NotNegative
+    validated: NotNegative
+    best: float | None
+    best_step: NotNegative
+    sizes: dict[str, NotNegative]
 
 
 class TrainingRun:
@@ -202,12 +225,14 @@ class TrainingRun:
         tensors = {
             f"{p}/{name}": value for p, part in parts for name, value in part.items()
         }
-        meta = {name: plain(getattr(self, name)) for name in _PROGRESS}
-        meta |= {
-            "kind": "training-run",
-            "sizes": {} if writer is None else writer.sizes(),
-        }
-        save_tensors(self.folder / run_folder.STATE, tensors, meta)
+        progress = Progress(
+            taken=self.taken,
+            validated=self.validated,
+            best=self.best if self.validated else None,
+            best_step=self.best_step,
+            sizes={} if writer is None else writer.sizes(),
+        )
+        save_folder(self.folder / run_folder.STATE, KIND, tensors, asdict(progress))
         self._has_state, self._saved_at = True, time.monotonic()
 
     def _load(self) -> None:
@@ -215,12 +240,16 @@ class TrainingRun:
         if run_folder.begins_again(self.folder, results=("best", "agent")):
             self.sizes = {}
             return
-        tensors, meta = load_tensors(self.folder / run_folder.STATE, self.device)
-        for name in _PROGRESS:
-            if meta[name] is not None:  # a best return that is still -inf
-                setattr(self, name, meta[name])
-        self.sizes, self._has_state = meta["sizes"], True
-        self.load_state(tensors)
+        state = self.folder / run_folder.STATE
+        saved = load_folder(
+            state, KIND, Progress, most_bytes=MOST_STATE_BYTES, device=self.device
+        )
+        progress = saved.facts
+        self.taken, self.validated = progress.taken, progress.validated
+        if progress.best is not None:
+            self.best, self.best_step = progress.best, progress.best_step
+        self.sizes, self._has_state = progress.sizes, True
+        self.load_state(saved.tensors)
 
 
 class PlainRun(TrainingRun):

@@ -25,12 +25,11 @@ from typing import Any
 
 import torch
 import tyro
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-
-from dynalay_gym.errors import DynaLayError
-from dynalay_gym.networks.checkpoint import load_tensors
+from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 _AGENT = "train_agent.py --dataset digits --num-envs 32"
@@ -136,11 +135,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
     """Yield what two runs' folders do not have in common."""
     for path in sorted(one.rglob("checkpoint.json")):
         name = path.parent.relative_to(one)
-        try:
-            first, second = (load_tensors(each / name)[0] for each in (one, other))
-        except DynaLayError as error:
-            yield str(error)
-            continue
+        first, second = (tensors_of(each / name) for each in (one, other))
         if first.keys() != second.keys():
             yield f"names of tensors in {name}"
         elif not all(torch.equal(first[key], second[key]) for key in first):
@@ -149,6 +144,12 @@ def differences(one: Path, other: Path) -> Iterator[str]:
         yield "metrics.jsonl"
     if board(one) != board(other):
         yield "TensorBoard"
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a saved folder; none if it is not there."""
+    files = folder.glob("weights-*.safetensors")
+    return {name: each for path in files for name, each in load_file(path).items()}
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:

@@ -11,10 +11,14 @@ from tqdm import tqdm
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.networks.checkpoint import load_network, load_tensors, save_network
+from dynalay_gym.networks.checkpoint import (
+    load_network,
+    load_network_facts,
+    save_network,
+)
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.presets import make_config
-from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
 from dynalay_gym.utils.device import resolve_device
@@ -26,7 +30,10 @@ OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
 # Epochs and states that suit a preset.
-_DEFAULTS = {"digits": (16, "all"), "maze": (8, "portions")}
+_DEFAULTS: dict[str, tuple[int, Paths]] = {
+    "digits": (16, "all"),
+    "maze": (8, "portions"),
+}
 
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
@@ -56,7 +63,7 @@ def training_config(
     dataset: str,
     *,
     epochs: int | None = None,
-    paths: str | None = None,
+    paths: Paths | None = None,
     **options: Any,
 ) -> TrainingConfig:
     """Return how a network is trained on a data set.
@@ -69,7 +76,7 @@ def training_config(
         **options: Other fields of `TrainingConfig`.
     """
     spec = dataset_spec(dataset)
-    suits = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    suits: tuple[int, Paths] = _DEFAULTS.get(spec.preset, (20, "mixed"))
     return TrainingConfig(
         epochs=suits[0] if epochs is None else epochs,
         paths=paths or suits[1],
@@ -102,7 +109,9 @@ def train(
         Stopped: A signal came; the training is saved after the step that it was in.
     """
     epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
-    best = load_tensors(folder / "best")[1]["mean"] if trainer.epoch > 0 else -1.0
+    best = -1.0
+    if trainer.epoch > 0:
+        best = float(load_network_facts(folder / "best").about["mean"])
     # disable=None: no bar where nobody watches
     total = epochs * per_epoch
     bar = tqdm(total=total, initial=trainer.steps, unit="step", disable=None)
@@ -253,6 +262,6 @@ def remeasure(
         about: What the network's JSON says of the run.
         keep: Facts in it that stay.
     """
-    network, meta = load_network(folder, splits["agent"].labels.device)
-    kept = {name: meta[name] for name in keep}
+    network, facts = load_network(folder, splits["agent"].labels.device)
+    kept = {name: facts.about[name] for name in keep}
     return export(folder, network, splits, kept | dict(about))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saved import facts_of, tensors_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.exact.config import ExactConfig
@@ -19,7 +20,6 @@ from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from agents.training_run import PlainRun
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.networks.checkpoint import load_tensors
 from dynalay_gym.utils.interrupts import Stopped
 from dynalay_gym.utils.metrics import MetricWriter
 
@@ -97,7 +97,7 @@ def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def assert_equal(one: Path, other: Path) -> None:
     for name in ("agent", "resume"):
-        first, second = (load_tensors(each / name)[0] for each in (one, other))
+        first, second = (tensors_of(each / name) for each in (one, other))
         assert first.keys() == second.keys()
         for key, value in first.items():
             assert torch.equal(value, second[key]), (name, key)
@@ -131,7 +131,7 @@ def test_it_validates_at_equal_intervals_and_keeps_the_best(tmp_path: Path) -> N
     assert one.best == max(found.values()) == found[one.best_step]
     result = evaluate(one.envs.validation, one.agent.policy, penalty=one.envs.penalty)
     assert result.mean_return == one.best
-    kept = load_tensors(one.folder / "agent")[0]
+    kept = tensors_of(one.folder / "agent")
     for name, value in one.agent.module.state_dict().items():
         assert torch.equal(value, kept[name])
 
@@ -163,10 +163,10 @@ def test_a_state_that_was_taken_away_is_missed(tmp_path: Path) -> None:
     asked = options(tmp_path, "policy-gradient", total_timesteps=256)
     done = run(asked)
     (done.folder / "resume").rename(tmp_path / "elsewhere")
-    before = load_tensors(done.folder / "agent")[0]
+    before = tensors_of(done.folder / "agent")
     with pytest.raises(CheckpointError, match="no resume/ to go on from"):
         run(replace(asked, resume=done.folder))
-    after = load_tensors(done.folder / "agent")[0]
+    after = tensors_of(done.folder / "agent")
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
@@ -191,7 +191,7 @@ def test_a_signal_ends_a_run_after_its_rollout(whole: PlainRun, tmp_path: Path) 
         with MetricWriter(one.folder) as writer, pytest.raises(Stopped):
             one.learn(writer, on_progress)
     assert seen[-1] == 640
-    assert load_tensors(one.folder / "resume")[1]["taken"] == 640
+    assert facts_of(one.folder / "resume")["taken"] == 640
     resumed = run(replace(asked, resume=one.folder))
     assert_equal(whole.folder, resumed.folder)
 
@@ -208,7 +208,7 @@ def test_an_agent_that_cannot_be_resumed_is_kept(tmp_path: Path) -> None:
         one.agent = Simple()
         with pytest.raises(Stopped):
             one.learn(None, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    kept = load_tensors(one.folder / "agent")[0]
+    kept = tensors_of(one.folder / "agent")
     assert all(torch.equal(kept[k], v) for k, v in agent.module.state_dict().items())
     assert not (one.folder / "resume").exists()
 
