@@ -215,7 +215,8 @@ def read_start(folder: Path) -> dict[str, Any]:
         CheckpointError: It is no folder of a co-training.
     """
     settings = run_folder.read_settings(folder)
-    if "start" not in settings:
+    start, options = settings.get("start"), settings["options"]
+    if type(start) is not int or start < 0 or "dataset" not in options:
         raise CheckpointError(
             f"{folder} is no run folder of a co-training; give the one that "
             "train_agent.py --co-train printed"

@@ -21,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
-from agents.base import Progress, remedy, sizes
+from agents.base import Progress, check_rows, remedy, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.sb3.config import PPOConfig, SB3Config
@@ -119,6 +119,7 @@ class SB3Agent:
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
     ) -> None:
         """Let the next `learn` continue; see `Resumable`."""
+        check_rows(observations)
         model: Any = self.model
         load_training_state(tensors, self.module, model.policy.optimizer)
         load_algorithm_state(model, tensors, observations, infos)
