@@ -35,16 +35,23 @@ class Outcome:
 
 
 class Worker:
-    """One process, started anew after a hang or a crash."""
+    """One process, started anew after a hang or a crash.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: Kinds of folders that it will be given.
+    """
+
+    def __init__(self, kinds: list[str]) -> None:
+        self._kinds = kinds
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._start()
 
     def _start(self) -> None:
         self._ours, theirs = self._context.Pipe()
-        target = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        target = self._context.Process(
+            target=_serve, args=(theirs, self._kinds), daemon=True
+        )
         target.start()
         theirs.close()
         self._process = target
@@ -93,14 +100,14 @@ class Worker:
         self._ours.close()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, kinds: list[str]) -> None:
     import torch
 
     from benchmarks.reliability.folders import KINDS, make_sources
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:  # everything is compiled and imported
-        for kind, sources in make_sources(Path(place), list(KINDS)).items():
+        for kind, sources in make_sources(Path(place), kinds).items():
             for name, folder in sources.items():
                 KINDS[kind].use(name, folder)
     limit = _status("VmSize") + _ADDRESSES
