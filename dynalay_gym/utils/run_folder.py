@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.utils.flags import flag
-from dynalay_gym.utils.io import plain, write_json
+from dynalay_gym.utils.io import plain, remove_drafts, write_json
 
 SETTINGS = "config.json"
 STATE = "resume"
@@ -26,7 +26,8 @@ _REPLACED = ("--resume", "--warm-up-from")
 def lock(folder: Path) -> FileLock:
     """Keep other processes out of a run folder until the lock is released.
 
-    It goes with its process, however that ends.
+    It goes with its process, however that ends. Drafts of files that a killed process
+    left are removed.
 
     Raises:
         ConfigError: Another process has it.
@@ -39,6 +40,7 @@ def lock(folder: Path) -> FileLock:
             f"another process is writing {folder}; wait until it has ended, or start "
             "a run of its own without --resume"
         ) from None
+    remove_drafts(folder)
     return held
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
         run_folder.lock(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    draft = tmp_path / f".results.json.{uuid.uuid4().hex}.tmp"
+    draft.touch()
     with run_folder.lock(tmp_path):
-        pass
+        assert not draft.exists()
     run_folder.lock(tmp_path).release()
 
 
