@@ -118,6 +118,7 @@ class RowEpisodes:
         place = used * len(self._used) + rows
         return self._index.take(place), self._penalty.take(place)
 
+    @np.errstate(all="ignore")  # a penalty may be of any size
     def _look_ahead(self) -> None:
         """Hash the next episodes of every row, [_AHEAD, N]."""
         self._first += self._used
