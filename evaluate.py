@@ -10,14 +10,24 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from msgspec import Meta
 from tyro.conf import Positional
 
 from agents.options import Options
-from dynalay_gym.errors import ConfigError, DynaLayError
-from dynalay_gym.utils.flags import check_range
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.flags import short_errors
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    NotNegative,
+    Portion,
+    Threads,
+    Tolerance,
+    check_fields,
+)
+from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:
     from agents.saved_runs import SavedRun
@@ -36,25 +46,25 @@ class Args:
     penalty: str | None = None
     """Weight of compute that policies are tuned for and compared at; of runs that were
     trained at one penalty each, their own. Default: the break-even."""
-    penalties: int = 8
+    penalties: Annotated[int, Meta(ge=1, le=1000)] = 8
     """How many penalties of its range an agent is evaluated at."""
     dataset: str | None = None
     """Default: that of the runs, or maze."""
     checkpoint: Path | None = None
     """Folder of the main network. Default: that of the runs, or the shipped one."""
-    alpha: float | None = None
+    alpha: NotNegative | None = None
     """Weight of a right answer in the reward."""
     reward: str | None = None
     """paper, three-term, log-score or blockdrop."""
-    rtol: float | None = None
+    rtol: Tolerance | None = None
     """Relative tolerance of the fixed-point solver."""
-    max_steps: int | None = None
+    max_steps: Iterations | None = None
     """Most iterations of a solve."""
-    iterations_per_action: int | None = None
+    iterations_per_action: Portion | None = None
     """Iterations that a choice adds to its layer's solve."""
     recall: bool | None = None
     """Answer with the most confident state that was visited."""
-    transitions: str | None = None
+    transitions: Literal["live", "table"] | None = None
     """live or table, for all splits but the test split."""
     device: str | None = None
     """auto, cpu or cuda."""
@@ -62,7 +72,7 @@ class Args:
     """Folder with the data sets' files."""
     download: bool | None = None
     """Download a data set that is missing."""
-    num_threads: int = 1
+    num_threads: Threads = 1
     """Threads of torch."""
     log_dir: Path = Path("runs")
     """Where the folder of the evaluation is made."""
@@ -70,17 +80,15 @@ class Args:
 
 def main() -> int:
     """Run the script; return the exit code."""
-    try:
+    return run_script(evaluate)
+
+
+def evaluate() -> None:
+    """Read the command line and do what it says."""
+    with short_errors():
         args = tyro.cli(Args)
-        check_range(args, "penalties num_threads", lambda x: x >= 1, "be at least 1")
-        run(args)
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    check_fields(args, "")
+    run(args)
 
 
 def run(args: Args) -> None:

@@ -3,14 +3,27 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
-from dynalay_gym.errors import ConfigError, DynaLayError
-from dynalay_gym.utils.io import make_run_dir, write_json
+from dynalay_gym.utils import run_folder
+from dynalay_gym.utils.flags import short_errors
+from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
+from dynalay_gym.utils.ranges import (
+    BatchSize,
+    Count,
+    Iterations,
+    LearningRate,
+    NotNegative,
+    Seed,
+    Threads,
+    Tolerance,
+    check_fields,
+)
+from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
     from dynalay_gym.cotraining.main_training import Splits
@@ -25,30 +38,30 @@ class Args:
     """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     preset: str | None = None
     """digits, small, paper or maze; the data set's own if not given."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes over the main split; 16 for digits, 8 for mazes, 20 elsewhere, if not
     given."""
-    batch_size: int = 128
+    batch_size: BatchSize = 128
     """Samples of a batch."""
-    learning_rate: float = 5e-3
+    learning_rate: LearningRate = 5e-3
     """Peak of the one-cycle schedule."""
-    weight_decay: float = 5e-3
+    weight_decay: NotNegative = 5e-3
     """Weight decay of AdamW."""
-    paths: str | None = None
+    paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
     (mixed, with solves of random length); all for digits, portions for mazes, mixed
     elsewhere, if not given."""
-    rtol: float | None = None
+    rtol: Tolerance | None = None
     """Relative tolerance of a solve; the preset's if not given."""
-    max_steps: int | None = None
+    max_steps: Iterations | None = None
     """Most iterations of a solve; the preset's if not given."""
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    num_threads: int | None = None
+    num_threads: Threads | None = None
     """CPU threads; 1 for digits and mazes (small work: more are slower), else all."""
     data_dir: Path | None = None
     """Folder of the data files."""
@@ -59,15 +72,45 @@ class Args:
     """Run folder to continue; give the same other options."""
 
 
+def parse() -> Args:
+    """Read the command line."""
+    with short_errors():
+        return tyro.cli(Args)
+
+
+# Options that may differ when a run is resumed: where things are, and what runs them.
+_FREE = ("device", "num_threads", "data_dir", "download", "log_dir", "resume")
+
+
 def main(args: Args) -> None:
     """Check, build, train, export."""
+    check_fields(args, "")
+    settings = {name: each for name, each in asdict(args).items() if name not in _FREE}
+    if args.resume is not None:
+        run_folder.check_same(args.resume, settings)
+    trainer, splits = build(args)
+    folder = args.resume or make_run_dir(args.log_dir, args.dataset, "main")
+    with run_folder.lock(folder), run_folder.resumable(folder):
+        sizes: dict[str, int] | None = None
+        if args.resume is None:
+            run_folder.write_settings(folder, settings)
+        elif run_folder.begins_again(folder, results=("best",)):
+            sizes = {}
+        else:
+            sizes = trainer.load(folder / run_folder.STATE)
+        run(args, trainer, splits, folder, sizes)
+
+
+def run(
+    args: Args,
+    trainer: "MainTrainer",
+    splits: "Splits",
+    folder: Path,
+    sizes: dict[str, int] | None,
+) -> None:
+    """Train and export in a folder; see `MetricWriter` for the sizes."""
     from dynalay_gym.cotraining import main_training
 
-    trainer, splits = build(args)
-    folder = run_folder(args)
-    if args.resume is not None:
-        trainer.load(folder / "resume")
-    write_json(folder / "config.json", asdict(args))
     print(f"run folder: {folder}")
     print(f"parameters: {sum(p.numel() for p in trainer.network.parameters()):,}")
     about = {
@@ -76,7 +119,7 @@ def main(args: Args) -> None:
         "training": asdict(trainer.config),
         "environment": run_metadata(),
     }
-    with MetricWriter(folder) as writer:
+    with MetricWriter(folder, sizes) as writer:
         main_training.train(trainer, splits["validation"], folder, writer)
         main_training.report(trainer, splits, folder, about, writer)
 
@@ -96,8 +139,6 @@ def build(args: Args) -> "tuple[MainTrainer, Splits]":
         epochs=args.epochs,
         **{name: getattr(args, name) for name in names.split()},
     )
-    if args.num_threads is not None and args.num_threads < 1:
-        raise ConfigError(f"num_threads must be at least 1, not {args.num_threads}")
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
     splits = main_training.load_splits(
@@ -107,24 +148,5 @@ def build(args: Args) -> "tuple[MainTrainer, Splits]":
     return main_training.fresh_trainer(architecture, options, main), splits
 
 
-def run_folder(args: Args) -> Path:
-    """Return the folder to resume, or a new one."""
-    if args.resume is None:
-        return make_run_dir(args.log_dir, args.dataset, "main")
-    if not (args.resume / "resume").is_dir():
-        raise ConfigError(
-            f"nothing to resume in {args.resume}; give the run folder that "
-            "train_main.py printed"
-        )
-    return args.resume
-
-
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(run_script(lambda: main(parse())))

@@ -1,10 +1,16 @@
 """What every algorithm's hyper-parameters have in common; imports no torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.flags import check_range
+from dynalay_gym.utils.memory import check_memory
+from dynalay_gym.utils.ranges import Share, Timesteps, Widths, check_fields
+
+Probability = Annotated[float, Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,8 @@ class AgentConfig:
     num_envs: ClassVar[int] = 64
     needs_table: ClassVar[bool] = False
 
-    total_timesteps: int
-    hidden: tuple[int, ...] = (64, 64)
+    total_timesteps: Timesteps
+    hidden: Widths = (64, 64)
     """Widths of the hidden layers of each of its networks."""
 
     @property
@@ -51,22 +57,36 @@ class AgentConfig:
             "give --co.every"
         )
 
+    def num_kept(self, num_envs: int) -> int:
+        """Return how many decisions it keeps to learn from."""
+        return num_envs
+
+    def num_learned(self, num_envs: int) -> int:
+        """Return how many decisions a gradient step learns from."""
+        return self.num_kept(num_envs)
+
+    def check_memory(self, num_envs: int, num_features: int, num_actions: int) -> None:
+        """Check that a training fits into memory, before any of it is taken.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        widths = num_features, *self.hidden, num_actions
+        weights = sum(below * above for below, above in pairwise(widths))
+        kept = self.num_kept(num_envs) * (2 * num_features + 8 * num_actions)
+        learned = self.num_learned(num_envs) * 4 * sum(self.hidden)
+        # float32; two networks, each with its gradient and two moments
+        needed = 4 * (2 * 4 * weights + kept + learned)
+        remedy = f"lower --num-envs, or the sizes among --{self.algo}.*"
+        check_memory(needed, f"the training of {self.algo}", remedy)
+
     def __post_init__(self) -> None:
-        """Check what all algorithms share; subclasses add their own ranges.
+        """Check every field against its annotation; see `dynalay_gym.utils.ranges`.
 
         Raises:
             ConfigError: An option is out of range; the message names its flag.
         """
-        rule = "hold widths of at least 1"
-        check_range(self, "hidden", lambda x: min(x, default=0) > 0, rule, self.algo)
-
-    def check_positive(self, names: str) -> None:
-        """Raise ConfigError if one of the fields, "a b ...", is not above 0."""
-        check_range(self, names, lambda x: x > 0, "be above 0", self.algo)
-
-    def check_shares(self, names: str) -> None:
-        """Raise ConfigError if one of the fields, "a b ...", is outside [0, 1]."""
-        check_range(self, names, lambda x: 0 <= x <= 1, "lie in [0, 1]", self.algo)
+        check_fields(self, self.algo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +96,8 @@ class PolicyConfig(AgentConfig):
     Both options are against a collapse to stopping at once; see `agents.deep_start`.
     """
 
-    initial_stop_probability: float | None = None
+    initial_stop_probability: Probability | None = None
     """Probability of stopping at the start of the training. None: the network's own,
     as probable as every other action."""
-    penalty_warm_up: float = 0.0
+    penalty_warm_up: Share = 0.0
     """Share of the training over which the penalty rises from 0 to its value."""
-
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_shares("penalty_warm_up")
-        if self.initial_stop_probability is not None:
-            rule = "lie between 0 and 1"
-            check_range(
-                self,
-                "initial_stop_probability",
-                lambda x: 0 < x < 1,
-                rule,
-                self.algo,
-            )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -11,8 +11,19 @@ from agents.registry import DEFAULT_ALGO, config_classes
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.flags import check_range, flag
 from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    NotNegative,
+    PenaltyUnit,
+    Portion,
+    Rows,
+    Seed,
+    Threads,
+    Timesteps,
+    Tolerance,
+    check_fields,
+)
 
 
 def default_configs() -> dict[str, AgentConfig]:
@@ -38,15 +49,15 @@ class Options:
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is
     stored with the main network."""
-    penalty_unit: float | None = None
+    penalty_unit: PenaltyUnit | None = None
     """Penalty that observations show as 1/2. For a range, one in its middle lets an
     agent tell its penalties apart; give the same one with --load. Default: 1."""
-    total_timesteps: int | None = None
+    total_timesteps: Timesteps | None = None
     """Decisions to train on; 0 only evaluates. Default: the algorithm's own."""
-    num_envs: int | None = None
+    num_envs: Rows | None = None
     """Inputs that are decided on side by side during training. Default: the
     algorithm's own."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds weights, exploration and the order of inputs."""
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -54,7 +65,7 @@ class Options:
     """Folder of the main network. Default: the one that ships with the package."""
     load: Path | None = None
     """Folder of a saved agent: go on training it, or only evaluate it."""
-    num_threads: int = 1
+    num_threads: Threads = 1
     """Threads of torch: networks this small are slower with more."""
     log_dir: Path = Path("runs")
     """Where the run's folder is made."""
@@ -62,19 +73,19 @@ class Options:
     """Folder with the data sets' files."""
     download: bool = True
     """Download a data set that is missing."""
-    rtol: float | None = None
+    rtol: Tolerance | None = None
     """Relative tolerance of the fixed-point solver. Default: the main network's."""
-    max_steps: int | None = None
+    max_steps: Iterations | None = None
     """Most iterations of a solve. Default: the main network's."""
-    iterations_per_action: int | None = None
+    iterations_per_action: Portion | None = None
     """Iterations that an action adds to its layer's solve. Default: all at once."""
-    alpha: float = 0.5
+    alpha: NotNegative = 0.5
     """Weight of a right answer in the reward."""
     reward: str | None = None
     """paper, three-term, log-score or blockdrop. Default: the environment's own."""
     recall: bool = False
     """Answer with the most confident state that was visited, not with the last one."""
-    transitions: str = "live"
+    transitions: Literal["live", "table"] = "live"
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""
@@ -88,7 +99,7 @@ class Options:
     warm_up_from: Path | None = None
     """Run folder of an earlier co-training whose warm-up weights are used again."""
     resume: Path | None = None
-    """Run folder of a co-training to continue; give the same other options."""
+    """Run folder to continue; give the same other options."""
     co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
     configs: Annotated[dict[str, AgentConfig], arg(name="")] = field(
         default_factory=default_configs
@@ -110,23 +121,19 @@ class Options:
         Raises:
             ConfigError: Options are out of range or contradict each other.
         """
+        check_fields(self, "", leave_out="co configs")
         dataset_spec(self.dataset)
         if self.algo is not None and self.algo not in self.configs:
             raise ConfigError(
                 f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
             )
-        check_range(self, "num_threads", lambda x: x >= 1, "be at least 1")
-        if self.num_envs is not None:
-            check_range(self, "num_envs", lambda x: x >= 1, "be at least 1")
-        check_range(self, "seed", lambda x: x >= 0, "be at least 0")
-        if self.total_timesteps is not None:
-            check_range(self, "total_timesteps", lambda x: x >= 0, "be at least 0")
         if self.joint:
             self._check_joint()
             return
-        for name in ("resume", "warm_up_from"):
-            if getattr(self, name) is not None:
-                raise ConfigError(f"{flag(name)} needs --co-train (or --freeze-main)")
+        if self.warm_up_from is not None:
+            raise ConfigError("--warm-up-from needs --co-train (or --freeze-main)")
+        if self.resume is not None and self.total_timesteps == 0:
+            raise ConfigError("--total-timesteps 0 trains nothing to --resume")
 
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agents.config import AgentConfig
+from dynalay_gym.utils.ranges import Count, LearningRate, Positive, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,23 +15,17 @@ class ExactConfig(AgentConfig):
     agent: ClassVar[str] = "agents.exact.agent:ExactAgent"
     needs_table: ClassVar[bool] = True
 
-    total_timesteps: int = 1_200_000
+    total_timesteps: Timesteps = 1_200_000
     """Nodes (one input after some decisions) to train on unless --total-timesteps says
     otherwise."""
-    learning_rate: float = 3e-3
+    learning_rate: LearningRate = 3e-3
     """Adam's step size; falls linearly to a tenth."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Inputs per gradient step, each with all its nodes."""
-    temperature_start: float = 0.1
+    temperature_start: Positive = 0.1
     """Temperature of the soft policy at the start, in units of the return."""
-    temperature_end: float = 0.01
+    temperature_end: Positive = 0.01
     """Temperature at the end; falls geometrically."""
-
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("learning_rate batch_size temperature_start")
-        self.check_positive("temperature_end")
 
     @property
     def steps_per_turn(self) -> int:

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from agents.config import PolicyConfig
-from dynalay_gym.utils.flags import check_range
+from dynalay_gym.utils.ranges import (
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Share,
+    Timesteps,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,37 +22,33 @@ class PolicyGradientConfig(PolicyConfig):
     agent: ClassVar[str] = "agents.policy_gradient.agent:PolicyGradientAgent"
     output: ClassVar[Literal["numpy", "torch"]] = "torch"
 
-    total_timesteps: int = 200_000
+    total_timesteps: Timesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    learning_rate: float = 3e-3
+    learning_rate: LearningRate = 3e-3
     """Adam's step size; falls linearly to a tenth."""
-    num_steps: int = 8
+    num_steps: Count = 8
     """Steps of every sub-environment per rollout; one update per rollout."""
     baseline: Literal["value", "greedy"] = "value"
     """Subtracted from the returns: the value network, or a greedy rollout of the
     policy on the same samples."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Lambda of the generalised advantages under the value baseline (1: REINFORCE)."""
-    epsilon_start: float = 0.2
+    epsilon_start: Share = 0.2
     """Share of uniform exploration at the start."""
-    epsilon_end: float = 0.0
+    epsilon_end: Share = 0.0
     """Share of uniform exploration at the end; falls linearly."""
-    entropy_start: float = 0.3
+    entropy_start: NotNegative = 0.3
     """Weight of the entropy bonus at the start."""
-    entropy_end: float = 0.01
+    entropy_end: NotNegative = 0.01
     """Weight of the entropy bonus at the end; falls geometrically, so slowly."""
-    value_coef: float = 0.5
+    value_coef: NotNegative = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are clipped to this norm."""
 
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("learning_rate num_steps max_grad_norm")
-        self.check_shares("gae_lambda epsilon_start epsilon_end")
-        names = "entropy_start entropy_end"
-        check_range(self, names, lambda x: x >= 0, "be at least 0", self.algo)
+    def num_kept(self, num_envs: int) -> int:
+        """Return the decisions of a rollout."""
+        return self.num_steps * num_envs
 
     @property
     def needs_baseline_envs(self) -> bool:

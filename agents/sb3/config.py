@@ -1,9 +1,20 @@
 """Hyper-parameters of Stable-Baselines3's algorithms; imports neither it nor torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from agents.config import AgentConfig, PolicyConfig
+from msgspec import Meta
+
+from agents.config import AgentConfig, PolicyConfig, Probability
+from dynalay_gym.utils.ranges import (
+    BatchSize,
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Share,
+    Timesteps,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +38,18 @@ class SB3Config(AgentConfig):
 class ActorCriticConfig(PolicyConfig, SB3Config):
     """What Stable-Baselines3's PPO and A2C have in common."""
 
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     """The optimiser's step size: Adam's (ppo), RMSprop's (a2c)."""
-    n_steps: int
+    n_steps: Count
     """Steps of every sub-environment per rollout."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Lambda of the generalised advantages."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are clipped to this norm."""
 
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("learning_rate n_steps")
-        self.check_shares("gae_lambda")
+    def num_kept(self, num_envs: int) -> int:
+        """Return the decisions of a rollout."""
+        return self.n_steps * num_envs
 
     @property
     def steps_per_turn(self) -> int:
@@ -57,28 +66,27 @@ class PPOConfig(ActorCriticConfig):
     log_interval: ClassVar[int] = 1
     num_envs: ClassVar[int] = 256
 
-    total_timesteps: int = 200_000
+    total_timesteps: Timesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    learning_rate: float = 2e-3
+    learning_rate: LearningRate = 2e-3
     """Adam's step size; falls linearly to a tenth."""
-    initial_stop_probability: float | None = 0.05
+    initial_stop_probability: Probability | None = 0.05
     """Probability of stopping at the start of the training. None: the network's own,
     as probable as every other action."""
-    n_steps: int = 16
+    n_steps: Count = 16
     """Steps of every sub-environment per rollout."""
-    batch_size: int = 1024
+    batch_size: BatchSize = 1024
     """Decisions per gradient step, at most those of a rollout."""
-    n_epochs: int = 10
+    n_epochs: Count = 10
     """Passes over each rollout."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """How far a probability ratio counts."""
-    ent_coef: float = 0.005
+    ent_coef: NotNegative = 0.005
     """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
 
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("batch_size n_epochs")
+    def num_learned(self, num_envs: int) -> int:
+        """Return the decisions of a minibatch."""
+        return min(self.batch_size, self.num_kept(num_envs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +97,11 @@ class A2CConfig(ActorCriticConfig):
     sb3_class: ClassVar[str] = "A2C"
     log_interval: ClassVar[int] = 10
 
-    total_timesteps: int = 200_000
+    total_timesteps: Timesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    n_steps: int = 16
+    n_steps: Count = 16
     """Steps of every sub-environment per rollout; one update per rollout."""
-    ent_coef: float = 0.01
+    ent_coef: NotNegative = 0.01
     """Weight of the entropy bonus."""
 
 
@@ -105,33 +113,34 @@ class DQNConfig(SB3Config):
     sb3_class: ClassVar[str] = "DQN"
     log_interval: ClassVar[int] = 1000
 
-    total_timesteps: int = 60_000
+    total_timesteps: Timesteps = 60_000
     """Decisions to train on unless --total-timesteps says otherwise."""
-    learning_rate: float = 5e-4
+    learning_rate: LearningRate = 5e-4
     """Adam's step size."""
-    buffer_size: int = 50_000
+    buffer_size: Annotated[int, Meta(ge=1, le=10**9)] = 50_000
     """Transitions kept for replay."""
-    learning_starts: int = 2_000
+    learning_starts: Timesteps = 2_000
     """Steps taken at random before learning."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per gradient step."""
-    train_freq: int = 1
+    train_freq: Count = 1
     """Steps of every sub-environment between updates."""
-    gradient_steps: int = 4
+    gradient_steps: Count = 4
     """Gradient steps per update."""
-    target_update_interval: int = 2_000
+    target_update_interval: Count = 2_000
     """Steps between copies into the target network."""
-    exploration_fraction: float = 0.5
+    exploration_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """Share of the training over which exploration falls."""
-    exploration_final_eps: float = 0.05
+    exploration_final_eps: Share = 0.05
     """Share of random actions after that."""
 
-    def __post_init__(self) -> None:
-        """Check ranges; the message names the flag."""
-        super().__post_init__()
-        self.check_positive("learning_rate buffer_size batch_size gradient_steps")
-        self.check_positive("train_freq target_update_interval")
-        self.check_shares("exploration_fraction exploration_final_eps")
+    def num_kept(self, num_envs: int) -> int:
+        """Return the transitions of the replay buffer."""
+        return max(self.buffer_size, num_envs)
+
+    def num_learned(self, num_envs: int) -> int:
+        """Return the transitions of a batch."""
+        return self.batch_size
 
     @property
     def steps_per_turn(self) -> int:

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.anderson import anderson_iteration
 from dynalay_gym.fixed_point.gradients import unrolled_iteration, with_gradient
 from dynalay_gym.fixed_point.progress import Map, Progress, SolveResult, step_residual
 from dynalay_gym.fixed_point.rows import in_tiles, select_rows
+from dynalay_gym.utils.ranges import Iterations, Tolerance, check_fields
 
 
 class GradientRule(StrEnum):
@@ -50,31 +50,23 @@ class SolverConfig:
         ConfigError: A tolerance, a number of steps or a name is impossible.
     """
 
-    rtol: float = 1e-5
-    max_steps: int = 100
+    rtol: Tolerance = 1e-5
+    max_steps: Iterations = 100
     method: SolverMethod = SolverMethod.PLAIN
     rule: GradientRule = GradientRule.IMPLICIT
-    adjoint_rtol: float = 1e-2
-    adjoint_max_steps: int = 100
+    adjoint_rtol: Tolerance = 1e-2
+    adjoint_max_steps: Iterations = 100
     adjoint_method: SolverMethod = SolverMethod.ANDERSON
 
     def __post_init__(self) -> None:
         """Reject impossible tolerances, step counts and names."""
-        if not (self.rtol > 0 and self.adjoint_rtol > 0):
-            raise ConfigError("rtol and adjoint_rtol must be greater than 0")
-        if self.max_steps < 0 or self.adjoint_max_steps < 0:
-            raise ConfigError("max_steps and adjoint_max_steps must be at least 0")
+        check_fields(self)
         for name, kind in (
             ("rule", GradientRule),
             ("method", SolverMethod),
             ("adjoint_method", SolverMethod),
         ):
-            value = getattr(self, name)
-            if value not in list(kind):
-                raise ConfigError(
-                    f"unknown {name} {value!r}; choose one of: {', '.join(kind)}"
-                )
-            object.__setattr__(self, name, kind(value))
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
 
 @torch.no_grad()

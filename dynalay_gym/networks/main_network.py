@@ -7,9 +7,10 @@ its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,8 +27,14 @@ from dynalay_gym.networks.layers.base import LayerState, MainLayer
 from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer, conv_weight
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
+from dynalay_gym.utils.ranges import Iterations, Tolerance, check_fields
 
-FORMS = ("state", "wide", "planner")
+_LAYERS = Meta(max_length=12)  # 4096 states, each with its own statistics
+Side = Annotated[int, Meta(ge=1, le=1024)]
+Ratio = Annotated[int, Meta(ge=1, le=64)]
+Ratios = Annotated[tuple[Ratio, ...], _LAYERS]
+Channels = Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], _LAYERS]
+Views = Annotated[tuple[Annotated[int, Meta(ge=0, le=1023)], ...], _LAYERS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +66,21 @@ class MainNetworkConfig:
         ConfigError: Fields are out of range or do not fit each other.
     """
 
-    in_shape: tuple[int, int, int]
-    num_classes: int
-    form: str
-    stem: int = 0
-    stem_stride: int = 1
-    channels: tuple[int, ...]
-    strides: tuple[int, ...] = ()
-    hidden: tuple[int, ...] = ()
-    pools: tuple[int, ...] = ()
-    unshuffle: int = 1
-    views: tuple[int, ...] = ()
-    head_width: int = 0
-    kappa: float = 0.9
-    rtol: float = 0.1
-    max_steps: int | tuple[int, ...] = 20
+    in_shape: tuple[Side, Side, Side]
+    num_classes: Annotated[int, Meta(ge=2, le=2**16)]
+    form: Literal["state", "wide", "planner"]
+    stem: Annotated[int, Meta(ge=0, le=4096)] = 0
+    stem_stride: Ratio = 1
+    channels: Channels
+    strides: Ratios = ()
+    hidden: Channels = ()
+    pools: Ratios = ()
+    unshuffle: Ratio = 1
+    views: Views = ()
+    head_width: Annotated[int, Meta(ge=0, le=2**16)] = 0
+    kappa: Annotated[float, Meta(gt=0, lt=1)] = 0.9
+    rtol: Tolerance = 0.1
+    max_steps: Iterations | Annotated[tuple[Iterations, ...], _LAYERS] = 20
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
@@ -81,19 +88,15 @@ class MainNetworkConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if self.form not in FORMS:
-            raise ConfigError(f"unknown form {self.form!r}; choose one of {FORMS}")
+        check_fields(self)
         self._check_layers()
         _, height, width = self.in_shape
         if height != width:
             raise ConfigError(f"images must be square, not {height} x {width}")
         if height % self.unshuffle:
             raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
-        if self.num_classes < 2:
-            raise ConfigError(f"num_classes must be at least 2, not {self.num_classes}")
-        if not 0 < self.kappa < 1:
-            raise ConfigError(f"kappa must lie in (0, 1), not {self.kappa}")
-        self._check_solves()
+        if len(self.layer_steps) != len(self.channels):
+            raise ConfigError("max_steps is one number, or one per layer")
 
     def _check_layers(self) -> None:
         per_layer = {
@@ -111,12 +114,6 @@ class MainNetworkConfig:
                 )
             if any(view and view % 2 == 0 for view in self.views):
                 raise ConfigError(f"views must be odd, or 0, not {self.views}")
-
-    def _check_solves(self) -> None:
-        for steps in self.layer_steps:
-            SolverConfig(rtol=self.rtol, max_steps=steps)  # checks both
-        if len(self.layer_steps) != len(self.channels):
-            raise ConfigError("max_steps is one number, or one per layer")
 
     @property
     def layer_steps(self) -> tuple[int, ...]:

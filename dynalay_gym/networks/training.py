@@ -9,23 +9,35 @@ Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.ranges import (
+    BatchSize,
+    Count,
+    Iterations,
+    LearningRate,
+    NotNegative,
+    Seed,
+    Tolerance,
+    check_fields,
+)
+from dynalay_gym.utils.saved_folder import load_folder, save_folder
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
-PATHS = ("all", "mixed", "portions")
-PRECISIONS = ("fp32", "bf16")
+KIND = "main-training"
+Paths = Literal["all", "mixed", "portions"]
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
 _MIXED_WEIGHT = 0.7
@@ -56,26 +68,35 @@ class TrainingConfig:
         ConfigError: A value is out of range.
     """
 
-    epochs: int
-    batch_size: int = 128
-    learning_rate: float = 5e-3
-    weight_decay: float = 5e-3
-    paths: str = "all"
-    adjoint_rtol: float = 0.1
-    adjoint_max_steps: int = 4
+    epochs: Count
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 5e-3
+    weight_decay: NotNegative = 5e-3
+    paths: Paths = "all"
+    adjoint_rtol: Tolerance = 0.1
+    adjoint_max_steps: Iterations = 4
     augment: bool = False
-    precision: str = "fp32"
-    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check ranges and names."""
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ConfigError("epochs must be at least 1 and batch_size at least 2")
-        if not (0 < self.learning_rate < 10 and self.weight_decay >= 0):
-            raise ConfigError("learning_rate must lie in (0, 10), weight_decay >= 0")
-        for name, choices in (("paths", PATHS), ("precision", PRECISIONS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ConfigError(f"unknown {name} {value!r}; choose one of {choices}")
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What the manifest of an unfinished training holds.
+
+    Attributes:
+        steps: Steps so far.
+        sizes: Of the metrics' files; see `MetricWriter`.
+        options: What it goes on with.
+    """
+
+    steps: Annotated[int, Meta(ge=0)]
+    sizes: dict[str, Annotated[int, Meta(ge=0)]]
+    options: dict[str, Any]
 
 
 class MainTrainer:
@@ -96,19 +117,17 @@ class MainTrainer:
         if config.batch_size > len(data):
             raise ConfigError(f"batch_size is larger than the {len(data)} samples")
         self.network, self.data, self.config = network, data, config
-        self.epoch, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self.steps, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self._order = torch.empty(0, dtype=torch.int64)  # samples of this epoch
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
+        self.scheduler = self._schedule(0)
         remedy = "lower --learning-rate, or use --precision fp32"
         self.guard = FiniteGuard(network, self.optimizer, remedy)
-        total = config.epochs * self.steps_per_epoch
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda steps: one_cycle(min((steps + 1) / total, 1.0))
-        )
         self.solver = SolverConfig(
             rtol=network.config.rtol,
             max_steps=max(network.config.layer_steps),
@@ -116,28 +135,35 @@ class MainTrainer:
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
+    @property
+    def epoch(self) -> int:
+        """Whole epochs so far."""
+        return self.steps // self.steps_per_epoch
+
     @torch.enable_grad()  # whatever the caller has set
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
-        """Pass over the split once.
+        """Pass over the split once, or over what is left of it after `load`.
 
         Args:
-            on_step: Called after every step with its number (from 1) and the loss.
+            on_step: Called after every step with its number (from 1) and the loss; the
+                training may be saved there.
 
         Raises:
             DivergedError: A number is not finite; the step is not taken, and running
                 statistics are what they were before it.
         """
         self.network.train()
-        order = torch.randperm(len(self.data), generator=self.generator)
-        first = self.epoch * self.steps_per_epoch
-        batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
-        for step, rows in enumerate(batches, start=first + 1):
+        done = self.steps % self.steps_per_epoch
+        if done == 0:
+            self._order = torch.randperm(len(self.data), generator=self.generator)
+        batches = self._order.split(self.config.batch_size)
+        for rows in batches[done : self.steps_per_epoch]:
             with self.guard.keep_statistics():
                 loss = self._step(rows.to(self.data.inputs.device))
             self.scheduler.step()
-            on_step(step, loss)
+            self.steps += 1
+            on_step(self.steps, loss)
         self.guard.check_weights()  # before anybody measures or saves them
-        self.epoch += 1
 
     def _step(self, rows: Tensor) -> float:
         """Take one optimiser step on some samples, int64 [n]; return the loss."""
@@ -168,38 +194,66 @@ class MainTrainer:
                 return weighted_loss(logits, labels, weights)
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
-    def save(self, folder: Path) -> None:
-        """Write all that `load` needs: weights, optimiser, schedule, random state."""
-        tensors = training_state(self.network, self.optimizer, self.generator)
-        progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
-        save_tensors(folder, tensors, self._identity() | progress)
+    def save(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
+        """Write all that `load` needs: weights, optimiser, random state, progress.
 
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote.
+        Args:
+            folder: Where to.
+            sizes: Of the metrics' files, see `MetricWriter`; kept beside the state.
+        """
+        tensors = training_state(self.network, self.optimizer, self.generator)
+        facts = TrainingFacts(
+            steps=self.steps, sizes=dict(sizes or {}), options=self._options()
+        )
+        save_folder(folder, KIND, tensors | {"order": self._order}, asdict(facts))
+
+    def load(self, folder: Path) -> dict[str, int]:
+        """Continue from what `save` wrote; return the ``sizes`` that it was given.
 
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
         """
-        tensors, meta = load_tensors(folder)
-        identity = self._identity()
-        if {key: meta.get(key) for key in identity} != identity:
+        saved = load_folder(folder, KIND, TrainingFacts)
+        if saved.facts.options != self._options():
             raise CheckpointError(
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        load_training_state(tensors, self.network, self.optimizer, self.generator)
-        self.scheduler.load_state_dict(meta["scheduler"])
-        for group, rate in zip(
-            self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
-        ):
-            group["lr"] = rate
-        self.epoch = int(meta["epoch"])
+        if saved.facts.steps > self.config.epochs * self.steps_per_epoch:
+            raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
+        order = saved.tensors.get("order", torch.empty(0))
+        if not self._is_order(order):
+            raise CheckpointError(f"{folder}: 'order' is none of the samples")
+        load_training_state(
+            saved.tensors, self.network, self.optimizer, self.generator, folder
+        )
+        self.steps, self._order = saved.facts.steps, order
+        self.scheduler = self._schedule(self.steps)
+        return saved.facts.sizes
 
-    def _identity(self) -> dict[str, Any]:
+    def _is_order(self, order: Tensor) -> bool:
+        """Return whether it has every sample once; there is none before the first."""
+        num = len(self.data) if self.steps else len(order)
+        return order.dtype == torch.int64 and torch.equal(
+            order.sort().values, torch.arange(num)
+        )
+
+    def _schedule(self, taken: int) -> LambdaLR:
+        """Return the schedule of learning rates after some steps."""
+        total = self.config.epochs * self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = self.config.learning_rate
+        return LambdaLR(
+            self.optimizer,
+            lambda steps: one_cycle(min((steps + 1) / total, 1.0)),
+            last_epoch=taken - 1,  # building it takes a step
+        )
+
+    def _options(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""
         options = {"training": asdict(self.config)}
         options["config"] = self.network.config.to_dict()
-        return {"kind": "main-training"} | {k: plain(v) for k, v in options.items()}
+        return {name: plain(value) for name, value in options.items()}
 
 
 def one_cycle(progress: float) -> float:

@@ -1,6 +1,7 @@
 """Files, run folders and metrics.
 
-Reading order: io, digest, device, metrics, schedules, flags, training_state, finite;
+Reading order: io, schema, saved_folder, training_state, run_folder; digest, device,
+memory, metrics, schedules, ranges, flags, interrupts, scripts, finite,
 rollout_recorder.
 
 May import: errors.

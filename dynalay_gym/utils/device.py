@@ -5,18 +5,22 @@ import torch
 from dynalay_gym.errors import ConfigError
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """Return a device by its name; ``auto`` is a GPU where there is one.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: There is no such device on this machine.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(f"unknown device {device!r}; try auto, cpu, cuda") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: no CUDA GPU here; use auto or cpu")
+    present = {"cpu": 1}
+    if (accelerator := torch.accelerator.current_accelerator(True)) is not None:
+        present[accelerator.type] = torch.accelerator.device_count()
+    if (resolved.index or 0) >= present.get(resolved.type, 0):
+        words = " or ".join(["auto", *present])
+        raise ConfigError(f"there is no device {str(device)!r} here; use {words}")
     return resolved

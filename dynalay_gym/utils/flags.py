@@ -1,10 +1,14 @@
-"""Options of the scripts: the names of their flags, and checks of their ranges.
+"""Command lines of the scripts: names of flags, and short errors.
 
 Importing it loads no torch.
 """
 
-from collections.abc import Callable
-from typing import Any
+import io
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from itertools import dropwhile, takewhile
 
 from dynalay_gym.errors import ConfigError
 
@@ -14,21 +18,39 @@ def flag(name: str, group: str = "") -> str:
     return f"--{group and group + '.'}{name.replace('_', '-')}"
 
 
-def check_range(
-    config: Any, names: str, is_sound: Callable[[Any], bool], rule: str, group: str = ""
-) -> None:
-    """Check some options of a config.
-
-    Args:
-        config: Has the options as attributes.
-        names: Their names, separated by spaces.
-        is_sound: Whether a value is allowed; never so for NaN.
-        rule: What is allowed, as in "must be above 0".
-        group: First part of their flags.
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Turn what a parser of the command line prints before it exits into one line.
 
     Raises:
-        ConfigError: A value is not allowed; the message names its flag.
+        ConfigError: The parser refused the command line, or an option is empty: an
+            empty path would be the current folder.
     """
-    for name in names.split():
-        if not is_sound(value := getattr(config, name)):
-            raise ConfigError(f"{flag(name, group)} must {rule}, got {value}")
+    if any(not word or word.endswith("=") for word in sys.argv[1:]):
+        raise ConfigError("an option has an empty value; give one, or leave it out")
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ConfigError(_one_line(printed.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """Return what tyro's box says is wrong: the text between its first two rules."""
+    lines = [
+        re.sub(r"\x1b\[[\d;]*m", "", line).strip("│ ") for line in box.splitlines()
+    ]
+    title, *rest = filter(None, lines)  # in a terminal the first rule holds the title
+    inside = dropwhile(_is_rule, rest)
+    text = " ".join(takewhile(lambda line: not _is_rule(line), inside)) or title
+    text = text.partition(" Got errors:")[0]  # one for each type of a union
+    text = re.sub(r"^Error parsing [\w.]+: (?=--)", "", text).rstrip(".")  # ours inside
+    meant = re.search(r"Perhaps you meant: (--[\w.-]+)", " ".join(rest))
+    return text + (f"; perhaps you meant {meant[1]}" if meant else "; see --help")
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-╰╯")

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.networks import random_images, random_model, tiny_config
 from torch import Tensor
 
 from dynalay_gym.fixed_point.bellman import BellmanLayer
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer, DenseFixedPointLayer
 from dynalay_gym.networks.layers.norm import PatternNorm
-from helpers.networks import random_images, random_model, tiny_config
 
 
 def norm_of_two() -> PatternNorm:
@@ -79,6 +79,8 @@ def test_a_frozen_network_takes_weights_and_types(form: str) -> None:
     one, other = (random_model(config, seed) for seed in range(2))
     images = random_images(config, 4)
     one.freeze().load_state_dict(other.state_dict())
-    assert torch.equal(one.forward_path(images, 5), other.freeze().forward_path(images, 5))
+    assert torch.equal(
+        one.forward_path(images, 5), other.freeze().forward_path(images, 5)
+    )
     double = one.double().forward_path(images.double(), 5)
     assert torch.allclose(double.float(), other.forward_path(images, 5), atol=1e-4)
