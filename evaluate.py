@@ -10,16 +10,16 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from msgspec import Meta
 from tyro.conf import Positional
 
 from agents.options import Options
 from dynalay_gym.errors import ConfigError, DynaLayError
 from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
-    Count,
     Iterations,
     NotNegative,
     Portion,
@@ -45,7 +45,7 @@ class Args:
     penalty: str | None = None
     """Weight of compute that policies are tuned for and compared at; of runs that were
     trained at one penalty each, their own. Default: the break-even."""
-    penalties: Count = 8
+    penalties: Annotated[int, Meta(ge=1, le=1000)] = 8
     """How many penalties of its range an agent is evaluated at."""
     dataset: str | None = None
     """Default: that of the runs, or maze."""
@@ -63,7 +63,7 @@ class Args:
     """Iterations that a choice adds to its layer's solve."""
     recall: bool | None = None
     """Answer with the most confident state that was visited."""
-    transitions: str | None = None
+    transitions: Literal["live", "table"] | None = None
     """live or table, for all splits but the test split."""
     device: str | None = None
     """auto, cpu or cuda."""

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -46,7 +46,7 @@ class Args:
     """Peak of the one-cycle schedule."""
     weight_decay: NotNegative = 5e-3
     """Weight decay of AdamW."""
-    paths: str | None = None
+    paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
     (mixed, with solves of random length); all for digits, portions for mazes, mixed
     elsewhere, if not given."""
@@ -54,7 +54,7 @@ class Args:
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: Iterations | None = None
     """Most iterations of a solve; the preset's if not given."""
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
     seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""

@@ -146,6 +146,7 @@ class NetAgent:
         """
         raise NotImplementedError
 
+    @torch.enable_grad()  # whatever the caller has set
     def learn(
         self,
         total_timesteps: int,

@@ -1,11 +1,13 @@
 """What every algorithm's hyper-parameters have in common; imports no torch."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.memory import check_memory
 from dynalay_gym.utils.ranges import Share, Timesteps, Widths, check_fields
 
 Probability = Annotated[float, Meta(gt=0, lt=1)]
@@ -54,6 +56,29 @@ class AgentConfig:
             f"{type(self).__name__} has no steps_per_turn, which co-training needs; "
             "give --co.every"
         )
+
+    def num_kept(self, num_envs: int) -> int:
+        """Return how many decisions it keeps to learn from."""
+        return num_envs
+
+    def num_learned(self, num_envs: int) -> int:
+        """Return how many decisions a gradient step learns from."""
+        return self.num_kept(num_envs)
+
+    def check_memory(self, num_envs: int, num_features: int, num_actions: int) -> None:
+        """Check that a training fits into memory, before any of it is taken.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        widths = num_features, *self.hidden, num_actions
+        weights = sum(below * above for below, above in pairwise(widths))
+        kept = self.num_kept(num_envs) * (2 * num_features + 8 * num_actions)
+        learned = self.num_learned(num_envs) * 4 * sum(self.hidden)
+        # float32; two networks, each with its gradient and two moments
+        needed = 4 * (2 * 4 * weights + kept + learned)
+        remedy = f"lower --num-envs, or the sizes among --{self.algo}.*"
+        check_memory(needed, f"the training of {self.algo}", remedy)
 
     def __post_init__(self) -> None:
         """Check every field against its annotation; see `dynalay_gym.utils.ranges`.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -86,7 +86,7 @@ class Options:
     """paper, three-term, log-score or blockdrop. Default: the environment's own."""
     recall: bool = False
     """Answer with the most confident state that was visited, not with the last one."""
-    transitions: str = "live"
+    transitions: Literal["live", "table"] = "live"
     """live runs the network; table computes all its states once and looks them up:
     the same numbers, much faster. The test split is always evaluated live, timed.
     --algo exact always learns from the table."""

@@ -52,8 +52,11 @@ def make_agent(
 
     Raises:
         ConfigError: An environment is missing, in the wrong autoreset mode, or without
-            the transition table that the algorithm needs.
+            the transition table that the algorithm needs; or memory is too small.
     """
+    from agents.base import sizes  # loads torch, for which --help does not wait
+
+    config.check_memory(envs.num_envs, *sizes(envs))
     extra = {"baseline_envs": baseline_envs} if config.needs_baseline_envs else {}
     agent: Agent = resolve_name(config.agent)(envs, config, seed=seed, **extra)
     return agent

@@ -14,7 +14,7 @@ Axes: n samples, S seeds.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Args:
     """Seeds 0, 1, ..."""
     checkpoint: Path | None = None
     """Main network; the shipped one if not given."""
-    transitions: str = "live"
+    transitions: Literal["live", "table"] = "live"
     """live or table."""
     data_dir: Path | None = None
     """Folder of the data files."""

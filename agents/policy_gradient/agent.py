@@ -122,8 +122,12 @@ class PolicyGradientAgent(NetAgent):
         Raises:
             DivergedError: A number is not finite; no step is taken.
         """
-        for name in ("observations", "rewards"):
-            self.guard.check(name, getattr(rollout, name), remedy=MEND_DATA)
+        for name, seen in (
+            ("observation", rollout.observations),
+            ("last observation", state.observations),
+            ("reward", rollout.rewards),
+        ):
+            self.guard.check(name, seen, remedy=MEND_DATA)
         # One pass of the value network serves the targets and its own loss.
         values = self.net.value(rollout.observations.flatten(0, 1))
         values = values.view_as(rollout.rewards)

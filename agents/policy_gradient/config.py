@@ -46,6 +46,10 @@ class PolicyGradientConfig(PolicyConfig):
     max_grad_norm: Positive = 0.5
     """Gradients are clipped to this norm."""
 
+    def num_kept(self, num_envs: int) -> int:
+        """Return the decisions of a rollout."""
+        return self.num_steps * num_envs
+
     @property
     def needs_baseline_envs(self) -> bool:
         """The greedy baseline evaluates the policy in an environment of its own."""

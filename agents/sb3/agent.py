@@ -68,6 +68,7 @@ class SB3Agent:
         """The networks: their state dict is what is saved."""
         return self.model.policy
 
+    @torch.enable_grad()  # whatever the caller has set
     def learn(
         self,
         total_timesteps: int,

@@ -47,6 +47,10 @@ class ActorCriticConfig(PolicyConfig, SB3Config):
     max_grad_norm: Positive = 0.5
     """Gradients are clipped to this norm."""
 
+    def num_kept(self, num_envs: int) -> int:
+        """Return the decisions of a rollout."""
+        return self.n_steps * num_envs
+
     @property
     def steps_per_turn(self) -> int:
         """A rollout."""
@@ -79,6 +83,10 @@ class PPOConfig(ActorCriticConfig):
     """How far a probability ratio counts."""
     ent_coef: NotNegative = 0.005
     """Weight of the entropy bonus: too little, and the policy collapses to NOP."""
+
+    def num_learned(self, num_envs: int) -> int:
+        """Return the decisions of a minibatch."""
+        return min(self.batch_size, self.num_kept(num_envs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,14 @@ class DQNConfig(SB3Config):
     """Share of the training over which exploration falls."""
     exploration_final_eps: Share = 0.05
     """Share of random actions after that."""
+
+    def num_kept(self, num_envs: int) -> int:
+        """Return the transitions of the replay buffer."""
+        return max(self.buffer_size, num_envs)
+
+    def num_learned(self, num_envs: int) -> int:
+        """Return the transitions of a batch."""
+        return self.batch_size
 
     @property
     def steps_per_turn(self) -> int:

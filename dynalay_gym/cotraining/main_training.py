@@ -72,7 +72,7 @@ def training_config(
         **options: Other fields of `TrainingConfig`.
     """
     spec = dataset_spec(dataset)
-    suits = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    suits: tuple[int, Paths] = _DEFAULTS.get(spec.preset, (20, "mixed"))
     return TrainingConfig(
         epochs=suits[0] if epochs is None else epochs,
         paths=paths or suits[1],

@@ -114,6 +114,7 @@ class CoTrainer:
         """Return the network's weights, as environments take them; not a copy."""
         return self.network.state_dict()
 
+    @torch.inference_mode(False)  # a loop may step its environment under it
     def turn(
         self, policy: Policy, decisions: int, share: float = 0.0
     ) -> dict[str, float] | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from dynalay_gym.data.images import read_images
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
 from dynalay_gym.errors import ConfigError, DataError, brief
+from dynalay_gym.utils.device import resolve_device
 
 # (dy, dx) of the nine versions of a digit, in the order in which they are stored.
 DIGIT_SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -128,7 +129,7 @@ def load_split(
         The split, the same samples in the same order on every call.
 
     Raises:
-        ConfigError: Unknown data set or split.
+        ConfigError: Unknown data set or split, or no such device.
         DataError: Files are missing or corrupt, or could not be downloaded.
     """
     spec = dataset_spec(dataset)
@@ -136,6 +137,7 @@ def load_split(
         raise ConfigError(
             f"unknown split {brief(split)}; choose from {', '.join(SPLITS)}"
         )
+    device = resolve_device(device)
     if spec.hidden_share is not None:
         return _mazes(spec, split).to(device)
     if spec.embedded:

@@ -1,5 +1,7 @@
 """From keyword arguments to a decision problem: data, network, reward, cost unit."""
 
+import os
+import reprlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +37,7 @@ from dynalay_gym.utils.ranges import (
     check_fields,
 )
 
+_MOST_PENALTY = 1e9  # far beyond any that pays; float32 still squares it
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 
 
@@ -104,6 +107,8 @@ class EnvConfig:
         dataset_spec(self.dataset)
         make_reward(self.reward, self.alpha)
         resolve_device(self.device)
+        if not isinstance(self.data_dir, str | os.PathLike | None):
+            raise ConfigError(f"data_dir must be a folder, not {self.data_dir!r}")
         if self.transitions == "table" and self.observation == "dict":
             raise ConfigError(
                 'a table has no raw maps; use observation="flat" or transitions="live"'
@@ -127,11 +132,14 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
         numbers = []
     if len(numbers) not in (1, 2):
         raise ConfigError(
-            f"penalty must be a number or a range low:high, not {penalty!r}"
+            f"penalty must be a number or a range low:high, not {reprlib.repr(penalty)}"
         )
     low, high = numbers[0], numbers[-1]
-    if not 0 <= low <= high < float("inf"):
-        raise ConfigError(f"penalty must be finite, >= 0 and low <= high: {penalty!r}")
+    if not 0 <= low <= high <= _MOST_PENALTY:
+        raise ConfigError(
+            f"penalty must be finite, from 0 to {_MOST_PENALTY:g}, and low <= high: "
+            f"{reprlib.repr(penalty)}"
+        )
     return low, high
 
 

@@ -17,17 +17,20 @@ from dynalay_gym.envs.process import (
     Outcome,
     Process,
 )
+from dynalay_gym.sessions.measure import row_bytes
 from dynalay_gym.sessions.transition_table import (
     CHOICE,
     TransitionTable,
     build_table,
     finite,
 )
+from dynalay_gym.utils.memory import check_memory
 
 _MACS, _STEPS, _STATUS, _TABLE_ROW, _PREDICTION, _CORRECT, _ALREADY, _GAIN = range(
     len(CHOICE)
 )
 
+_FEW_ROWS = 1024  # always allowed
 _NO_GAIN = np.zeros(1, dtype=np.float32)  # for all rows, where no reward reads it
 
 
@@ -112,7 +115,26 @@ class TableProcess(Process):
 
 
 def make_process(problem: DecisionProblem, num_rows: int) -> Process:
-    """Return rows of a problem: over its table if it has one, else over the network."""
+    """Return rows of a problem: over its table if it has one, else over the network.
+
+    Raises:
+        ConfigError: So many rows do not fit into memory.
+    """
+    _check_memory(problem, num_rows)
     if problem.table is None:
         return LiveProcess(problem, num_rows)
     return TableProcess(problem, num_rows)
+
+
+def _check_memory(problem: DecisionProblem, num_rows: int) -> None:
+    """Raise ConfigError for more rows than fit into memory; few are not looked at."""
+    if num_rows <= _FEW_ROWS:
+        return
+    width = problem.observation_layout["remaining"].stop
+    # Spaces, observations and what the last step returned; the network in progress, and
+    # what it takes while it runs (measured: 1.1 to 2.3 of what it keeps).
+    needed = 40 * width + 8 * problem.max_decisions + 200
+    if problem.table is None:
+        needed += int(2.5 * row_bytes(problem.session, problem.inputs[:1]))
+    remedy = "give fewer (num_envs, --num-envs)"
+    check_memory(num_rows * needed, f"{num_rows:,} rows", remedy, problem.inputs.device)

@@ -28,6 +28,7 @@ from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
 from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from dynalay_gym.sessions.features import squash
+from dynalay_gym.utils.ranges import Rows, check_value
 
 OUTPUTS = ("numpy", "torch")
 RENDER_MODES = ("rgb_array", "ansi")
@@ -64,8 +65,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         render_mode: str | None = None,
         **config: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs must be at least 1, not {num_envs}")
+        check_value("num_envs", num_envs, Rows)
         _check_choice("output", output, OUTPUTS)
         _check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         modes = tuple(mode.value for mode in AutoresetMode)

@@ -127,6 +127,7 @@ class MainTrainer:
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
+    @torch.enable_grad()  # whatever the caller has set
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
         """Pass over the split once.
 

@@ -33,6 +33,8 @@ from dynalay_gym.predictor.saving import (
 from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
+from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
 from dynalay_gym.utils.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.utils.training_state import strip_prefix
 
@@ -89,10 +91,9 @@ class DynaLayPredictor:
         max_decisions: int | None = None,
         batch_size: int = 256,
     ) -> None:
-        if batch_size < 1 or (max_decisions is not None and max_decisions < 1):
-            raise ConfigError("batch_size and max_decisions must be at least 1")
-        if not 0 < penalty_unit < float("inf"):
-            raise ConfigError("penalty_unit must be finite and above 0")
+        check_value("batch_size", batch_size, Rows)
+        check_value("max_decisions", max_decisions, Portion | None)
+        check_value("penalty_unit", penalty_unit, PenaltyUnit)
         self.session = as_session(network, rtol, max_steps, iterations_per_action)
         self._has_finite_states = isinstance(self.session, FiniteStates)
         num_actions = len(self.session.action_names)
@@ -268,7 +269,11 @@ class DynaLayPredictor:
                 kind of network is unknown.
         """
         saved = load_folder(
-            folder, KIND, PredictorFacts, most_bytes=most_bytes, device=device
+            folder,
+            KIND,
+            PredictorFacts,
+            most_bytes=most_bytes,
+            device=resolve_device(device),
         )
         facts, tensors = saved.facts, saved.tensors
         known = {"main-network": restore_main_network} | dict(sessions or {})

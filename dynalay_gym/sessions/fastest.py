@@ -57,7 +57,7 @@ def as_session(
         iterations_per_action: See `fastest_session`.
 
     Raises:
-        ConfigError: Options come with a session, which has its own.
+        ConfigError: Options come with a session, which has its own; or it is neither.
     """
     _make_forks_usable()
     options = rtol, max_steps, iterations_per_action
@@ -67,6 +67,11 @@ def as_session(
         raise ConfigError(
             "a session has its own solver settings; leave rtol, max_steps and "
             "iterations_per_action out"
+        )
+    if not hasattr(network, "action_names"):
+        raise ConfigError(
+            f"a {type(network).__name__} is no network to run; give a checkpoint's "
+            "folder, a MainNetwork or a NetworkSession"
         )
     return network
 

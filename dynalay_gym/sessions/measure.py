@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
@@ -15,7 +16,7 @@ from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import BATCH, calibrate
 from dynalay_gym.sessions.fastest import fastest_session
-from dynalay_gym.sessions.protocol import FiniteSession
+from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
 
 
 def state_name(state_id: int, num_layers: int) -> str:
@@ -93,3 +94,29 @@ def export(
     }
     save_network(folder, network, about | dict(facts), units)
     return about | {"calibrations": units}
+
+
+def row_bytes(session: NetworkSession, sample: Tensor) -> int:
+    """Return the memory that a session keeps of every row, in bytes.
+
+    Args:
+        session: Any session.
+        sample: One input [1, ...] on its device.
+    """
+    kept = []
+    for num_rows in (1, 2):  # what does not grow with the rows is no part of it
+        rows = torch.arange(num_rows, device=session.device)
+        state = session.begin(sample.repeat_interleave(num_rows, 0))
+        for action in session.full_plan:
+            session.apply(state, rows, torch.full_like(rows, action))
+        kept.append(_num_bytes(state))
+    return kept[1] - kept[0]
+
+
+def _num_bytes(value: Any) -> int:
+    """Return the bytes of all tensors and arrays inside a value."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, list | tuple):
+        return sum(map(_num_bytes, value))
+    return sum(map(_num_bytes, getattr(value, "__dict__", {}).values()))

@@ -3,6 +3,7 @@
 Axes: S states, A actions, L layers.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession
+from dynalay_gym.utils.ranges import Portion, check_value
 
+MOST_STATES = 2**16
 Automaton = NDArray[np.int64]  # state that an action leads to, [S, A]
 
 
@@ -100,18 +103,22 @@ class Levels:
         where: Device of the tensors.
 
     Raises:
-        ConfigError: A portion is empty.
+        ConfigError: A portion is empty, or there are more than `MOST_STATES` states.
     """
 
     def __init__(
         self, max_steps: Sequence[int], portion: int | None, where: device
     ) -> None:
-        if portion is not None and portion < 1:
-            raise ConfigError("iterations_per_action must be at least 1")
+        check_value("iterations_per_action", portion, Portion | None)
         ends = [
             [*range(portion or most, most, portion or 1), most] for most in max_steps
         ]
         num_levels = [len(end) for end in ends]
+        if math.prod(most + 1 for most in num_levels) > MOST_STATES:
+            raise ConfigError(
+                f"the network would have more than {MOST_STATES:,} states; give a "
+                "larger iterations_per_action, or fewer max_steps"
+            )
         self.iterations = [torch.tensor([0, *end], device=where) for end in ends]
         self.next_state = layer_states(num_levels)
         places = _places(num_levels)

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dynalay_gym import __version__
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.sessions.protocol import FiniteSession
 from dynalay_gym.sessions.transition_table import (
     Layout,
@@ -27,6 +26,7 @@ from dynalay_gym.sessions.transition_table import (
 )
 from dynalay_gym.utils.digest import tensors_digest
 from dynalay_gym.utils.io import cache_dir, write_file
+from dynalay_gym.utils.memory import check_memory
 
 FORMAT = 5
 
@@ -55,7 +55,8 @@ def get_table(
     path = cache_dir() / f"transitions-{key}.safetensors"
     table = _load(path, key, layout)
     if table is None:
-        _check_memory(layout)
+        remedy = 'free some, give a smaller split, or use transitions="live"'
+        check_memory(num_bytes(layout), "the transition table", remedy)
         table = build_table(session, inputs, labels, padding)
         try:
             _save(path, key, table)
@@ -118,24 +119,3 @@ def _about(key: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Key and hash of every tensor: what a whole file says of itself."""
     sums = {name: tensors_digest({name: value}) for name, value in tensors.items()}
     return {"key": key} | sums
-
-
-def _check_memory(layout: Layout) -> None:
-    """Refuse a table that would not fit, before anything is allocated."""
-    needed, free = num_bytes(layout), available_memory()
-    if free is not None and needed > free:
-        raise ConfigError(
-            f"the transition table takes {needed / 2**20:.0f} MiB of memory and "
-            f"{free / 2**20:.0f} MiB are free; free some, give a smaller split, or use "
-            'transitions="live"'
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes of main memory that can still be taken; None where nobody says."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(free[0]) * 1024 if free else None

@@ -143,7 +143,7 @@ class TorchSession:
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
-        names = ("pooled", "logits", "residual", "state_id")
+        names = "pooled", "logits", "residual", "state_id"
         pooled, logits, residual, state_id = state.pick(rows, *names)
         iterated = self._states.share.index_select(0, state_id)
         return network_features(pooled, logits, residual, iterated)
@@ -184,11 +184,9 @@ class TorchSession:
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
         """Return the residuals of each solve; empty for a plainly applied layer."""
         curves, where = {}, torch.tensor([row], device=self.device)
-        check_rows(where, len(state.state_id))
+        level = self._states.level[state.pick(where, "state_id")[0]][0]
         for i, layer in enumerate(self.network.main_layers):
-            steps = int(
-                self._states.iterations[i][self._states.level[state.state_id[row], i]]
-            )
+            steps = int(self._states.iterations[i][level[i]])
             held = state.layers[i + 1].read(where)
             solver = replace(self.solver, max_steps=steps)
             curve = layer.residual_curve(held, solver) if steps else []
@@ -209,8 +207,7 @@ class TorchSession:
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         check_weights(weights, self.network.state_dict())
-        self.network.load_state_dict(weights)
-        self.network.freeze()
+        self.network.load_state_dict(weights)  # which stays frozen
 
     def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
         return [LayerBuffer() for _ in range(self.num_layers + 1)]

@@ -42,11 +42,14 @@ Widths = Annotated[
 ]
 
 _WORDS = {
-    "`int`": "an integer",
-    "`float`": "a number",
-    "`array`": "a list",
-    "`str`": "a text",
-    "`bool`": "true or false",
+    "int": "an integer",
+    "float": "a number",
+    "array": "a list",
+    "str": "a text",
+    "bool": "true or false",
+    "null": "None",
+    "|": "or",
+    "`": "",
 }
 
 
@@ -111,6 +114,5 @@ def _choices(hint: Any) -> Iterator[str]:
 def _describe(message: str) -> str:
     """Return what msgspec's message says is expected, in words."""
     rule = message.removeprefix("Expected ").split(", got")[0].split(" - at")[0]
-    for sign, word in _WORDS.items():
-        rule = rule.replace(sign, word)
-    return rule.replace("`", "")
+    parts = re.split(r"(`|\||\b\w+\b)", rule)
+    return "".join(_WORDS.get(part, part) for part in parts)

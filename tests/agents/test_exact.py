@@ -372,7 +372,7 @@ def test_metrics_have_the_same_tags(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["batch_size", "temperature_end", "learning_rate"])
 def test_options_out_of_range_name_their_flag(field: str) -> None:
     flag = field.replace("_", "-")
-    with pytest.raises(ConfigError, match=rf"--exact\.{flag} must be above 0"):
+    with pytest.raises(ConfigError, match=rf"--exact\.{flag} must be an? \w+ >"):
         ExactConfig(**{field: 0})
 
 
@@ -412,7 +412,7 @@ def test_levels_that_take_many_decisions_are_learned_to_the_end() -> None:
 
 
 def test_an_update_that_needs_too_much_memory_is_refused() -> None:
-    envs, config = make_table(), ExactConfig(batch_size=10_000_000)
+    envs, config = make_table(), ExactConfig(batch_size=1_000_000)
     with pytest.raises(ConfigError, match=r"GiB \(15 nodes.*--exact\.batch-size"):
         make_agent(envs, config)
 

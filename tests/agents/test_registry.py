@@ -120,7 +120,7 @@ def test_what_others_must_know_of_an_algorithm_is_on_its_config() -> None:
 @pytest.mark.parametrize("algo", ["policy-gradient", "exact", "ppo", "a2c", "dqn"])
 def test_options_out_of_range_name_their_flag(algo: str) -> None:
     kind = registry.config_classes()[algo]
-    with pytest.raises(ConfigError, match=rf"--{algo}\.learning-rate must be above 0"):
+    with pytest.raises(ConfigError, match=rf"--{algo}\.learning-rate must be a number"):
         kind(learning_rate=0.0)
     with pytest.raises(ConfigError, match=rf"--{algo}\.hidden"):
         kind(hidden=(16, 0))

@@ -32,6 +32,7 @@ from dynalay_gym.sessions import table_cache as table_store
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.testing import check_vector_env
+from dynalay_gym.utils import memory
 
 MODES = [mode.value for mode in AutoresetMode]
 
@@ -320,7 +321,7 @@ def test_a_table_that_does_not_fit_is_refused_before_it_is_built(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_building(monkeypatch)
-    monkeypatch.setattr(table_store, "available_memory", lambda: 3 * 2**10)
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * 2**10)
     with pytest.raises(ConfigError, match=r"MiB.*transitions=\"live\""):
         make_vec(1, transitions="table")
     assert files(cache) == []
@@ -328,7 +329,7 @@ def test_a_table_that_does_not_fit_is_refused_before_it_is_built(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_known_where_linux_tells_it() -> None:
-    free = table_store.available_memory()
+    free = memory.available_memory()
     assert free is not None
     assert free > 2**20
 
