@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-plain lint format digits bench clean
+.PHONY: help venv demo test test-plain test-lowest lint format digits bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Set up the virtual environment (VENV=.venv PYTHON=python3)
 
@@ -29,6 +30,14 @@ test: lint ## Lint, check types and run the tests
 test-plain: $(STAMP) ## Run the tests of sessions, envs and predictor without Numba
 	$(BIN)/pytest --without-numba tests/sessions tests/envs tests/predictor
 
+test-lowest: $(LOWEST)/.installed ## Run the main tests with the lowest versions that are declared
+	$(LOWEST)/bin/pytest -W default::DeprecationWarning tests/envs tests/integrations tests/agents
+
+$(LOWEST)/.installed: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install -c .ci/lowest.txt -e ".[fast]" hypothesis pytest
+	@touch $@
+
 lint: $(STAMP) ## Lint, check format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,5 +54,5 @@ bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look
 	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

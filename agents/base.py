@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from agents.config import AgentConfig
-from dynalay_gym.errors import ConfigError, DivergedError
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.utils.finite import FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 from dynalay_gym.utils.training_state import load_training_state, training_state
@@ -95,6 +96,7 @@ class NetAgent:
         net: The network.
         policy: Its greedy policy.
         optimizer: Optimiser of the current training.
+        guard: Stops it before a step on numbers that are not finite.
         generator: Random numbers of the current training.
         taken: Timesteps of the current training so far.
 
@@ -144,6 +146,7 @@ class NetAgent:
         """
         raise NotImplementedError
 
+    @torch.enable_grad()  # whatever the caller has set
     def learn(
         self,
         total_timesteps: int,
@@ -168,6 +171,7 @@ class NetAgent:
         first, start = self.taken, time.perf_counter()
         while self.taken < total_timesteps:
             metrics = self.train(total_timesteps, scheduler)
+            self.guard.check_weights()  # nobody reports or saves them otherwise
             seconds = time.perf_counter() - start
             if writer is not None:
                 fps = (self.taken - first) / seconds
@@ -191,16 +195,14 @@ class NetAgent:
     def _reset_training(self, device: torch.device | str) -> None:
         self.net.to(device)
         self.optimizer = self.make_optimizer()
+        self.guard = FiniteGuard(self.net, self.optimizer, remedy(self.config))
         self.generator = torch.Generator(device=device).manual_seed(self._seed)
         self.taken = 0
 
 
-def diverged(config: AgentConfig) -> DivergedError:
-    """Return the error for numbers that are no longer finite, with the remedy."""
-    return DivergedError(
-        f"the training of {config.algo} diverged (a number is not finite); "
-        f"lower --{config.algo}.learning-rate"
-    )
+def remedy(config: AgentConfig) -> str:
+    """Return what a user can do where a training diverges."""
+    return f"the training diverged; lower --{config.algo}.learning-rate"
 
 
 def sizes(envs: VectorEnv) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from agents.config import AgentConfig
 from agents.environments import Environments, build_environments, env_arguments
 from agents.options import Options
-from agents.saving import load_agent, load_config, load_facts
+from agents.saving import load_agent, load_facts
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.evaluation.study import Study
@@ -64,7 +64,7 @@ def load_run(folder: Path, changes: Mapping[str, Any]) -> SavedRun:
         folder, pair = folder / "best", {"checkpoint": folder / "best" / "main"}
     if (folder / "agent").is_dir():
         folder = folder / "agent"
-    config, facts = load_config(folder), load_facts(folder)
+    config, facts = load_facts(folder)
     if "dataset" not in facts:
         raise CheckpointError(
             f"the agent at {folder} does not say what it was trained on; give a run "

@@ -5,7 +5,7 @@ optimiser is not part of it: training continues with fresh moments.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,29 @@ from agents.base import Agent, sizes
 from agents.config import AgentConfig
 from agents.registry import config_classes, make_agent
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
+from dynalay_gym.utils import saved_folder
+from dynalay_gym.utils.schema import read_as
 
 KIND = "agent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentFacts:
+    """What the manifest of an agent holds.
+
+    Attributes:
+        algo: Name of its algorithm.
+        config: Its hyper-parameters by name.
+        observation_size: Features of an observation.
+        num_actions: Number of actions.
+        about: Anything else: the options that it was trained with.
+    """
+
+    algo: str
+    config: dict[str, Any]
+    observation_size: int
+    num_actions: int
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def save_agent(
@@ -30,35 +50,38 @@ def save_agent(
         agent: The agent.
         envs: An environment that it fits.
         about: JSON-able values to keep beside it.
+
+    Raises:
+        DivergedError: A weight is not finite.
     """
     observation_size, num_actions = sizes(envs)
-    meta = {
-        "kind": KIND,
-        "algo": agent.config.algo,
-        "config": asdict(agent.config),
-        "observation_size": observation_size,
-        "num_actions": num_actions,
-        "facts": dict(about),
-    }
-    save_tensors(Path(folder), agent.module.state_dict(), meta)
+    facts = AgentFacts(
+        algo=agent.config.algo,
+        config=asdict(agent.config),
+        observation_size=observation_size,
+        num_actions=num_actions,
+        about=dict(about),
+    )
+    saved_folder.save_folder(folder, KIND, agent.module.state_dict(), asdict(facts))
 
 
 def load_config(folder: str | Path) -> AgentConfig:
     """Return the hyper-parameters of a saved agent; their class is its algorithm.
 
     Raises:
-        CheckpointError: There is no whole agent in the folder.
+        CheckpointError: There is no agent in the folder.
     """
-    return _config(folder, load_tensors(folder)[1])
+    return load_facts(folder)[0]
 
 
-def load_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what `save_agent` was asked to keep beside an agent.
+def load_facts(folder: str | Path) -> tuple[AgentConfig, dict[str, Any]]:
+    """Return a saved agent's hyper-parameters, and what was kept beside it.
 
     Raises:
-        CheckpointError: There is no whole agent in the folder.
+        CheckpointError: There is no agent in the folder.
     """
-    return dict(load_tensors(folder)[1].get("facts", {}))
+    facts = saved_folder.load_facts(folder, KIND, AgentFacts)
+    return _config(folder, facts), facts.about
 
 
 def load_agent(
@@ -77,42 +100,28 @@ def load_agent(
         baseline_envs: See `make_agent`.
 
     Raises:
-        CheckpointError: It is missing, corrupt, or made for another network.
+        CheckpointError: It is missing, damaged, or made for another network.
     """
-    tensors, meta = load_tensors(folder)
-    config = _config(folder, meta)
-    saved = (meta.get("observation_size"), meta.get("num_actions"))
-    if saved != sizes(envs):
+    saved = saved_folder.load_folder(folder, KIND, AgentFacts)
+    facts = saved.facts
+    config = _config(folder, facts)
+    if (facts.observation_size, facts.num_actions) != sizes(envs):
         raise CheckpointError(
-            f"the agent at {folder} takes {saved[0]} features and {saved[1]} actions, "
-            f"the environment has {' and '.join(map(str, sizes(envs)))}; give the "
-            "agent that was trained on this main network"
+            f"the agent at {folder} takes {facts.observation_size} features and "
+            f"{facts.num_actions} actions, the environment has "
+            f"{' and '.join(map(str, sizes(envs)))}; give the agent that was trained "
+            "on this main network"
         )
     agent = make_agent(envs, config, seed=seed, baseline_envs=baseline_envs)
-    try:
-        agent.module.load_state_dict(tensors)
-    except RuntimeError:
-        raise CheckpointError(
-            f"the weights at {folder} do not fit the agent beside them; train it again"
-        ) from None
+    saved_folder.fill(agent.module, saved.tensors, folder)
     return agent
 
 
-def _config(folder: str | Path, meta: Mapping[str, Any]) -> AgentConfig:
-    """Return the config in an agent's JSON."""
-    if meta.get("kind") != KIND:
+def _config(folder: str | Path, facts: AgentFacts) -> AgentConfig:
+    """Return the hyper-parameters of an agent as its algorithm has them."""
+    if facts.algo not in config_classes():
         raise CheckpointError(
-            f"the checkpoint at {folder} holds {meta.get('kind')!r}, not an agent; "
-            "give the agent/ folder that train_agent.py wrote"
+            f"the agent at {folder} is of the algorithm {facts.algo!r}, which this "
+            "version does not have; train it again"
         )
-    try:
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in meta["config"].items()
-        }
-        return config_classes()[meta["algo"]](**fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the agent at {folder} has options that this version does not know "
-            f"({error}); train it again"
-        ) from None
+    return read_as(facts.config, config_classes()[facts.algo], f"the agent at {folder}")

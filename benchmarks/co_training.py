@@ -172,7 +172,7 @@ def warm_network(
     solver = {"rtol": network.config.rtol, "max_steps": network.config.max_steps}
     unit = {"plain_accuracy": 0.0, "always_accuracy": 0.0}
     unit |= {"always_extra_macs": args.cost_unit}
-    save_network(folder, network, {"calibrations": [solver | unit]})
+    save_network(folder, network, {}, (solver | unit,))
     return folder, macs
 
 

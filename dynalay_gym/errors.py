@@ -4,6 +4,14 @@ The scripts print such an error without a traceback and exit with code 2. Whoeve
 uses the library catches `DynaLayError`, or the closest class below.
 """
 
+import reprlib
+from typing import Any
+
+
+def brief(value: Any) -> str:
+    """Return what a message shows of a value: its repr, short and on one line."""
+    return " ".join(reprlib.repr(value).split())
+
 
 class DynaLayError(Exception):
     """Base of every error that the user, not the code, has to mend."""
@@ -11,6 +19,10 @@ class DynaLayError(Exception):
 
 class ConfigError(DynaLayError, ValueError):
     """An argument or option has a value that nothing can be done with."""
+
+
+class UnknownArgumentError(ConfigError, TypeError):
+    """A keyword that nobody knows: a TypeError, as for any function in Python."""
 
 
 class DataError(DynaLayError):

@@ -11,7 +11,6 @@ then read from it again.
 Axes: m inputs of a minibatch, K nodes, A actions.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +19,13 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent, diverged, sizes
+from agents.base import NetAgent, sizes
 from agents.exact.config import ExactConfig
 from agents.exact.values import action_values, advantage_loss, soft_policy, visits
 from dynalay_gym.envs.oracle import decision_tree
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.policy import Infos
+from dynalay_gym.utils.finite import MEND_DATA
 from dynalay_gym.utils.schedules import geometric
 
 SCALE = 0.05  # return per nat: log-probabilities times this are the scores
@@ -94,8 +94,7 @@ class ExactAgent(NetAgent):
             name: torch.stack([each[name] for each in updates]).mean().item()
             for name in updates[0]
         }
-        if not math.isfinite(metrics["train/value_loss"]):
-            raise diverged(config)
+        self.guard.check_weights()  # before a main network learns from them
         if hasattr(self._envs, "advance") and self._envs.advance(self.taken - first):
             self._read_table()
         rate = float(scheduler.get_last_lr()[0])
@@ -110,11 +109,16 @@ class ExactAgent(NetAgent):
 
         Returns:
             The loss, and return and length of the soft policy's episodes, by tag.
+
+        Raises:
+            DivergedError: A number is not finite; no step is taken.
         """
         drawn = torch.rand(len(samples), generator=self.generator)
         nodes, penalty = self.tree.nodes, self.tree.penalties(drawn)
         observations = self.tree.observations(samples, penalty)
         rewards = self.tree.rewards(samples, penalty)
+        for name, values in (("observation", observations), ("reward", rewards)):
+            self.guard.check(name, values, samples=samples, remedy=MEND_DATA)
         log_probs = self.net(observations.flatten(0, 1)).view_as(rewards)
         scores = SCALE * log_probs
         allowed = self.tree.allowed(samples)
@@ -122,6 +126,7 @@ class ExactAgent(NetAgent):
         values = action_values(rewards, nodes.children, nodes.levels, policy)
         reached = visits(policy, nodes.children, nodes.levels)
         loss = advantage_loss(scores, values, allowed, reached)
+        self.guard.check("loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -7,7 +7,6 @@ one update; everything stays on the environment's device.
 Axes: T rollout steps, B sub-environments, M = T * B decisions, A actions.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent, diverged
+from agents.base import NetAgent
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.policy_gradient.losses import entropy, policy_gradient_loss, value_loss
@@ -31,6 +30,7 @@ from agents.policy_gradient.rollout import (
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import check_autoreset, evaluate
 from dynalay_gym.networks.policy import Infos
+from dynalay_gym.utils.finite import MEND_DATA
 from dynalay_gym.utils.schedules import geometric, linear
 
 
@@ -120,8 +120,14 @@ class PolicyGradientAgent(NetAgent):
             Losses and schedules, by the name of their metric.
 
         Raises:
-            DivergedError: The gradient is not finite; no step is taken.
+            DivergedError: A number is not finite; no step is taken.
         """
+        for name, seen in (
+            ("observation", rollout.observations),
+            ("last observation", state.observations),
+            ("reward", rollout.rewards),
+        ):
+            self.guard.check(name, seen, remedy=MEND_DATA)
         # One pass of the value network serves the targets and its own loss.
         values = self.net.value(rollout.observations.flatten(0, 1))
         values = values.view_as(rollout.rewards)
@@ -129,8 +135,10 @@ class PolicyGradientAgent(NetAgent):
         terms = self.policy_terms(rollout, advantages, policy)
         terms["value_loss"] = value_loss(values.flatten(), returns.flatten())
         loss = terms["policy_loss"] + self.config.value_coef * terms["value_loss"]
+        loss = loss - entropy_coef * terms["entropy"]
+        self.guard.check("loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss - entropy_coef * terms["entropy"]).backward()
+        loss.backward()
         (group,) = self.optimizer.param_groups
         norm = self.clip_gradients(group["params"])
         self.optimizer.step()
@@ -159,11 +167,9 @@ class PolicyGradientAgent(NetAgent):
         Raises:
             DivergedError: The length is not finite.
         """
-        limit = self.config.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(weights, limit).item()
-        if not math.isfinite(norm):
-            raise diverged(self.config)
-        return norm
+        norm = nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
+        self.guard.check("length of the gradient", norm)
+        return norm.item()
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return Adam over all weights."""

@@ -20,13 +20,14 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
-from agents.base import Progress, diverged, sizes
+from agents.base import Progress, remedy, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.sb3.config import PPOConfig, SB3Config
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
+from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 from dynalay_gym.utils.training_state import load_training_state, training_state
@@ -50,6 +51,8 @@ class SB3Agent:
         self.config = config
         self.model = _build(VecMonitor(SB3VecEnv(envs)), config, seed)
         self.policy = GreedyNetPolicy(scoring_net(self.model), name=config.algo)
+        optimizer: Any = self.module.optimizer
+        self._guard = FiniteGuard(self.module, optimizer, remedy(config))
         self._loaded: Mapping[str, Tensor] | None = None
         share = 0.0
         if isinstance(config, PolicyConfig):  # DQN has no probabilities to start from
@@ -65,6 +68,7 @@ class SB3Agent:
         """The networks: their state dict is what is saved."""
         return self.model.policy
 
+    @torch.enable_grad()  # whatever the caller has set
     def learn(
         self,
         total_timesteps: int,
@@ -86,14 +90,16 @@ class SB3Agent:
         try:
             self.model.learn(
                 total_timesteps,
-                callback=_Report(self.config, self._warm_up, on_progress),
+                callback=_Report(self._guard, self._warm_up, on_progress),
                 log_interval=self.config.log_interval,
                 reset_num_timesteps=loaded is None,
             )
-        except ValueError as error:
-            # torch.distributions' words for logits that are not finite
-            if "Expected parameter" in str(error):
-                raise diverged(self.config) from None
+        except (ValueError, RuntimeError) as error:
+            # PyTorch's words for logits that are not finite (the latter under -O)
+            if "Expected parameter" in str(error) or "probability" in str(error):
+                self._guard.check_weights()
+                what = "probabilities that are not finite"
+                raise DivergedError(f"{what}; {remedy(self.config)}") from None
             raise
 
     def training_state(self) -> dict[str, Tensor]:
@@ -188,34 +194,50 @@ class _MetricBridge(KVWriter):
 
 
 class _Report(BaseCallback):
-    """Reports the timesteps, and stops SB3 where its weights are no longer finite.
+    """Reports the timesteps, and stops SB3 where a number is no longer finite.
 
     It sets the penalty of the next rollout's episodes, too.
     """
 
     def __init__(
         self,
-        config: SB3Config,
+        guard: FiniteGuard,
         warm_up: PenaltyWarmUp,
         on_progress: Progress | None,
     ) -> None:
         super().__init__()
-        self._config, self._warm_up = config, warm_up
+        self._guard, self._warm_up = guard, warm_up
         self._on_progress = on_progress
 
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        self._check("observation", model._last_obs)
+
     def _on_step(self) -> bool:
+        self._check("observation", self.locals["new_obs"])
+        self._check("reward", self.locals["rewards"])
         return True
 
+    def _check(self, name: str, values: np.ndarray) -> None:
+        if not np.isfinite(values).all():
+            self._guard.check(name, torch.as_tensor(values), remedy=MEND_DATA)
+
     def _on_rollout_start(self) -> None:
-        weights = self.model.policy.parameters()
-        if not all(weight.isfinite().all() for weight in weights):
-            raise diverged(self._config)
+        self._check_learning()
         self._warm_up.set(self.num_timesteps / self.locals["total_timesteps"])
         if self.num_timesteps > 0:  # the last rollout has been learned from
             self._report()
 
     def _on_training_end(self) -> None:
+        self._check_learning()
         self._report()
+
+    def _check_learning(self) -> None:
+        """Check what the last updates led to, before anybody sees it."""
+        self._guard.check_weights()
+        for name, value in self.logger.name_to_value.items():
+            if name.endswith("loss"):
+                self._guard.check(name, torch.as_tensor(value))
 
     def _report(self) -> None:
         if self._on_progress is not None:

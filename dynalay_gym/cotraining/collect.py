@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynalay_gym.envs.process import DecisionProblem, LiveProcess
 from dynalay_gym.networks.policy import Policy
+from dynalay_gym.utils.finite import MEND_DATA, check_finite
 
 
 @torch.no_grad()
@@ -43,7 +44,9 @@ def collect_states(
     returns, macs = np.zeros(len(index), np.float32), process.episode.macs.copy()
     while len(rows) > 0:
         infos = {k: torch.as_tensor(v).to(device) for k, v in process.infos().items()}
-        actions = policy.act(process.observe(), infos)
+        seen = process.observe()
+        check_finite("observation", seen, MEND_DATA, samples=index)
+        actions = policy.act(seen, infos)
         useful = infos["action_mask"].float()
         drawn = torch.multinomial(useful, 1, generator=generator)[:, 0]
         explores = torch.rand(len(index), generator=generator, device=device) < epsilon

@@ -22,13 +22,14 @@ from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.envs.process import DecisionProblem
-from dynalay_gym.errors import ConfigError, DivergedError
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks import selective
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import Policy
 from dynalay_gym.networks.training import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
@@ -102,11 +103,18 @@ class CoTrainer:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
+        self._guard = FiniteGuard(
+            self.network,
+            self._optimizer,
+            "the main network diverged: lower --co.learning-rate, or use "
+            "--co.precision fp32; --resume continues from the last saved state",
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """Return the network's weights, as environments take them; not a copy."""
         return self.network.state_dict()
 
+    @torch.inference_mode(False)  # a loop may step its environment under it
     def turn(
         self, policy: Policy, decisions: int, share: float = 0.0
     ) -> dict[str, float] | None:
@@ -122,7 +130,7 @@ class CoTrainer:
             optimiser step is due yet.
 
         Raises:
-            DivergedError: The loss is not finite; the step is not taken.
+            DivergedError: A number is not finite; the step is not taken.
 
         References:
             Mathur and Plis (2023), DynaLay, equation 3 (``main/total_loss``).
@@ -136,7 +144,12 @@ class CoTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         batches, visited, returns, macs = self._batches(policy, steps, epsilon)
-        losses = [self._step(batch[:, 0], batch[:, 1]) for batch in batches]
+        self._guard.check("return", torch.as_tensor(returns), remedy=MEND_DATA)
+        losses = []
+        for batch in batches:
+            with self._guard.keep_statistics():
+                losses.append(self._step(batch[:, 0], batch[:, 1]))
+        self._guard.check_weights()  # before anybody is given them
         self.problem.session.load_weights(self.weights())
         loss, keep_loss, _ = torch.stack(losses).mean(0).tolist()
         mean_return, num_layers = float(returns.mean()), self.network.num_layers
@@ -219,14 +232,10 @@ class CoTrainer:
         if num_kept:
             keep_loss = self._keep_loss(num_kept)
             (kept_share * keep_loss).backward()
-        if not bool((loss + keep_loss).isfinite()):
-            raise DivergedError(
-                f"the main network's loss is not finite at its step {self.steps + 1}; "
-                "lower --co.learning-rate, or use --co.precision fp32; --resume "
-                "continues from the last saved state"
-            )
+        self._guard.check("loss", loss + keep_loss)
         parameters = self.network.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        self._guard.check("length of the gradient", norm)
         with selective.hold_unused(self.network):
             self._optimizer.step()
         self.steps += 1
@@ -234,7 +243,7 @@ class CoTrainer:
 
     def _chosen_loss(self, index: Tensor, state_ids: Tensor) -> Tensor:
         """Return the mean loss of samples in their states (equations 4 and 5)."""
-        inputs, labels = self.problem.inputs[index], self.problem.labels[index]
+        inputs, labels = self._samples(index)
         chosen_only = self.config.gradients == "chosen"
         with self._autocast():
             logits = self._selective.logits(
@@ -245,13 +254,19 @@ class CoTrainer:
     def _keep_loss(self, num: int) -> Tensor:
         """Return the loss of random samples in the plain, full and a random state."""
         index = self._draw(len(self.problem.labels), num)
-        inputs, labels = self.problem.inputs[index], self.problem.labels[index]
+        inputs, labels = self._samples(index)
         if self._augmented:
             inputs = augment(inputs, self._generator)
         network = self.network.train()
         weights = mixed_states(2**network.num_layers, self._generator)
         with self._autocast():
             return loss_of_states(network, inputs, labels, weights, self._solver)
+
+    def _samples(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels of some samples, int64 [n]."""
+        images, labels = self.problem.inputs[index], self.problem.labels[index]
+        self._guard.check("image", images, samples=index, remedy=MEND_DATA)
+        return images, labels
 
     def _autocast(self) -> torch.autocast:
         bf16, device = self.config.precision == "bf16", self._generator.device.type

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynalay_gym.data.images import read_images
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
-from dynalay_gym.errors import ConfigError, DataError
+from dynalay_gym.errors import ConfigError, DataError, brief
 from dynalay_gym.utils.device import resolve_device
 
 # (dy, dx) of the nine versions of a digit, in the order in which they are stored.
@@ -51,15 +51,14 @@ class Split:
 
     def __post_init__(self) -> None:
         """Number the groups if there are none, and check what the parts must share."""
+        self._check_tensors()
         if cast(Tensor | None, self.groups) is None:
-            groups = torch.arange(len(self.labels), device=self.labels.device)
+            groups = torch.arange(len(self.inputs), device=self.inputs.device)
             object.__setattr__(self, "groups", groups)
-        num = len(self.inputs) if self.inputs.dim() > 0 else 0
-        if num == 0:
-            raise DataError(f"split {self.name!r} is empty; give at least one sample")
         parts = {"labels": self.labels, "groups": self.groups}
         if self.difficulty is not None:
             parts["difficulty"] = self.difficulty
+        num = len(self.inputs)
         for name, ids in parts.items():
             if ids.dtype != torch.int64 or ids.shape != (num,):
                 raise DataError(
@@ -72,6 +71,26 @@ class Split:
                     f"split {self.name!r}: {name} are on {ids.device}, the inputs on "
                     f"{self.inputs.device}; move them to one device first"
                 )
+        if not self.labels.is_meta and int(self.labels.min()) < 0:
+            raise DataError(
+                f"split {self.name!r}: labels are classes from 0 on, not "
+                f"{int(self.labels.min())}; leave out what has none"
+            )
+
+    def _check_tensors(self) -> None:
+        """Raise DataError unless the parts are dense tensors, and not without rows."""
+        optional = "groups", "difficulty"
+        for name in ("inputs", "labels", *optional):
+            part = getattr(self, name)
+            if name in optional and part is None:
+                continue
+            if not isinstance(part, Tensor) or part.layout is not torch.strided:
+                raise DataError(
+                    f"split {self.name!r}: {name} must be a dense tensor, not "
+                    f"{type(part).__name__}; convert it (torch.as_tensor, .to_dense())"
+                )
+        if self.inputs.dim() == 0 or len(self.inputs) == 0:
+            raise DataError(f"split {self.name!r} is empty; give at least one sample")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -115,7 +134,9 @@ def load_split(
     """
     spec = dataset_spec(dataset)
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+        raise ConfigError(
+            f"unknown split {brief(split)}; choose from {', '.join(SPLITS)}"
+        )
     device = resolve_device(device)
     if spec.hidden_share is not None:
         return _mazes(spec, split).to(device)

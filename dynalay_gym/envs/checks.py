@@ -1,9 +1,9 @@
-"""Checks of what a user hands to `reset` and `step`; nothing changes before they pass.
+"""Checks of what a user hands to an environment; nothing changes before they pass.
 
-Axes: N rows (sub-environments), m of them chosen, A actions.
+Axes: N rows (sub-environments), m of them chosen, A actions, T = most decisions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynalay_gym.envs.process import DecisionProblem
-from dynalay_gym.errors import ConfigError, InvalidActionError
+from dynalay_gym.errors import ConfigError, InvalidActionError, brief
 from dynalay_gym.sessions.transition_table import finite
 
 KEYS = ("index", "penalty", "reset_mask")
+Seed = int | Sequence[int | None] | None
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class ResetOptions:
         Raises:
             ConfigError: for an unknown key, a wrong shape or an impossible value.
         """
-        options = options or {}
-        unknown = sorted(set(options) - set(KEYS))
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"options must be a dictionary, not {brief(options)}")
+        unknown = [key for key in options if key not in KEYS]
         if unknown:
             raise ConfigError(f"unknown reset options {unknown}; known: {list(KEYS)}")
         rows = _rows(options.get("reset_mask"), num_envs)
@@ -60,32 +63,79 @@ class ResetOptions:
             index = index.astype(np.int64)
         if "penalty" in options:
             penalty = _per_row("penalty", options["penalty"], "iuf", rows, num_envs)
-            penalty = penalty.astype(np.float32)
+            with np.errstate(over="ignore"):
+                penalty = penalty.astype(np.float32)
             if not (np.isfinite(penalty) & (penalty >= 0)).all():
                 raise ConfigError("penalty must be finite and not negative")
         return cls(rows, index, penalty)
 
 
+def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:
+    """Row i gets ``seed + i``, or entry i of a sequence; None leaves rows alone.
+
+    Args:
+        seed: None, an integer, or a sequence (array, tensor) of N integers or None.
+        num_rows: Rows N.
+
+    Raises:
+        ConfigError: A seed is no integer in 0..2^64 - 1, or there is not one per row.
+    """
+    seeds = _seed_list(seed, num_rows)
+    if len(seeds) != num_rows:
+        raise ConfigError(f"{len(seeds)} seeds for {num_rows} rows")
+    for one in seeds:
+        if one is not None and not (_is_integer(one) and 0 <= one < 2**64):
+            raise ConfigError(f"seeds must be integers in 0..2**64-1, not {brief(one)}")
+    return [None if one is None else int(one) for one in seeds]
+
+
+def _seed_list(seed: Any, num_rows: int) -> list[Any]:
+    if seed is None:
+        return [None] * num_rows
+    if _is_integer(seed):
+        return [int(seed) + i for i in range(num_rows)]
+    is_array = isinstance(seed, np.ndarray | Tensor)
+    given = _to_array(seed).tolist() if is_array else seed
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise ConfigError(
+            f"seeds must be an integer or {num_rows} of them, not {brief(seed)}"
+        )
+    return list(given)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _to_array(value: Any) -> NDArray[Any]:
+    """Return what a user gave as an array; of objects if it cannot be one.
+
+    A tensor may lie on any device. What a foreign class raises is not known.
+    """
+    try:
+        host = value.detach().cpu() if isinstance(value, Tensor) else value
+        return np.asarray(host)
+    except Exception:
+        return np.empty(0, dtype=object)
+
+
 def _rows(mask: Any, num_envs: int) -> NDArray[np.int64]:
     if mask is None:
         return np.arange(num_envs)
-    mask = np.asarray(mask)
-    if mask.shape != (num_envs,) or mask.dtype != np.bool_:
+    given = _to_array(mask)
+    if given.shape != (num_envs,) or given.dtype != np.bool_:
         raise ConfigError(f"reset_mask must be bool of shape ({num_envs},)")
-    return np.flatnonzero(mask)
+    return np.flatnonzero(given)
 
 
 def _per_row(
     key: str, value: Any, kinds: str, rows: NDArray[np.int64], num_envs: int
 ) -> NDArray[Any]:
     """Entries of the given rows, if they are numbers of one of the dtype kinds."""
-    try:
-        given = np.asarray(value)
-    except (TypeError, ValueError):  # ragged, or a tensor on another device
-        given = np.empty(0, dtype=object)
+    given = _to_array(value)
     if given.dtype.kind not in kinds:
         what = "integers" if kinds == "iu" else "numbers"
-        raise ConfigError(f"option {key} must hold {what}, not {value!r}")
+        raise ConfigError(f"option {key} must hold {what}, not {brief(value)}")
     if given.shape not in ((), (num_envs,)):
         raise ConfigError(f"option {key} must be one value or {num_envs} of them")
     return np.broadcast_to(given, num_envs)[rows]
@@ -105,14 +155,10 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> NDArray[np.i
     Raises:
         InvalidActionError: Naming what is wrong.
     """
-    given = actions.detach().cpu() if isinstance(actions, Tensor) else actions
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError):
-        array = np.empty(0, dtype=object)
+    array = _to_array(actions)
     if array.dtype.kind == "O":
         raise InvalidActionError(
-            f"actions must be integers of shape ({num_rows},), not {actions!r}"
+            f"actions must be integers of shape ({num_rows},), not {brief(actions)}"
         )
     if array.dtype.kind not in "iu":
         raise InvalidActionError(f"actions must be integers, not {array.dtype}")
@@ -123,51 +169,99 @@ def check_actions(actions: Any, num_rows: int, num_actions: int) -> NDArray[np.i
     array = array.astype(np.int64, copy=False)
     # A negative number is a huge one without its sign.
     if array.view(np.uint64).max() >= num_actions:
-        outside = (array < 0) | (array >= num_actions)
+        outside = array[(array < 0) | (array >= num_actions)].tolist()
         raise InvalidActionError(
-            f"actions must lie in 0..{num_actions - 1}, not {array[outside].tolist()}"
+            f"actions must lie in 0..{num_actions - 1}, not {brief(outside)}"
         )
     return array
 
 
 def check_state(
-    state: Mapping[str, NDArray[Any]],
+    state: Mapping[str, Tensor],
     expected: Mapping[str, NDArray[Any]],
     problem: DecisionProblem,
-) -> None:
-    """Check a saved environment's arrays before any of them is used.
+) -> dict[str, NDArray[Any]]:
+    """Check a saved environment before any part of it is used.
 
-    All of them are checked for shape and type, and the whole numbers for their range.
+    Types, shapes and ranges are checked; and that every row stands where its actions
+    lead to.
 
     Args:
-        state: The arrays, by name.
-        expected: Arrays of this environment, whose shapes and types the state must
-            have.
+        state: Its parts, by name.
+        expected: Arrays of this environment, whose names, shapes and types the parts
+            must have.
         problem: What this environment decides on.
 
+    Returns:
+        The parts as arrays.
+
     Raises:
-        ConfigError: A part is missing, of another shape or type, or out of range.
+        ConfigError: It is not the state of any equal environment.
     """
+    if not isinstance(state, Mapping):
+        raise ConfigError(f"a state must be a dictionary of tensors{_REMEDY}")
+    if wrong := list(expected.keys() ^ state.keys()):
+        raise ConfigError(f"parts missing or unknown: {brief(wrong)}{_REMEDY}")
+    arrays = {name: _to_array(state[name]) for name in expected}
     for name, own in expected.items():
-        given = state.get(name)
-        if given is None or given.shape != own.shape or given.dtype != own.dtype:
+        given = arrays[name]
+        if given.shape != own.shape or given.dtype != own.dtype:
             raise ConfigError(
-                f"{name} must be {own.dtype} of shape {own.shape}; give a state of an "
-                "equal environment"
+                f"{name} must be {own.dtype} {own.shape}, not {given.dtype} "
+                f"{given.shape}{_REMEDY}"
             )
-    num_states = len(finite(problem.session, "a saved state").next_state)
-    most, num_actions = problem.max_decisions, problem.num_actions
+    _check_ranges(arrays, problem)
+    next_state = finite(problem.session, "a saved state").next_state
+    for name, followed in _replay(arrays["history"], next_state).items():
+        if not np.array_equal(arrays[name], followed):
+            raise ConfigError(f"{name} does not follow from history{_REMEDY}")
+    return arrays
+
+
+_REMEDY = "; give a state of an equal environment"
+_INT64_MAX, _FLOAT32_MAX = np.iinfo(np.int64).max, np.finfo(np.float32).max
+
+
+def _check_ranges(arrays: Mapping[str, NDArray[Any]], problem: DecisionProblem) -> None:
+    num_actions = problem.num_actions
     for name, least, last in (
-        ("state_ids", 0, num_states - 1),
-        ("decisions", 0, most),
-        ("consecutive", 0, most),
-        ("last_action", -1, num_actions - 1),
         ("history", -1, num_actions - 1),
         ("index", 0, len(problem.labels) - 1),
+        ("penalty", 0, _FLOAT32_MAX),
+        ("macs", 0, _INT64_MAX),
+        ("solver_steps", 0, _INT64_MAX),
+        ("status", 0, 2),  # of `SolverStatus`
+        ("best_prob", -1, 1 if problem.recall else -1),
         ("best_answer", 0, problem.session.num_classes - 1),
+        ("episodes", 1, 2**62),
     ):
-        if ((state[name] < least) | (state[name] > last)).any():
-            raise ConfigError(
-                f"{name} must lie in {least}..{last}; give a state of an equal "
-                "environment"
-            )
+        inside = (arrays[name] >= least) & (arrays[name] <= last)  # false if NaN
+        if not inside.all():
+            raise ConfigError(f"{name} must lie in {least}..{last}{_REMEDY}")
+
+
+def _replay(
+    history: NDArray[np.int64], next_state: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return what the actions of each row, [N, T], lead to, by name: [N] each."""
+    num_rows, most = history.shape
+    last_action, decisions, consecutive, reached = np.full((4, num_rows), -1)
+    decisions[:] = consecutive[:] = reached[:] = 0
+    going = np.ones(num_rows, dtype=np.bool_)
+    followed = np.full_like(history, -1)
+    for column, actions in enumerate(history.T):
+        going &= (actions >= 0) & (last_action != 0)
+        followed[going, column] = acts = actions[going]
+        same = last_action[going] == acts
+        consecutive[going] = consecutive[going] * same + 1
+        reached[going] = next_state[reached[going], acts]
+        last_action[going] = acts
+        decisions += going
+    return {
+        "history": followed,
+        "last_action": last_action,
+        "decisions": decisions,
+        "consecutive": consecutive,
+        "state_ids": reached,
+        "finished": (last_action == 0) | (decisions == most),
+    }

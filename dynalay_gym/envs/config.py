@@ -13,7 +13,12 @@ from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.observation import episode_width
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
-from dynalay_gym.errors import CheckpointError, ConfigError, DataError
+from dynalay_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnknownArgumentError,
+)
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
@@ -89,9 +94,11 @@ class EnvConfig:
     def from_kwargs(cls, kwargs: dict[str, Any]) -> "EnvConfig":
         """Build from keywords; an unknown one is an error that names the known."""
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(kwargs) - set(known))
-        if unknown:
-            raise ConfigError(f"unknown arguments {unknown}; known: {known}")
+        unknown = ", ".join(map(repr, sorted(set(kwargs) - set(known))))
+        if unknown:  # TorchRL's GymEnv looks for these words
+            raise UnknownArgumentError(
+                f"unexpected keyword argument {unknown}; known: {known}"
+            )
         return cls(**kwargs)
 
     def __post_init__(self) -> None:
@@ -142,7 +149,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     Raises:
         DynaLayError: For any bad argument, missing data or checkpoint.
     """
-    session, meta = _session(config)
+    session, calibrations = _session(config)
     split = _split(config, config.split, session.device)
     check_fit(session, split)
     if config.observation == "dict" and not isinstance(session, Inspectable):
@@ -155,7 +162,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         states = finite(session, "a transition table")
         padding = episode_width(len(session.action_names))
         table = get_table(states, split.inputs, split.labels, padding)
-    calibration = _calibration(config, session, split, meta)
+    calibration = _calibration(config, session, split, calibrations)
     penalty = config.penalty
     if penalty is None:
         penalty = calibration.break_even(config.alpha)
@@ -188,10 +195,13 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
 
 
 def _calibration(
-    config: EnvConfig, session: NetworkSession, split: Split, meta: dict[str, Any]
+    config: EnvConfig,
+    session: NetworkSession,
+    split: Split,
+    calibrations: tuple[dict[str, Any], ...],
 ) -> Calibration:
     """Return the stored calibration, or measure it on the agent split."""
-    stored = find_calibration(meta, getattr(session, "options", {}))
+    stored = find_calibration(calibrations, getattr(session, "options", {}))
     if stored is not None:
         return stored
     is_agent = isinstance(config.split, Split) or config.split == "agent"
@@ -199,12 +209,14 @@ def _calibration(
     return calibrate(session, agent)
 
 
-def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
-    """Return the network and the JSON stored beside it."""
+def _session(
+    config: EnvConfig,
+) -> tuple[NetworkSession, tuple[dict[str, Any], ...]]:
+    """Return the network and the calibrations that are stored beside it."""
     given = config.checkpoint
     options = config.rtol, config.max_steps, config.iterations_per_action
     if isinstance(given, MainNetwork):
-        meta: dict[str, Any] = {}
+        calibrations: tuple[dict[str, Any], ...] = ()
         network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
         folder = SHIPPED / config.dataset if given is None else Path(given)
@@ -214,15 +226,16 @@ def _session(config: EnvConfig) -> tuple[NetworkSession, dict[str, Any]]:
                 f"with `python train_main.py --dataset {config.dataset}` and give its "
                 "folder as checkpoint= (--checkpoint)"
             )
-        network, meta = load_network(folder, resolve_device(config.device))
+        network, facts = load_network(folder, resolve_device(config.device))
+        calibrations = facts.calibrations
     else:
-        return as_session(given, *options), {}
+        return as_session(given, *options), ()
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise CheckpointError(
             "the network has NaN or infinite weights (its training diverged); "
             "give an earlier checkpoint, or train it again at a lower learning rate"
         )
-    return as_session(network, *options), meta
+    return as_session(network, *options), calibrations
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:
@@ -242,7 +255,7 @@ def check_fit(session: NetworkSession, split: Split) -> None:
 
     Raises:
         CheckpointError: Shape of the samples or number of classes differ.
-        DataError: A sample is not finite.
+        DataError: A sample is not finite, or of another type than the network takes.
     """
     expected = getattr(session, "in_shape", None)
     got = tuple(split.inputs.shape[1:])
@@ -250,6 +263,12 @@ def check_fit(session: NetworkSession, split: Split) -> None:
         raise CheckpointError(
             f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
+        )
+    dtype = getattr(session, "in_dtype", split.inputs.dtype)
+    if split.inputs.dtype != dtype:
+        raise DataError(
+            f"split {split.name!r} holds {split.inputs.dtype}, the network takes "
+            f"{dtype}; convert it with .to({dtype}), prepared as in training"
         )
     if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
         raise DataError(

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynalay_gym.envs.checks import ResetOptions
-from dynalay_gym.errors import ConfigError
 
 Counters = NDArray[np.uint64]
 
@@ -36,9 +35,6 @@ def penalty_at(penalty_range: tuple[float, float], shares: Any) -> Any:
     if low == 0:
         return high * shares
     return low * (high / low) ** shares
-
-
-Seed = int | Sequence[int | None] | None
 
 
 class RowEpisodes:
@@ -139,20 +135,3 @@ def _mix(x: Counters) -> Counters:
     x *= np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return x
-
-
-def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:
-    """Row i gets ``seed + i``, or entry i of a sequence; None leaves rows alone.
-
-    Raises:
-        ConfigError: a negative seed, or not one per row.
-    """
-    if seed is None or isinstance(seed, int | np.integer):
-        seeds = [None if seed is None else int(seed) + i for i in range(num_rows)]
-    elif len(seed) == num_rows:
-        seeds = [None if one is None else int(one) for one in seed]
-    else:
-        raise ConfigError(f"{len(seed)} seeds for {num_rows} rows")
-    if any(one is not None and one < 0 for one in seeds):
-        raise ConfigError(f"seeds must not be negative: {seed}")
-    return seeds

@@ -10,7 +10,7 @@ from torch import Tensor
 from dynalay_gym.envs.config import EnvConfig, EnvProperties
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.vector_env import RENDER_MODES, DynaLayVectorEnv
-from dynalay_gym.errors import InvalidActionError, ResetNeededError
+from dynalay_gym.errors import InvalidActionError, ResetNeededError, brief
 
 
 class DynaLayEnv(EnvProperties, gym.Env):
@@ -55,12 +55,18 @@ class DynaLayEnv(EnvProperties, gym.Env):
 
         Returns:
             Observation and info.
+
+        Raises:
+            ConfigError: For a bad seed or option; nothing has changed then.
+            ResetNeededError: After `close`.
         """
-        super().reset(seed=seed)
+        drawn = None
         if seed is None and not self._row.is_seeded:
-            seed = int(self.np_random.integers(2**62))
+            drawn = int(self.np_random.integers(2**62))
         self._row.penalty_scale = self.penalty_scale
-        observations, infos = self._row.reset(seed=seed, options=options)
+        seeds = [drawn if seed is None else seed]
+        observations, infos = self._row.reset(seed=seeds, options=options)
+        super().reset(seed=None if seed is None else int(seed))
         self._ended = False
         return _first(observations), _single_info(infos)
 
@@ -79,9 +85,13 @@ class DynaLayEnv(EnvProperties, gym.Env):
         """
         if self._ended:
             raise ResetNeededError("the episode has ended; call reset() to go on")
-        if np.shape(action) != ():
-            raise InvalidActionError(f"action must be one integer, not {action!r}")
-        observations, rewards, terminations, _, infos = self._row.step([action])
+        try:
+            observations, rewards, terminations, _, infos = self._row.step([action])
+        except InvalidActionError:
+            raise InvalidActionError(
+                f"action must be one integer in 0..{self.num_actions - 1}, not "
+                f"{brief(action)}"
+            ) from None
         self._ended = bool(terminations[0])
         outcome = float(rewards[0]), self._ended, False
         return _first(observations), *outcome, _single_info(infos)

@@ -14,9 +14,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.checks import ResetOptions, check_actions, check_state
+from dynalay_gym.envs.checks import (
+    ResetOptions,
+    Seed,
+    check_actions,
+    check_state,
+    row_seeds,
+)
 from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
-from dynalay_gym.envs.episodes import RowEpisodes, Seed, row_seeds
+from dynalay_gym.envs.episodes import RowEpisodes
 from dynalay_gym.envs.observation import ALL
 from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
@@ -104,8 +110,10 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
 
         Raises:
             ConfigError: For a bad seed or option; nothing has changed then.
-            ResetNeededError: ``reset_mask`` leaves rows out that never started.
+            ResetNeededError: ``reset_mask`` leaves rows out that never started, or
+                the environment is closed.
         """
+        self._check_open("reset")
         asked = ResetOptions.read(options, self.num_envs, self.num_samples)
         if not self.process.has_reset and len(asked.rows) < self.num_envs:
             raise ResetNeededError("the first reset starts all rows: no reset_mask yet")
@@ -194,7 +202,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
             Observations and infos as the next step has to see them.
 
         Raises:
-            CheckpointError: The weights are of another architecture.
+            CheckpointError: The weights are of another architecture, or not finite.
         """
         self.process.load_weights(weights)
         if not self.process.has_reset:
@@ -221,10 +229,10 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
             ConfigError: For numbers that no row of this environment can have; nothing
                 has changed then.
         """
-        arrays = {name: part.numpy(force=True) for name, part in state.items()}
+        self._check_open("set_state")
         own = self.process.episode.arrays()
         expected = own | self._episodes.state() | {"state_ids": own["index"]}
-        check_state(arrays, expected, self.problem)
+        arrays = check_state(state, expected, self.problem)
         self._episodes.load(arrays)
         for name, part in own.items():
             part[...] = arrays[name]
@@ -271,11 +279,14 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         """Whether a reset has chosen the rows' episode streams."""
         return self._episodes.seeded
 
+    def _check_open(self, method: str) -> None:
+        if self.closed:
+            raise ResetNeededError(f"{method}() after close(); make a new environment")
+
     def _check_has_reset(self, method: str) -> None:
-        if not self.process.has_reset or self.closed:
-            raise ResetNeededError(
-                f"call reset() before {method}(), and neither after close()"
-            )
+        self._check_open(method)
+        if not self.process.has_reset:
+            raise ResetNeededError(f"call reset() before {method}()")
 
     def _seed_rows(self, seed: Seed, rows: NDArray[np.int64]) -> None:
         """Restart the episode streams of the rows that are given a seed."""

@@ -28,13 +28,20 @@ _LARGEST_WEIGHT = 1e3
 
 @torch.no_grad()
 def anderson_iteration(
-    f: Map, z0: Tensor, *args: Tensor, rtol: float, max_steps: int
+    f: Map,
+    z0: Tensor,
+    *args: Tensor,
+    rtol: float,
+    max_steps: int,
+    latest: bool = False,
 ) -> SolveResult:
     """Find ``z = f(z, *args)``; same arguments, test and evidence as the plain one.
 
     The test is that of plain iteration, ``||f(z) - z|| / ||f(z)|| < rtol``, at every
-    second step and the last; the value is the last f(z), never an extrapolated state.
-    A sample is extrapolated only while its residual falls, else it takes plain steps.
+    second step and the last. Where it is passed the value is z: its residual is known,
+    while that of f(z) may be larger where f expands, or rounds coarsely. A sample that
+    is out of steps gets its last f(z). No value is an extrapolated state. A sample is
+    extrapolated as long as its residual falls; from then on it takes plain steps.
 
     Args:
         f: The map, as for `fixed_point_iteration`; it returns new memory.
@@ -42,6 +49,8 @@ def anderson_iteration(
         *args: Further arguments of f, each [n, ...].
         rtol: Relative tolerance, > 0.
         max_steps: Most applications of f, >= 0.
+        latest: Return the last f(z) of every sample; for a contraction it is closer,
+            though its own residual is not known.
 
     Returns:
         SolveResult; a sample whose iterate stops being finite keeps the last finite
@@ -56,14 +65,19 @@ def anderson_iteration(
     while step < max_steps and progress.is_running:
         step += 1
         new = f(z, *args)
-        if step % _TEST_PERIOD != 0 and step < max_steps:
+        is_last = step == max_steps
+        if step % _TEST_PERIOD != 0 and not is_last:
             # The step before an extrapolation leaves its change for it.
             old_change = new - z if (step + 1) % _PERIOD == 0 else old_change
             z = new
             continue
         change = new - z
         residual = step_residual(new, change)
-        stay = progress.record(new, tested, residual, step)
+        ends = new if latest else z
+        if is_last and not latest:
+            is_open = torch.from_numpy(~(residual < rtol)).to(z.device)
+            ends = torch.where(_per_row(is_open, new), new, z)
+        stay = progress.record(ends, tested, residual, step)
         if stay is not None:
             args = tuple(select_rows(part, stay) for part in args)
             new, change, old_change = (
@@ -71,11 +85,12 @@ def anderson_iteration(
             )
             residual, best = (part[stay.cpu().numpy()] for part in (residual, best))
         z = tested = new
-        if step % _PERIOD == 0 and progress.is_running:
-            falls = torch.from_numpy(residual <= best).to(z.device)
-            weight = _weight(change, old_change).where(falls, 0.0)
-            z = torch.addcmul(new, change, _per_row(-weight, new))
-            best = residual
+        if step % _PERIOD == 0 and step + 1 < max_steps and progress.is_running:
+            falls = residual <= best
+            best = np.where(falls, residual, -np.inf)  # plain from here on
+            weight = _weight(change, old_change)
+            weight = weight.where(torch.from_numpy(falls).to(z.device), 0.0)
+            z = torch.addcmul(new, change, _per_row(-weight, new).to(new.dtype))
     return progress.result()
 
 
@@ -88,5 +103,5 @@ def _weight(change: Tensor, old_change: Tensor) -> Tensor:
 
 
 def _per_row(numbers: Tensor, states: Tensor) -> Tensor:
-    """Return numbers [n] in the shape and type that multiplies states [n, ...]."""
-    return numbers.to(states.dtype).view(-1, *[1] * (states.dim() - 1))
+    """Return numbers [n] in the shape that goes with states [n, ...]."""
+    return numbers.view(-1, *[1] * (states.dim() - 1))

@@ -5,10 +5,13 @@ At ``z* = f(z*, x)`` the implicit function theorem turns a loss's gradient v for
 of f to x and the parameters. The series ``y = v + J^T v + ...`` (Neumann; recurrent
 back-propagation) is cut at a tolerance; without any of its terms (y = v) it is the
 one-step, Jacobian-free gradient. Neither depends on how z* was found, so memory does
-not grow with the iterations. Unrolling keeps every iterate and is the reference.
+not grow with the iterations. Both are formulas for a first derivative, so a second one
+through them is refused. Unrolling keeps every iterate and is the reference.
 
 Axes: n samples.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +31,41 @@ def with_gradient(
         x: Injected input [n, ...].
         adjoint_rtol: Relative tolerance of the adjoint over the whole batch, > 0.
         adjoint_max_steps: Most adjoint applications; 0 for the one-step gradient.
+
+    Returns:
+        The value; differentiating it twice raises RuntimeError.
     """
     last = f(z_star, x)
-    if last.requires_grad and adjoint_max_steps > 0:
+    if last.requires_grad:
         with torch.enable_grad():
             z = z_star.detach().requires_grad_()
-            image = f(z, x.detach())
+            image = f(z, x.detach()) if adjoint_max_steps > 0 else z
 
         def adjoint(grad: Tensor) -> Tensor:
-            return _neumann(image, z, grad, adjoint_rtol, adjoint_max_steps)
+            y = _neumann(image, z, grad, adjoint_rtol, adjoint_max_steps)
+            if not torch.is_grad_enabled():
+                return y
+            # The first derivative is itself to be differentiated.
+            refused: Tensor = _Once.apply(y, f(z_star, x))
+            return refused
 
         last.register_hook(adjoint)
-    return z_star + (last - last.detach()).nan_to_num()  # 0, also if it overflowed
+    change = (last - last.detach()).nan_to_num()  # 0, also if it overflowed
+    return z_star.detach() + change
+
+
+class _Once(torch.autograd.Function):
+    """The identity of y, which depends on what `anchor` depends on, and says so."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, anchor: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "a solve can be differentiated once; use rule='unroll' for more"
+        )
 
 
 def _neumann(

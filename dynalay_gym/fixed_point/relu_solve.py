@@ -144,7 +144,7 @@ def _adjoint(
         max_steps=config.adjoint_max_steps,
         method=config.adjoint_method,
     )
-    return iterate(f, start, v, z, config=adjoint).value
+    return iterate(f, start, v, z, config=adjoint, latest=True).value
 
 
 def _plus(own: Tensor, other: Tensor) -> Tensor:

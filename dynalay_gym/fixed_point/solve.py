@@ -5,6 +5,7 @@ Axes: n samples; the rest of a state's axes are flattened for norms.
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -122,7 +123,9 @@ def residual_curve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> list[
     return curve
 
 
-def iterate(f: Map, z0: Tensor, *args: Tensor, config: SolverConfig) -> SolveResult:
+def iterate(
+    f: Map, z0: Tensor, *args: Tensor, config: SolverConfig, latest: bool = False
+) -> SolveResult:
     """Find the fixed point of ``f(., *args)``: any method, no gradient.
 
     The batch is cut into tiles that fit the processor's cache.
@@ -133,9 +136,12 @@ def iterate(f: Map, z0: Tensor, *args: Tensor, config: SolverConfig) -> SolveRes
         z0: Initial iterate [n, ...].
         *args: Further arguments of f, each [n, ...].
         config: Method, tolerance and steps.
+        latest: Whether the value is always the last application's, as it is in plain
+            iteration; see `anderson_iteration`.
     """
-    is_plain = config.method is SolverMethod.PLAIN
-    run = fixed_point_iteration if is_plain else anderson_iteration
+    run = fixed_point_iteration
+    if config.method is SolverMethod.ANDERSON:
+        run = partial(anderson_iteration, latest=latest)
     parts = [
         run(f, *tile, rtol=config.rtol, max_steps=config.max_steps)
         for tile in in_tiles(z0, *args)

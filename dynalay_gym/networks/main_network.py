@@ -313,11 +313,11 @@ class MainNetwork(nn.Module):
         """Prepare for running: evaluation mode, no gradients, constants computed once.
 
         The kernels move to the channels-last format, the fastest one for running.
-        Freeze again after other weights were loaded; ``train()`` undoes it except for
-        the format and ``requires_grad``.
+        Weights that are loaded or converted later are noticed, see `Freezable`;
+        ``train()`` undoes it except for the format and ``requires_grad``.
         """
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         for module in self.modules():
             if isinstance(module, Freezable):
                 module.freeze()
-        return self.to(memory_format=torch.channels_last)
+        return self

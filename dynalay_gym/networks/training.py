@@ -9,17 +9,19 @@ Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.data.splits import Split, augment
-from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.io import plain
 from dynalay_gym.utils.ranges import (
     BatchSize,
@@ -31,8 +33,10 @@ from dynalay_gym.utils.ranges import (
     Tolerance,
     check_fields,
 )
+from dynalay_gym.utils.saved_folder import load_folder, save_folder
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
+KIND = "main-training"
 Paths = Literal["all", "mixed", "portions"]
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
@@ -80,6 +84,14 @@ class TrainingConfig:
         check_fields(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """How far a saved training has come, and the options that it goes on with."""
+
+    epoch: Annotated[int, Meta(ge=0)]
+    options: dict[str, Any]
+
+
 class MainTrainer:
     """Optimiser steps on cross-entropy over states; resumable to the bit on one device.
 
@@ -105,10 +117,9 @@ class MainTrainer:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        total = config.epochs * self.steps_per_epoch
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda steps: one_cycle(min((steps + 1) / total, 1.0))
-        )
+        self.scheduler = self._schedule(0)
+        remedy = "lower --learning-rate, or use --precision fp32"
+        self.guard = FiniteGuard(network, self.optimizer, remedy)
         self.solver = SolverConfig(
             rtol=network.config.rtol,
             max_steps=max(network.config.layer_steps),
@@ -116,6 +127,7 @@ class MainTrainer:
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
+    @torch.enable_grad()  # whatever the caller has set
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
         """Pass over the split once.
 
@@ -123,30 +135,37 @@ class MainTrainer:
             on_step: Called after every step with its number (from 1) and the loss.
 
         Raises:
-            DivergedError: The loss is not finite; the step is not taken.
+            DivergedError: A number is not finite; the step is not taken, and running
+                statistics are what they were before it.
         """
         self.network.train()
         order = torch.randperm(len(self.data), generator=self.generator)
         first = self.epoch * self.steps_per_epoch
         batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
         for step, rows in enumerate(batches, start=first + 1):
-            loss = self._loss(rows.to(self.data.inputs.device))
-            if not bool(loss.isfinite()):
-                raise DivergedError(
-                    f"the loss is {loss.item()} at step {step}; "
-                    "lower --learning-rate, or use --precision fp32"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.config.paths == "portions":
-                nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-            self.optimizer.step()
+            with self.guard.keep_statistics():
+                loss = self._step(rows.to(self.data.inputs.device))
             self.scheduler.step()
-            on_step(step, loss.item())
+            on_step(step, loss)
+        self.guard.check_weights()  # before anybody measures or saves them
         self.epoch += 1
+
+    def _step(self, rows: Tensor) -> float:
+        """Take one optimiser step on some samples, int64 [n]; return the loss."""
+        loss = self._loss(rows)
+        self.guard.check("loss", loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.paths == "portions":
+            weights = self.network.parameters()
+            norm = nn.utils.clip_grad_norm_(weights, _LARGEST_GRADIENT)
+            self.guard.check("length of the gradient", norm)
+        self.optimizer.step()
+        return loss.item()
 
     def _loss(self, rows: Tensor) -> Tensor:
         images, labels = self.data.inputs[rows], self.data.labels[rows]
+        self.guard.check("image", images, samples=rows, remedy=MEND_DATA)
         if self.config.augment:
             images = augment(images, self.generator)
         num_states = 2**self.network.num_layers
@@ -161,10 +180,10 @@ class MainTrainer:
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs: weights, optimiser, schedule, random state."""
+        """Write all that `load` needs: weights, optimiser, random state, epoch."""
         tensors = training_state(self.network, self.optimizer, self.generator)
-        progress = {"epoch": self.epoch, "scheduler": self.scheduler.state_dict()}
-        save_tensors(folder, tensors, self._identity() | progress)
+        facts = TrainingFacts(epoch=self.epoch, options=self._options())
+        save_folder(folder, KIND, tensors, asdict(facts))
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote.
@@ -172,26 +191,36 @@ class MainTrainer:
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
         """
-        tensors, meta = load_tensors(folder)
-        identity = self._identity()
-        if {key: meta.get(key) for key in identity} != identity:
+        saved = load_folder(folder, KIND, TrainingFacts)
+        if saved.facts.options != self._options():
             raise CheckpointError(
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        load_training_state(tensors, self.network, self.optimizer, self.generator)
-        self.scheduler.load_state_dict(meta["scheduler"])
-        for group, rate in zip(
-            self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
-        ):
-            group["lr"] = rate
-        self.epoch = int(meta["epoch"])
+        if saved.facts.epoch > self.config.epochs:
+            raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
+        load_training_state(
+            saved.tensors, self.network, self.optimizer, self.generator, folder
+        )
+        self.epoch = saved.facts.epoch
+        self.scheduler = self._schedule(self.epoch * self.steps_per_epoch)
 
-    def _identity(self) -> dict[str, Any]:
+    def _schedule(self, taken: int) -> LambdaLR:
+        """Return the schedule of learning rates after some steps."""
+        total = self.config.epochs * self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = self.config.learning_rate
+        return LambdaLR(
+            self.optimizer,
+            lambda steps: one_cycle(min((steps + 1) / total, 1.0)),
+            last_epoch=taken - 1,  # building it takes a step
+        )
+
+    def _options(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""
         options = {"training": asdict(self.config)}
         options["config"] = self.network.config.to_dict()
-        return {"kind": "main-training"} | {k: plain(v) for k, v in options.items()}
+        return {name: plain(value) for name, value in options.items()}
 
 
 def one_cycle(progress: float) -> float:

@@ -1,6 +1,6 @@
 """A network and a policy as one classifier that skips.
 
-Reading order: predictor, inference, policies; export.
+Reading order: predictor, inference, policies; saving, export.
 
 May import: errors, utils, data, fixed_point, networks, sessions, envs.
 """

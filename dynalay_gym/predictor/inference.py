@@ -4,7 +4,6 @@ Axes: n inputs, m of them undecided, K classes, A actions, T = most decisions.
 """
 
 import math
-import reprlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from dynalay_gym.envs.checks import check_actions
 from dynalay_gym.envs.observation import ALL, EpisodeState, Integers, Rows
-from dynalay_gym.errors import ConfigError, DataError, InvalidActionError
+from dynalay_gym.errors import ConfigError, DataError, InvalidActionError, brief
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.policy import NOP, Policy, as_numpy
 from dynalay_gym.sessions.protocol import NetworkSession, StepCost
@@ -218,7 +217,7 @@ def _as_tensor(values: Any) -> Tensor:
         return torch.from_numpy(np.require(array, native, ["C", "W"]))
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(
-            f"inputs must be an array of numbers, not {reprlib.repr(values)}"
+            f"inputs must be an array of numbers, not {brief(values)}"
         ) from None
 
 
@@ -233,7 +232,7 @@ def read_penalty(penalty: Any, num: int) -> NDArray[np.float32]:
             values = np.asarray(as_numpy(penalty), dtype=np.float32)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"penalty must be a number, or one per input, not {reprlib.repr(penalty)}"
+            f"penalty must be a number, or one per input, not {brief(penalty)}"
         ) from None
     if values.shape not in ((), (1,), (num,)):
         raise ConfigError(

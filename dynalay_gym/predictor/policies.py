@@ -6,16 +6,18 @@ Axes: m rows, D observation features, A actions.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import (
     NOP,
@@ -27,6 +29,8 @@ from dynalay_gym.networks.policy import (
     as_numpy,
     like,
 )
+from dynalay_gym.utils.saved_folder import restore
+from dynalay_gym.utils.schema import read_as
 
 Options = dict[str, Any]  # JSON-able
 Tensors = Mapping[str, Tensor]
@@ -167,7 +171,7 @@ def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
 
 
 def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
-    """Return kind, options and weights, which `RESTORE_POLICY` makes a policy of.
+    """Return kind, options and weights, of which `restore_policy` makes a policy.
 
     Raises:
         ConfigError: The policy is of none of the kinds that can be saved.
@@ -184,30 +188,79 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
         return "plan", options, {}
     raise ConfigError(
         f"{type(policy).__name__} cannot be saved; only these policies can: "
-        f"{', '.join(RESTORE_POLICY)}"
+        f"{', '.join(_SAVED)}"
     )
 
 
-def _restore_network(net: nn.Module, tensors: Tensors) -> NetworkPolicy:
-    net.load_state_dict(tensors)
-    return NetworkPolicy(net)
+Width = Annotated[int, Meta(ge=1)]
 
 
-def _perceptron(options: Options, tensors: Tensors) -> nn.Sequential:
-    parts: list[nn.Module] = []
-    for width_in, width_out in pairwise(options["widths"]):
-        has_bias = f"{len(parts)}.bias" in tensors
-        linear = nn.Linear(width_in, width_out, bias=has_bias)
-        parts += [linear, _ACTIVATIONS[options["activation"]]()]
-    return nn.Sequential(*parts[:-1])
+@dataclass(frozen=True, kw_only=True)
+class _SavedAgentNet:
+    observation_size: Width
+    num_actions: Annotated[int, Meta(ge=2)]
+    hidden: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=64)]
+
+    def restore(self, tensors: Tensors) -> Policy:
+        net = restore(lambda: AgentNet(**vars(self)), tensors, _WHERE)
+        return NetworkPolicy(net)
 
 
-RESTORE_POLICY: dict[str, Callable[[Options, Tensors], Policy]] = {
-    "agent-net": lambda options, t: _restore_network(AgentNet(**options), t),
-    "mlp": lambda options, t: _restore_network(_perceptron(options, t), t),
-    "plan": lambda options, _: PlanPolicy(**options),
-    "max-prob": lambda options, _: MaxProbPolicy(**options),
+@dataclass(frozen=True, kw_only=True)
+class _SavedPerceptron:
+    widths: Annotated[tuple[Width, ...], Meta(min_length=2, max_length=64)]
+    activation: Literal["tanh", "relu"]
+
+    def restore(self, tensors: Tensors) -> Policy:
+        return NetworkPolicy(restore(lambda: self._make(tensors), tensors, _WHERE))
+
+    def _make(self, tensors: Tensors) -> nn.Sequential:
+        parts: list[nn.Module] = []
+        for width_in, width_out in pairwise(self.widths):
+            has_bias = f"{len(parts)}.bias" in tensors
+            linear = nn.Linear(width_in, width_out, bias=has_bias)
+            parts += [linear, _ACTIVATIONS[self.activation]()]
+        return nn.Sequential(*parts[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SavedPlan:
+    plan: tuple[int | tuple[int, ...], ...]
+
+    def restore(self, _: Tensors) -> Policy:
+        return PlanPolicy(self.plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SavedMaxProb:
+    column: int
+    plan: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    penalties: tuple[float, ...]
+
+    def restore(self, _: Tensors) -> Policy:
+        return MaxProbPolicy(**vars(self))
+
+
+_WHERE = "the predictor's policy"
+_SAVED: dict[str, type[Any]] = {
+    "agent-net": _SavedAgentNet,
+    "mlp": _SavedPerceptron,
+    "plan": _SavedPlan,
+    "max-prob": _SavedMaxProb,
 }
+
+
+def restore_policy(kind: str, options: Options, tensors: Tensors) -> Policy:
+    """Return the policy that `policy_to_saved` described.
+
+    Raises:
+        CheckpointError: Its kind is unknown, or its parts do not fit each other.
+    """
+    if kind not in _SAVED:
+        raise CheckpointError(f"{_WHERE} is of an unknown kind {kind!r}")
+    policy: Policy = read_as(options, _SAVED[kind], _WHERE).restore(tensors)
+    return policy
 
 
 def _perceptron_parts(net: nn.Module) -> tuple[list[nn.Linear], str]:

@@ -5,6 +5,7 @@ Axes: n inputs, K classes, A actions.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,32 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.envs.observation import observation_layout
-from dynalay_gym.errors import CheckpointError, ConfigError, DataError
-from dynalay_gym.networks.checkpoint import load_tensors, save_tensors
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DynaLayError,
+)
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
-from dynalay_gym.predictor.policies import RESTORE_POLICY, check_fit, policy_to_saved
-from dynalay_gym.sessions.fastest import as_session, fastest_session
+from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
+from dynalay_gym.predictor.saving import (
+    KIND,
+    PredictorFacts,
+    SavedPart,
+    restore_main_network,
+)
+from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
+from dynalay_gym.utils.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.utils.training_state import strip_prefix
 
-KIND = "predictor"
-SETTINGS = ("penalty", "penalty_unit", "max_decisions")  # arguments that a folder keeps
+# What a constructor may raise when its arguments do not fit each other.
+_UNFIT = (AttributeError, KeyError, TypeError, ValueError, RuntimeError)
 
 # Makes a session from the options and tensors that its `to_saved` returned.
 Restore = Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]
@@ -214,17 +226,22 @@ class DynaLayPredictor:
                 f"{type(self.session).__name__} cannot be saved: it has no to_saved() "
                 "(dynalay_gym.sessions.protocol.Savable)"
             )
-        meta: dict[str, Any] = {"kind": KIND}
-        meta |= {name: getattr(self, name) for name in SETTINGS}
         tensors: dict[str, Tensor] = {}
-        parts = {
+        saved = {
             "network": self.session.to_saved(),
             "policy": policy_to_saved(self.policy),
         }
-        for part, (kind, options, weights) in parts.items():
-            meta[part] = {"kind": kind, "options": options}
+        parts = {}
+        for part, (kind, options, weights) in saved.items():
+            parts[part] = SavedPart(kind=kind, options=options)
             tensors |= {f"{part}.{name}": tensor for name, tensor in weights.items()}
-        save_tensors(Path(folder), tensors, meta)
+        facts = PredictorFacts(
+            penalty=self.penalty,
+            penalty_unit=self.penalty_unit,
+            max_decisions=self.max_decisions,
+            **parts,
+        )
+        save_folder(folder, KIND, tensors, asdict(facts))
 
     @classmethod
     def load(
@@ -234,6 +251,7 @@ class DynaLayPredictor:
         device: str | torch.device = "cpu",
         batch_size: int = 256,
         sessions: Mapping[str, Restore] | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> "DynaLayPredictor":
         """Read what `save` wrote; needs neither ``agents`` nor its libraries.
 
@@ -244,29 +262,34 @@ class DynaLayPredictor:
             sessions: For networks of one's own: by the kind that their ``to_saved``
                 gave, what makes a session from its options and its tensors, which lie
                 on the device.
+            most_bytes: Largest file of tensors that is read; 256 MiB.
 
         Raises:
             CheckpointError: It is missing or corrupt, its parts do not fit, or its
                 kind of network is unknown.
         """
-        tensors, meta = _read_folder(folder, resolve_device(device))
-        known = {"main-network": _restore_main_network} | dict(sessions or {})
-        try:
-            kind = meta["network"]["kind"]
-            if kind not in known:
-                raise CheckpointError(
-                    f"the predictor at {folder} has a network of kind {kind!r}; "
-                    "name what makes it: load(folder, sessions={kind: function})"
-                )
-            network, policy = (
-                (meta[part]["options"], strip_prefix(f"{part}.", tensors))
-                for part in ("network", "policy")
+        saved = load_folder(
+            folder,
+            KIND,
+            PredictorFacts,
+            most_bytes=most_bytes,
+            device=resolve_device(device),
+        )
+        facts, tensors = saved.facts, saved.tensors
+        known = {"main-network": restore_main_network} | dict(sessions or {})
+        kind = facts.network.kind
+        if kind not in known:
+            raise CheckpointError(
+                f"the predictor at {folder} has a network of kind {kind!r}; "
+                "name what makes it: load(folder, sessions={kind: function})"
             )
+        network = facts.network.options, strip_prefix("network.", tensors)
+        policy = facts.policy.options, strip_prefix("policy.", tensors)
+        try:
             session = known[kind](*network)
-            rule = RESTORE_POLICY[meta["policy"]["kind"]](*policy)
-            settings = {name: meta[name] for name in SETTINGS if name in meta}
-            return cls(session, rule, batch_size=batch_size, **settings)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            rule = restore_policy(facts.policy.kind, *policy)
+            return cls(session, rule, batch_size=batch_size, **facts.settings)
+        except (*_UNFIT, DynaLayError) as error:
             reason = str(error).splitlines()[0].strip()
             raise CheckpointError(
                 f"the parts of the predictor at {folder} do not fit each other "
@@ -283,32 +306,3 @@ class DynaLayPredictor:
             input_tags=InputTags(two_d_array=True, three_d_array=False),
             requires_fit=False,
         )
-
-
-def _read_folder(
-    folder: str | Path, device: str | torch.device
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the JSON of a predictor's folder."""
-    tensors, meta = load_tensors(folder, device)
-    if meta.get("kind") != KIND:
-        raise CheckpointError(
-            f"the checkpoint at {folder} holds {meta.get('kind')!r}, not a "
-            "predictor; give the predictor/ folder that train_agent.py wrote"
-        )
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise CheckpointError(
-            f"the predictor at {folder} has NaN or infinite weights (a training "
-            "diverged); save it again from sound ones"
-        )
-    return tensors, meta
-
-
-def _restore_main_network(
-    options: dict[str, Any], tensors: dict[str, Tensor]
-) -> NetworkSession:
-    """Make a main network's session from what `TorchSession.to_saved` returned."""
-    network = MainNetwork(MainNetworkConfig(**options["config"]))
-    network.load_state_dict(tensors)
-    network.to(tensors["head"].device)
-    del options["config"]
-    return fastest_session(network, **options)

@@ -3,19 +3,22 @@
 Axes: n samples, S states.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from dynalay_gym.data.splits import Split
-from dynalay_gym.errors import CheckpointError
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
 from dynalay_gym.utils.io import plain
+from dynalay_gym.utils.schema import read_as
 
 BATCH = 256  # samples that pass through a network together
+
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,11 @@ class Calibration:
     """
 
     rtol: float = 0.0
-    max_steps: int | Sequence[int] = 0
+    max_steps: int | tuple[int, ...] = 0
     iterations_per_action: int | None = None
-    plain_accuracy: float
-    always_accuracy: float
-    always_extra_macs: float
+    plain_accuracy: Share
+    always_accuracy: Share
+    always_extra_macs: Annotated[float, Meta(ge=0)]
 
     def break_even(self, alpha: float) -> float:
         """Return the penalty at which stopping and *always* earn the same.
@@ -91,25 +94,19 @@ def _run_full_plan(session: NetworkSession, state: Any, rows: Tensor) -> int:
 
 
 def find_calibration(
-    meta: dict[str, Any], options: Mapping[str, Any]
+    stored: Iterable[Mapping[str, Any]], options: Mapping[str, Any]
 ) -> Calibration | None:
     """Return the calibration stored with a checkpoint for a session's options, if any.
 
     Args:
-        meta: The checkpoint's JSON.
+        stored: The checkpoint's calibrations.
         options: `TorchSession.options`.
 
     Raises:
         CheckpointError: The stored entry is malformed.
     """
-    for stored in meta.get("calibrations", []):
-        try:
-            calibration = Calibration(**stored)
-        except TypeError:
-            raise CheckpointError(
-                "the checkpoint's calibrations are malformed; export it again with "
-                "train_main.py"
-            ) from None
+    for each in stored:
+        calibration = read_as(each, Calibration, "a calibration of the checkpoint")
         about = calibration.to_dict()
         if all(about[name] == plain(value) for name, value in options.items()):
             return calibration

@@ -3,9 +3,14 @@
 Axes: n rows, m of them chosen.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from dynalay_gym.errors import CheckpointError, brief
+from dynalay_gym.utils.finite import broken_part
 
 
 def check_rows(rows: Tensor, num_rows: int) -> None:
@@ -25,21 +30,40 @@ def check_states(state_ids: Tensor, num_chosen: int, num_states: int) -> None:
 
 def check_inputs(inputs: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raise ValueError unless inputs have this shape and type."""
+    wanted = f"inputs must be {dtype} of shape {shape}"
+    if not _is_dense(inputs):
+        raise ValueError(f"{wanted}, a dense tensor, not {type(inputs).__name__}")
     if inputs.shape != shape or inputs.dtype != dtype:
-        raise ValueError(
-            f"inputs must be {dtype} of shape {shape}, not {inputs.dtype} of shape "
-            f"{tuple(inputs.shape)}"
+        raise ValueError(f"{wanted}, not {inputs.dtype} of shape {tuple(inputs.shape)}")
+
+
+def _is_dense(values: Tensor) -> bool:
+    """Return whether it is a tensor with numbers in memory, one beside the other."""
+    is_tensor = isinstance(values, Tensor)
+    return is_tensor and values.layout is torch.strided and not values.is_meta
+
+
+def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless weights can take the place of a session's own."""
+    shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
+    if shapes != given:
+        raise CheckpointError(
+            "the weights are of another architecture than this environment's "
+            "network; give those of a network made from the same checkpoint"
+        )
+    broken = broken_part(weights)
+    if broken is not None:
+        raise CheckpointError(
+            f"the weights' {broken} is not finite (their training diverged); give "
+            "earlier ones"
         )
 
 
 def _check(values: Tensor, length: int | None, limit: int, name: str) -> None:
-    if values.dtype != torch.int64 or values.dim() != 1:
-        raise ValueError(
-            f"{name} must be int64 of one axis, not {values.dtype} of shape "
-            f"{tuple(values.shape)}"
-        )
+    if not _is_dense(values) or values.dtype != torch.int64 or values.dim() != 1:
+        raise ValueError(f"{name} must be int64 of one axis, not {brief(values)}")
     host = values.cpu().numpy().view(np.uint64)  # a negative number becomes a huge one
     if length is not None and host.size != length:
         raise ValueError(f"{name} must have {length} entries, not {host.size}")
     if host.size > 0 and host.max() >= limit:
-        raise ValueError(f"{name} must lie in 0..{limit - 1}, not {values.tolist()}")
+        raise ValueError(f"{name} must lie in 0..{limit - 1}, not {brief(values)}")

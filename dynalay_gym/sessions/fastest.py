@@ -1,7 +1,11 @@
 """From a network to its session: compiled (Numba, CPU), or `TorchSession`."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
+from functools import cache
+
+import torch
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.main_network import MainNetwork
@@ -44,6 +48,8 @@ def as_session(
 ) -> NetworkSession:
     """Return the fastest session of a main network, or a session as it is.
 
+    Processes that are forked from now on run PyTorch with one thread.
+
     Args:
         network: The network.
         rtol: See `fastest_session`.
@@ -53,6 +59,7 @@ def as_session(
     Raises:
         ConfigError: Options come with a session, which has its own; or it is neither.
     """
+    _make_forks_usable()
     options = rtol, max_steps, iterations_per_action
     if isinstance(network, MainNetwork):
         return fastest_session(network, *options)
@@ -67,3 +74,15 @@ def as_session(
             "folder, a MainNetwork or a NetworkSession"
         )
     return network
+
+
+@cache
+def _make_forks_usable() -> None:
+    """Have forked processes use one thread of PyTorch's.
+
+    A fork does not copy the threads of PyTorch's pool, and would wait for them for
+    ever. Forking is how `gym.make_vec(..., vectorization_mode="async")` and
+    multiprocessing start their workers on Linux.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

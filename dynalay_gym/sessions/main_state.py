@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.layers.base import LayerState
+from dynalay_gym.sessions.checks import check_rows
 
 
 @dataclass
@@ -64,9 +65,11 @@ class LayerBuffer:
     def write(self, rows: Tensor, num_rows: int, **maps: Tensor | None) -> None:
         """Overwrite rows, int64 [m], of the named parts; None leaves a part alone."""
         for name, new in maps.items():
-            if new is None:
+            is_there = getattr(self, name) is not None
+            # Of no images PyTorch's pixel_unshuffle has another shape.
+            if new is None or (is_there and len(rows) == 0):
                 continue
-            if getattr(self, name) is None:
+            if not is_there:
                 empty = new.new_zeros(num_rows, *new.shape[1:])
                 setattr(self, name, empty.to(memory_format=torch.channels_last))
             _pixels(getattr(self, name)).index_copy_(0, rows, _pixels(new))
@@ -109,6 +112,22 @@ class MainState:
             state_id=torch.zeros(num_rows, dtype=torch.int64, device=device),
             residual=torch.ones(num_rows, num_layers, device=device),
         )
+
+    def pick(self, rows: Tensor, *names: str) -> list[Tensor]:
+        """Return the named parts of some rows, copies [m, ...].
+
+        Raises:
+            ValueError: The rows are not int64 [m] in 0..n-1.
+        """
+        num_rows = len(self.state_id)
+        plain = isinstance(rows, Tensor) and rows.device.type == "cpu"
+        if not (plain and rows.dtype == torch.int64 and rows.dim() == 1):
+            check_rows(rows, num_rows)
+        try:  # on a CPU `index_select` looks at the range itself, which costs nothing
+            return [getattr(self, name).index_select(0, rows) for name in names]
+        except IndexError:
+            check_rows(rows, num_rows)
+            raise
 
     def clone(self) -> Self:
         """Return an independent copy."""

@@ -83,8 +83,8 @@ def export(
         portion = known.iterations_per_action
         portions = fastest_session(network, iterations_per_action=portion)
         calibrations.append(calibrate(portions, splits["agent"]))
-    meta = {
-        "calibrations": [calibration.to_dict() for calibration in calibrations],
+    units = tuple(calibration.to_dict() for calibration in calibrations)
+    about = {
         "break_even_penalty": calibrations[0].break_even(alpha=0.5),
         "plain_macs": session.plain_macs,
         "solver_steps": _measure_states(session, splits["agent"])[1],
@@ -92,8 +92,8 @@ def export(
             name: state_accuracies(session, split) for name, split in splits.items()
         },
     }
-    save_network(folder, network, meta | dict(facts))
-    return meta
+    save_network(folder, network, about | dict(facts), units)
+    return about | {"calibrations": units}
 
 
 def row_bytes(session: NetworkSession, sample: Tensor) -> int:

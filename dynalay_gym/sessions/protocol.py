@@ -113,7 +113,7 @@ class NetworkSession(Protocol):
         """Take other weights of the same architecture; earlier states are void.
 
         Raises:
-            CheckpointError: They belong to another architecture.
+            CheckpointError: They belong to another architecture, or are not finite.
         """
 
 

@@ -92,6 +92,8 @@ def _processor(device: torch.device) -> str:
 
 def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:
     """Map a stored table; None unless it is there, whole and the one asked for."""
+    if not path.is_file():  # a pipe would wait for a writer
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.errors import CheckpointError
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
@@ -30,6 +29,7 @@ from dynalay_gym.sessions.checks import (
     check_inputs,
     check_rows,
     check_states,
+    check_weights,
 )
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
@@ -143,30 +143,29 @@ class TorchSession:
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
-        parts = state.pooled, state.logits, state.residual, state.state_id
-        picked = [part.index_select(0, rows) for part in parts]
-        pooled, logits, residual, state_id = picked
+        names = "pooled", "logits", "residual", "state_id"
+        pooled, logits, residual, state_id = state.pick(rows, *names)
         iterated = self._states.share.index_select(0, state_id)
         return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""
-        return state.logits.index_select(0, rows)
+        return state.pick(rows, "logits")[0]
 
     def useful_actions(self, state: MainState, rows: Tensor) -> Tensor:
         """Return which actions can change something, bool [m, A].
 
         Where solves are taken in portions, a layer that has converged is left out.
         """
-        useful = self._states.useful[state.state_id[rows]]
+        useful = self._states.useful[state.pick(rows, "state_id")[0]]
         if self._in_portions:
             useful[:, 1:] &= ~self._has_converged(state, rows)
         return useful
 
     def _has_converged(self, state: MainState, rows: Tensor) -> Tensor:
         """Return which layers no iteration moves any more, bool [m, L]."""
-        level = self._states.level.index_select(0, state.state_id.index_select(0, rows))
-        residual = state.residual.index_select(0, rows)
+        state_id, residual = state.pick(rows, "state_id", "residual")
+        level = self._states.level.index_select(0, state_id)
         return (level > 0) & ~(residual >= self.solver.rtol)  # also if it is NaN
 
     def state_ids(self, state: MainState) -> Tensor:
@@ -175,6 +174,7 @@ class TorchSession:
 
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return what pictures show of each layer, by name [m, C, H, W]."""
+        check_rows(rows, len(state.state_id))
         found = {}
         for i, layer in enumerate(self.network.main_layers):
             found[f"map/{i}"] = layer.picture(state.layers[i + 1].read(rows))
@@ -184,10 +184,9 @@ class TorchSession:
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
         """Return the residuals of each solve; empty for a plainly applied layer."""
         curves, where = {}, torch.tensor([row], device=self.device)
+        level = self._states.level[state.pick(where, "state_id")[0]][0]
         for i, layer in enumerate(self.network.main_layers):
-            steps = int(
-                self._states.iterations[i][self._states.level[state.state_id[row], i]]
-            )
+            steps = int(self._states.iterations[i][level[i]])
             held = state.layers[i + 1].read(where)
             solver = replace(self.solver, max_steps=steps)
             curve = layer.residual_curve(held, solver) if steps else []
@@ -207,15 +206,8 @@ class TorchSession:
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
-        own = self.network.state_dict()
-        shapes, given = ({k: v.shape for k, v in w.items()} for w in (own, weights))
-        if shapes != given:
-            raise CheckpointError(
-                "the weights are of another architecture than this environment's "
-                "network; give those of a network made from the same checkpoint"
-            )
-        self.network.load_state_dict(weights)
-        self.network.freeze()
+        check_weights(weights, self.network.state_dict())
+        self.network.load_state_dict(weights)  # which stays frozen
 
     def _new_layers(self, num_rows: int) -> Sequence[LayerBuffer]:
         return [LayerBuffer() for _ in range(self.num_layers + 1)]

@@ -1,7 +1,7 @@
 """Files, run folders and metrics.
 
-Reading order: io, digest, device, memory, metrics, schedules, ranges, flags,
-training_state; rollout_recorder.
+Reading order: io, schema, saved_folder, training_state; digest, device, memory,
+metrics, schedules, ranges, flags, finite, rollout_recorder.
 
 May import: errors.
 """

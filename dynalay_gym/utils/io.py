@@ -3,9 +3,11 @@
 Importing it loads no torch.
 """
 
+import errno
 import json
 import math
 import os
+import stat
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +56,38 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     """
     text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
+
+
+def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """Return what a regular file holds; it never waits, and never takes more memory.
+
+    Args:
+        path: The file itself: a link is not followed.
+        most_bytes: Largest size.
+
+    Raises:
+        OSError: It is missing, a link, a device, a pipe, or larger.
+    """
+    # A pipe without a writer would wait for ever without O_NONBLOCK.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as stream:
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if about.st_size > most_bytes:
+            what = f"{about.st_size} bytes, where at most {most_bytes} belong"
+            raise OSError(errno.EFBIG, what, path)
+        return stream.read(most_bytes + 1)
+
+
+def remove_drafts(folder: str | os.PathLike[str]) -> None:
+    """Remove what `write_file` left in a folder when its process was killed.
+
+    Call it only where nobody else writes into the folder.
+    """
+    for draft in Path(folder).glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

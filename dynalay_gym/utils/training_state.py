@@ -1,9 +1,13 @@
 """Network, optimiser and random numbers of a training as named tensors."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+from dynalay_gym.errors import CheckpointError
+from dynalay_gym.utils.saved_folder import check_like
 
 
 def training_state(
@@ -34,6 +38,7 @@ def load_training_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None = None,
+    where: object = "the saved training",
 ) -> None:
     """Continue from what `training_state` returned; other tensors are not read.
 
@@ -42,18 +47,50 @@ def load_training_state(
         network: Of the same architecture.
         optimizer: Over the same parameters in the same order; its options stay.
         generator: Of the same kind of device.
+        where: Where they come from, for the message.
+
+    Raises:
+        CheckpointError: Something is missing or does not fit; nothing has changed then.
     """
-    network.load_state_dict(strip_prefix("network/", tensors))
+    weights = strip_prefix("network/", tensors)
+    check_like(weights, network.state_dict(), where)
+    moments = _moments(strip_prefix("optimizer/", tensors), optimizer, where)
+    if generator is not None:
+        _set_generator(generator, tensors, where)
+    network.load_state_dict(weights)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _set_generator(
+    generator: torch.Generator, tensors: Mapping[str, Tensor], where: object
+) -> None:
+    found = {key: tensors[key] for key in ("generator",) if key in tensors}
+    check_like(found, {"generator": generator.get_state()}, where)
+    try:
+        generator.set_state(found["generator"].cpu())
+    except RuntimeError:
+        raise CheckpointError(f"{where}: 'generator' is no such state") from None
+
+
+def _moments(
+    tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, where: object
+) -> dict[int, dict[str, Tensor]]:
+    """Return an optimiser's moments by parameter: numbers, or shaped like it."""
+    groups = (group["params"] for group in optimizer.param_groups)
+    parameters = {str(i): each for i, each in enumerate(chain.from_iterable(groups))}
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in strip_prefix("optimizer/", tensors).items():
-        number, name = key.split("/")
+    for key, value in tensors.items():
+        number, _, name = key.partition("/")
+        like = parameters.get(number)
+        if like is None or value.shape not in (like.shape, ()):
+            raise CheckpointError(f"{where}: 'optimizer/{key}' does not fit")
         # The optimiser moves all but its step count to the parameters' device,
         # and wants that one on the CPU.
         state.setdefault(int(number), {})[name] = value.cpu().clone()
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if generator is not None:
-        generator.set_state(tensors["generator"].cpu())
+    if len({tuple(sorted(each)) for each in state.values()}) > 1:
+        raise CheckpointError(f"{where}: an optimiser's state is not whole")
+    return state
 
 
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv, best_return
+from helpers.saved import edit_manifest
 
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
@@ -16,6 +17,7 @@ from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.saved_folder import save_folder
 
 SMALL = {
     "policy-gradient": PolicyGradientConfig(
@@ -142,48 +144,36 @@ def test_decisions_have_a_price(algo):
 
 
 class TestSaving:
-    def saved(self, folder):
+    @pytest.fixture
+    def folder(self, tmp_path):
         agent = make_need_agent(SMALL["policy-gradient"])
-        save_agent(folder, agent, NeedEnv(), {})
-        return folder / "checkpoint.json"
-
-    def test_agent_of_another_environment(self, tmp_path):
-        path = self.saved(tmp_path)
-        meta = json.loads(path.read_text())
-        path.write_text(json.dumps(meta | {"num_actions": 5}))
-        with pytest.raises(CheckpointError, match="5 actions"):
-            load_agent(tmp_path, NeedEnv(output="torch"))
-
-    def test_options_that_do_not_fit_the_weights(self, tmp_path):
-        path = self.saved(tmp_path)
-        meta = json.loads(path.read_text())
-        meta["config"]["hidden"] = [7]
-        path.write_text(json.dumps(meta))
-        with pytest.raises(CheckpointError, match="do not fit"):
-            load_agent(tmp_path, NeedEnv(output="torch"))
+        save_agent(tmp_path, agent, NeedEnv(), {})
+        return tmp_path
 
     @pytest.mark.parametrize(
-        "change",
+        ("facts", "words"),
         [
-            {"algo": "sarsa"},
-            {"config": {"warp": 9}},
-            {"config": None},
-            {"config": {"num_steps": 0}},
+            ({"num_actions": 5}, "5 actions"),
+            ({"config": {"hidden": [7]}}, "does not fit"),
+            ({"config": {"hidden": ["7"]}}, "make it again"),
+            ({"algo": "sarsa"}, "train it again"),
+            ({"config": {"warp": 9}}, "make it again"),
+            ({"config": None}, "make it again"),
+            ({"config": {"num_steps": 0}}, "make it again"),
+            ({"config": {"num_steps": True}}, "make it again"),
+            ({"config": {"baseline": "none"}}, "make it again"),
         ],
     )
-    def test_unknown_options(self, tmp_path, change):
-        path = self.saved(tmp_path)
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        with pytest.raises(CheckpointError, match="train it again"):
-            load_agent(tmp_path, NeedEnv(output="torch"))
+    def test_what_does_not_fit_is_refused(self, folder, facts, words):
+        edit_manifest(folder, facts)
+        with pytest.raises(CheckpointError, match=words):
+            load_agent(folder, NeedEnv(output="torch"))
 
     def test_no_agent_at_all(self, tmp_path):
         with pytest.raises(CheckpointError):
             load_config(tmp_path)
-        path = self.saved(tmp_path)
-        meta = json.loads(path.read_text()) | {"kind": "main-model"}
-        path.write_text(json.dumps(meta))
-        with pytest.raises(CheckpointError, match="not an agent"):
+        save_folder(tmp_path, "main-network", {"x": torch.zeros(1)}, {})
+        with pytest.raises(CheckpointError, match="not 'agent'"):
             load_config(tmp_path)
 
 

@@ -17,6 +17,7 @@ from helpers.networks import (
     random_model,
     tiny_config,
 )
+from helpers.saved import edit_manifest
 from helpers.slow import best_slow_return, make_slow
 from torch import Tensor
 
@@ -326,10 +327,8 @@ def test_saved_agents_act_the_same_and_go_on_learning(tmp_path: Path) -> None:
     assert torch.equal(weights(loaded), weights(agent))
     loaded.learn(3_000)
     assert not torch.equal(weights(loaded), weights(agent))
-    meta = json.loads((tmp_path / "checkpoint.json").read_text())
-    meta["config"]["temperature_end"] = -1
-    (tmp_path / "checkpoint.json").write_text(json.dumps(meta))
-    with pytest.raises(CheckpointError, match="train it again"):
+    edit_manifest(tmp_path, {"config": {"temperature_end": -1}})
+    with pytest.raises(CheckpointError, match="make it again"):
         load_config(tmp_path)
 
 

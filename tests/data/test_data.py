@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,10 +148,27 @@ def test_samples_of_ones_own_may_have_any_shape_and_no_groups() -> None:
         ({"inputs": torch.tensor(1.0)}, "at least one sample"),
         ({"inputs": torch.zeros(0, 2), "labels": torch.zeros(0).long()}, "empty"),
         ({"inputs": torch.zeros(4, 2, device="meta")}, "move them to one device"),
+        ({"labels": torch.tensor([0, 1, -1, 2])}, "labels are classes from 0 on"),
+        ({"labels": torch.tensor([0, -100, 1, 2])}, "not -100"),
+        ({"labels": torch.eye(4, dtype=torch.int64)}, r"labels.*not.*\(4, 4\)"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, r"\(4,\).*\(5,\)"),
+        ({"labels": torch.zeros(4, dtype=torch.int32)}, "labels must be int64"),
+        ({"labels": torch.zeros(0, dtype=torch.int64)}, r"\(4,\).*\(0,\)"),
+        ({"labels": np.zeros(4, np.int64)}, r"labels.*ndarray.*torch\.as_tensor"),
+        ({"labels": [0, 1, 2, 0]}, "labels must be a dense tensor, not list"),
+        ({"labels": None}, "labels must be a dense tensor, not NoneType"),
+        ({"inputs": np.zeros((4, 2))}, "inputs must be a dense tensor, not ndarray"),
+        ({"inputs": None}, "inputs must be a dense tensor"),
+        ({"inputs": "images"}, "inputs must be a dense tensor, not str"),
+        ({"inputs": torch.zeros(4, 2).to_sparse()}, r"inputs.*\.to_dense\(\)"),
+        ({"groups": np.zeros(4, np.int64)}, "groups must be a dense tensor"),
+        ({"groups": [0, 1, 2, 3]}, "groups must be a dense tensor"),
+        ({"groups": torch.zeros(4, 1).long()}, "groups must be int64"),
+        ({"difficulty": [0, 1, 2, 3]}, "difficulty must be a dense tensor"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_with_a_remedy(
-    changes: dict[str, torch.Tensor], words: str
+    changes: dict[str, Any], words: str
 ) -> None:
     parts = {"inputs": torch.zeros(4, 2), "labels": torch.zeros(4, dtype=torch.int64)}
     with pytest.raises(DataError, match=words) as caught:

@@ -150,8 +150,11 @@ def test_the_package_names_itself() -> None:
 
 def test_wrong_keywords_are_named_with_the_known_ones() -> None:
     for config in ({"colour": 1}, {"output": "torch"}, {"autoreset_mode": "NextStep"}):
-        with pytest.raises(ConfigError, match=r"unknown arguments.*penalty"):
-            gym.make(DIGITS, **config)
+        (name,) = config
+        message = f"unexpected keyword argument '{name}'; known.*penalty"
+        for kind in (ConfigError, TypeError):
+            with pytest.raises(kind, match=message):
+                gym.make(DIGITS, **config)
     with pytest.raises(ConfigError, match=r"max_episode_steps.*max_decisions"):
         gym.make_vec(DIGITS, num_envs=1, max_episode_steps=5)
 
@@ -519,6 +522,17 @@ def test_public_facts_are_reachable_through_wrappers() -> None:
         single.unwrapped.colour  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_nobody_takes_one_environment_for_many() -> None:
+    """TorchRL asks whether it has `num_envs`; skrl reads the names of the bases."""
+    env = make_single()
+    own = {name for name in dir(env) if not name.startswith("_")}
+    assert not own & (set(dir(gym.vector.VectorEnv)) - set(dir(gym.Env)))
+    assert not own & {"num_envs", "single_observation_space", "single_action_space"}
+    assert not own & {"autoreset_mode", "call", "get_attr", "set_attr"}
+    assert gym.Env in DynaLayEnv.__bases__
+    assert gym.vector.VectorEnv in DynaLayVectorEnv.__bases__
+
+
 def test_ones_own_network_and_samples_are_not_changed() -> None:
     model = random_model(tiny_config())
     assert isinstance(model, MainNetwork)
@@ -537,19 +551,29 @@ def test_ones_own_network_and_samples_are_not_changed() -> None:
 # --- wrappers -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep", "Disabled"])
 def test_episode_statistics_are_recorded(mode: str) -> None:
-    envs = RecordEpisodeStatistics(make_vec(4, autoreset_mode=mode))
+    envs = RecordEpisodeStatistics(gym.make_vec(DIGITS, 4, autoreset_mode=mode))
+    envs.action_space.seed(0)
     envs.reset(seed=0)
-    total = np.zeros(4)
-    for actions in ([1, 0, 1, 2], [2, 1, 0, 3]):
-        _, rewards, terminations, _, infos = envs.step(np.array(actions))
-        total += rewards
-        for row in np.flatnonzero(terminations):
-            assert infos["_episode"][row]
-            assert infos["episode"]["r"][row] == pytest.approx(total[row], abs=1e-6)
-        total[terminations] = 0
-    assert infos["episode"]["l"][2] == 2
+    returns, lengths, ended = np.zeros(4), np.zeros(4), np.zeros(4, dtype=bool)
+    episodes = np.zeros(4)
+    for _ in range(40):
+        if mode == "Disabled" and ended.any():
+            envs.reset(options={"reset_mask": ended.copy()})
+        acts = ~ended | (mode != "NextStep")  # else it is only reset
+        returns[ended] = lengths[ended] = 0
+        _, rewards, ended, _, infos = envs.step(envs.action_space.sample())
+        returns += rewards
+        lengths += acts
+        if ended.any():
+            assert np.array_equal(infos["_episode"], ended)
+            assert np.array_equal(infos["episode"]["l"][ended], lengths[ended])
+            recorded = infos["episode"]["r"][ended]
+            assert recorded == pytest.approx(returns[ended], abs=1e-6)
+        episodes += ended
+    assert (episodes > 5).all()
+    assert len(envs.return_queue) == episodes.sum()
 
 
 def test_gymnasiums_torch_wrapper_takes_it() -> None:

@@ -674,6 +674,10 @@ def test_samples_and_weights_that_are_no_numbers_are_refused() -> None:
         images[2, 0, 3, 3] = value
         with pytest.raises(DataError, match="infinite"):
             make_vec(1, split=own_split(images))
+    for dtype in (torch.float64, torch.float16, torch.uint8, torch.int64, torch.bool):
+        images = torch.zeros(4, 1, 8, 8, dtype=dtype)
+        with pytest.raises(DataError, match=rf"{dtype}.*\.to\(torch.float32\)"):
+            make_vec(1, split=own_split(images))
     model = random_model(tiny_config())
     with torch.no_grad():
         model.head[0, 0] = float("nan")

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dynalay_gym.fixed_point.layers import (
     ConvFixedPointLayer,
@@ -314,6 +315,56 @@ def test_a_second_derivative_is_refused() -> None:
     )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize("rule", list(GradientRule))
+def test_second_derivatives_are_right_or_refused(rule: GradientRule) -> None:
+    # z = tanh(0.6 z + x): with s = 1 - z^2, z' = s / (1 - 0.6 s) and
+    # z'' = -2 z s (0.6 z' + 1)^2 / (1 - 0.6 s)
+    x = torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True)
+    config = replace(EXACT, rule=rule)
+    z = solve(lambda z, x: torch.tanh(0.6 * z + x), torch.zeros_like(x), x, config)
+    (first,) = torch.autograd.grad(z.value.sum(), x, create_graph=True)
+    value = z.value.item()
+    s = 1 - value**2
+    once = s / (1 - 0.6 * s)
+    if rule is not GradientRule.ONE_STEP:
+        assert first.item() == pytest.approx(once)
+    if rule is not GradientRule.UNROLL:
+        with pytest.raises(RuntimeError, match="unroll"):
+            torch.autograd.grad(first.square().sum(), x)
+        return
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    twice = -2 * value * s * (0.6 * once + 1) ** 2 / (1 - 0.6 * s)
+    assert second.item() == pytest.approx(2 * once * twice)
+    assert second.item() == pytest.approx(-4.302, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PyTorch's own
+@pytest.mark.parametrize("rule", [GradientRule.IMPLICIT, GradientRule.UNROLL])
+def test_a_tangent_that_is_carried_forward_is_the_derivative(
+    rule: GradientRule,
+) -> None:
+    x = torch.tensor([[0.4]], dtype=torch.float64)
+    config = replace(EXACT, rule=rule)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        value = solve(
+            lambda z, x: torch.tanh(0.6 * z + x), torch.zeros_like(x), dual, config
+        ).value
+        z, tangent = forward_ad.unpack_dual(value)
+    s = 1 - z.item() ** 2
+    assert tangent is not None
+    assert tangent.item() == pytest.approx(s / (1 - 0.6 * s))
+
+
+def test_second_derivatives_for_parameters_alone_are_refused() -> None:
+    w = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[3.0]], dtype=torch.float64)
+    value = solve(lambda z, x: w * z + x, torch.zeros_like(x), x, EXACT).value
+    (first,) = torch.autograd.grad(value.sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        first.backward()
 
 
 @pytest.mark.parametrize("make", [ConvFixedPointLayer, DenseFixedPointLayer])

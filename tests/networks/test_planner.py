@@ -283,10 +283,10 @@ def test_impossible_planners_are_refused(changes: dict, words: str) -> None:
 
 def test_the_shipped_network_needs_its_iterations() -> None:
     folder = SHIPPED / "maze"
-    network, meta = load_network(folder)
+    network, facts = load_network(folder)
     network.freeze()
     assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
-    assert {each["iterations_per_action"] for each in meta["calibrations"]} == {None, 4}
+    assert {each["iterations_per_action"] for each in facts.calibrations} == {None, 4}
     split = load_split("maze", "test")
     images, labels = split.inputs[:800], split.labels[:800]
     once = SolverConfig(rtol=network.config.rtol, max_steps=1)

@@ -23,6 +23,7 @@ from helpers.networks import (
     shared_split,
     tiny_config,
 )
+from helpers.saved import edit_manifest
 from sklearn import metrics
 from sklearn.base import is_classifier
 from torch import nn
@@ -32,10 +33,11 @@ from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DivergedError,
     InvalidActionError,
 )
 from dynalay_gym.networks.agent_net import AgentNet
-from dynalay_gym.networks.checkpoint import META_NAME, save_network
+from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 from dynalay_gym.predictor.inference import Inference
@@ -177,9 +179,7 @@ def test_nop_runs_the_plain_pass_and_nothing_more() -> None:
         expected = shared_model()(images).softmax(1)
 
     weights = {
-        name: weight.fill_(torch.nan)
-        if name.endswith("recurrence.free_weight")
-        else weight
+        name: weight.fill_(1.0) if name.endswith("recurrence.free_weight") else weight
         for name, weight in copy.deepcopy(model.state_dict()).items()
     }
     predictor.session.load_weights(weights)
@@ -667,12 +667,6 @@ def test_impossible_policies_are_refused() -> None:
             NetworkPolicy(net)
 
 
-def edit(folder: Path, **changes: Any) -> None:
-    path = folder / META_NAME
-    meta = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(meta | changes), encoding="utf-8")
-
-
 def network_options(**changes: Any) -> dict[str, Any]:
     options = {"config": tiny_config().to_dict(), "rtol": 0.1, "max_steps": 20}
     return {"kind": "main-network", "options": options | changes}
@@ -684,7 +678,6 @@ SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kind": "agent"},
         {"network": network_options(config=tiny_config(channels=(2, 3, 5)).to_dict())},
         {"network": network_options(config={})},
         {"network": network_options(rtol="tight")},
@@ -698,14 +691,19 @@ SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
         {"policy": None},
         {"penalty": -1.0},
         {"max_decisions": 0},
-        {"weights": "weights-none.safetensors"},
+        {"penalty_unit": -1.0},
+        {"colour": "red"},
+        {"policy": {"kind": "agent-net", "options": SIZES | {"hidden": [10**9]}}},
+        {"policy": {"kind": "agent-net", "options": SIZES | {"hidden": ["8"]}}},
+        {"policy": {"kind": "plan", "options": {"plan": [1.0]}}},
+        {"policy": {"kind": "plan", "options": {"plan": ["1"]}}},
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
     make_predictor("agent-net").save(tmp_path)
-    edit(tmp_path, **changes)
+    edit_manifest(tmp_path, changes)
     with pytest.raises(CheckpointError) as caught:
         DynaLayPredictor.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -716,17 +714,18 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         DynaLayPredictor.load(tmp_path)
     save_network(tmp_path, shared_model(), {})
-    with pytest.raises(CheckpointError, match=r"main-model.*not a predictor"):
+    with pytest.raises(CheckpointError, match=r"main-network.*not 'predictor'"):
         DynaLayPredictor.load(tmp_path)
 
 
-def test_diverged_weights_are_refused(tmp_path: Path) -> None:
+def test_diverged_weights_are_not_saved(tmp_path: Path) -> None:
     model: MainNetwork = random_model(tiny_config())
     with torch.no_grad():
         model.head_bias[0] = torch.nan
-    DynaLayPredictor(model, PlanPolicy(()), penalty=0.1).save(tmp_path)
-    with pytest.raises(CheckpointError, match="NaN"):
-        DynaLayPredictor.load(tmp_path)
+    predictor = DynaLayPredictor(model, PlanPolicy(()), penalty=0.1)
+    with pytest.raises(DivergedError, match="not finite"):
+        predictor.save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_environment_over_a_table_gives_the_same_predictor(

@@ -249,5 +249,20 @@ def test_fresh_code_and_kept_code_give_the_same_bits(tmp_path: Path) -> None:
     assert first[0] == "CompiledSession"
 
 
+@pytest.mark.slow  # compiles everything twice
+def test_damaged_code_is_compiled_again_once(tmp_path: Path) -> None:
+    first = run_alone(NUMBA_CACHE_DIR=str(tmp_path))
+    files = sorted(tmp_path.glob("kernels-*/*.nbc"))
+    for number, path in enumerate(files):
+        whole = path.read_bytes()
+        place = len(whole) * number // len(files)
+        flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        path.write_bytes((flipped, whole[:place], b"")[number % 3])
+    assert run_alone(NUMBA_CACHE_DIR=str(tmp_path)) == first
+    mended = [path.stat().st_mtime_ns for path in files]
+    assert run_alone(NUMBA_CACHE_DIR=str(tmp_path)) == first
+    assert [path.stat().st_mtime_ns for path in files] == mended
+
+
 def test_without_compilation_the_reference_runs() -> None:
     assert run_alone(NUMBA_DISABLE_JIT="1")[0] == "TorchSession"

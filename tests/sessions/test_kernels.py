@@ -1,8 +1,10 @@
 # ruff: noqa: E402 - nothing is imported without Numba
 """Compiled arithmetic against the same sums in double precision, and by hand."""
 
+import errno
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -317,24 +319,56 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_code_is_kept_in_a_folder_of_its_version(cache_folder: Path) -> None:
+def test_code_is_kept_in_a_private_folder_of_its_version(cache_folder: Path) -> None:
     assert not run_double().cache_hits
     (folder,) = cache_folder.iterdir()
     assert folder.name.startswith("kernels-")
-    assert {path.suffix for path in folder.iterdir()} == {".nbi", ".nbc"}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path.suffix for path in folder.iterdir()] == [".nbc"]
     assert run_double().cache_hits
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", [b"", b"no pickle", None])
-def test_a_damaged_file_is_compiled_again(
-    suffix: str, damage: bytes | None, cache_folder: Path
+def damages(size: int) -> Iterator[Callable[[bytes], bytes]]:
+    """Yield 87 ways to damage a file: flipped bytes, cuts, and other content."""
+    for place in np.linspace(0, size - 1, 57).astype(int):
+        yield lambda b, k=place: b[:k] + bytes([b[k] ^ 1]) + b[k + 1 :]
+    for place in np.linspace(0, size - 1, 27).astype(int):
+        yield lambda b, k=place: b[:k]
+    yield from (lambda b: b + b"\0", lambda b: b"no pickle", lambda b: bytes(len(b)))
+
+
+def test_a_damaged_file_is_compiled_again(cache_folder: Path) -> None:
+    run_double()
+    (path,) = cache_folder.rglob("*.nbc")
+    whole = path.read_bytes()
+    for damage in damages(len(whole)):
+        path.write_bytes(damage(whole))
+        assert not run_double().cache_hits
+        assert run_double().cache_hits
+
+
+def test_nothing_is_unpickled_that_others_could_have_written(
+    cache_folder: Path,
 ) -> None:
     run_double()
-    (path,) = cache_folder.rglob(f"*{suffix}")
-    path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
-    assert not run_double().cache_hits
+    (path,) = cache_folder.rglob("*.nbc")
+    path.chmod(0o620)
+    assert not run_double().cache_hits  # and replaced by a file of one's own
     assert run_double().cache_hits
+    path.parent.chmod(0o770)
+    with pytest.warns(UserWarning, match="others can write"):
+        assert not run_double().cache_hits
+
+
+def test_edited_code_is_compiled_again(tmp_path: Path, cache_folder: Path) -> None:
+    results = []
+    for factor in (2, 3):  # a constant is no part of a function's byte code
+        source = tmp_path / "edited.py"
+        source.write_text(f"def scale(x):\n    return {factor} * x\n")
+        namespace: dict[str, Any] = {"__name__": "edited"}
+        exec(compile(source.read_text(), str(source), "exec"), namespace)
+        results.append(compiled(namespace["scale"])(21))
+    assert results == [42, 63]
 
 
 def test_without_a_folder_to_write_to_nothing_is_kept(
@@ -357,3 +391,14 @@ def test_a_folder_that_cannot_be_written_later_ends_no_run(
     folder.rmdir()
     folder.touch()
     assert function(21) == 42
+
+
+def test_a_full_disk_ends_no_run(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dynalay_gym.sessions.accel.compiler.write_bytes", write)
+    assert not run_double().cache_hits
+    assert not run_double().cache_hits

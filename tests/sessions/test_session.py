@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.flops import FlopCount
@@ -457,6 +458,11 @@ def test_rows_out_of_range_are_refused_and_nothing_moves(cases: Cases) -> None:
             lambda rows=rows: session.apply(state, rows, two),
             lambda rows=rows: session.reach(state, rows, two),
             lambda rows=rows: session.restart(state, rows, case.inputs[:2]),
+            lambda rows=rows: session.features(state, rows),
+            lambda rows=rows: session.logits(state, rows),
+            lambda rows=rows: session.useful_actions(state, rows),
+            lambda rows=rows: session.maps(state, rows),
+            lambda rows=rows: session.residual_curves(state, int(rows[1])),
         ):
             with pytest.raises(ValueError, match=r"rows must lie in 0\.\.9"):
                 ask()
@@ -498,6 +504,92 @@ def test_types_and_shapes_are_looked_at(cases: Cases) -> None:
             session.restart(state, two, bad)
     with pytest.raises(ValueError, match="inputs must be"):
         session.begin(case.inputs[:, 0])
+
+
+WRONG_ROWS = [
+    *(None, 0, [0, 1], "rows", slice(None), np.array([0, 1])),
+    *(torch.tensor(0), torch.tensor([0.0, 1.0]), torch.tensor([True, False])),
+    *(ALL[:2].int(), ALL[:2].to("meta"), ALL[:2].to_sparse()),
+]
+
+
+@pytest.mark.parametrize("rows", WRONG_ROWS, ids=repr)
+def test_rows_that_are_no_row_numbers(rows: Any, cases: Cases) -> None:
+    case = cases.get_case("wide")
+    session, state = case.session, case.session.begin(case.inputs)
+    for ask in (session.features, session.logits, session.useful_actions, session.maps):
+        with pytest.raises(ValueError, match="rows must be int64 of one axis"):
+            ask(state, rows)
+    for ask in (session.apply, session.reach):
+        with pytest.raises(ValueError, match="rows must be int64 of one axis"):
+            ask(state, rows, ALL[:2])
+        with pytest.raises(ValueError, match="must be int64 of one axis"):
+            ask(state, ALL[:2], rows)
+    with pytest.raises(ValueError, match="rows must be int64 of one axis"):
+        session.restart(state, rows, case.inputs[:2])
+
+
+@pytest.mark.parametrize("wrong", ["to_sparse", "meta", "numpy", "None"])
+def test_inputs_without_numbers(wrong: str, cases: Cases) -> None:
+    case = cases.get_case("wide")
+    session, state = case.session, case.session.begin(case.inputs)
+    images: Any = case.inputs[:2]
+    images = {
+        "to_sparse": images.to_sparse(),
+        "meta": images.to("meta"),
+        "numpy": images.numpy(),
+        "None": None,
+    }[wrong]
+    with pytest.raises(ValueError, match="dense tensor"):
+        session.restart(state, ALL[:2], images)
+
+
+ROW = st.integers(-2, NUM_IMAGES + 1) | st.sampled_from([2**31, 2**62, -(2**63)])
+CALL = st.tuples(
+    st.sampled_from(["apply", "reach", "restart", "look"]),
+    st.lists(ROW, max_size=4, unique=True),
+    st.lists(st.integers(-1, 9) | ROW, max_size=4),
+)
+
+
+def ask(case: Case, state: MainState, name: str, rows: Tensor, numbers: Tensor) -> None:
+    session = case.session
+    if name == "look":
+        session.features(state, rows)
+        session.logits(state, rows)
+        session.useful_actions(state, rows)
+    elif name == "restart":
+        session.restart(state, rows, case.inputs[: len(rows)])
+    else:
+        getattr(session, name)(state, rows, numbers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(CALL, max_size=8))
+def test_whatever_is_asked_is_answered_or_refused(
+    cases: Cases, calls: list[tuple[str, list[int], list[int]]]
+) -> None:
+    """A call out of range raises ValueError and moves nothing; every other is done."""
+    case = cases.get_case("wide")
+    session, state = case.session, case.session.begin(case.inputs)
+    for name, given_rows, given_numbers in calls:
+        rows = torch.tensor(given_rows, dtype=torch.int64)
+        numbers = torch.tensor(given_numbers, dtype=torch.int64)
+        if name == "reach":  # from state 0
+            state = session.begin(case.inputs)
+        before = state.clone()
+        inside = all(0 <= row < NUM_IMAGES for row in given_rows)
+        if name in ("apply", "reach"):
+            limit = 4 if name == "apply" else 8
+            inside &= len(rows) == len(numbers)
+            inside &= all(0 <= number < limit for number in given_numbers)
+        if inside:
+            ask(case, state, name, rows, numbers)
+            continue
+        with pytest.raises(ValueError, match="must"):
+            ask(case, state, name, rows, numbers)
+        for row in range(NUM_IMAGES):
+            assert_row_is(state, row, before, row)
 
 
 def test_no_rows_are_no_error(cases: Cases) -> None:

@@ -39,7 +39,9 @@ class CountingEnv(VectorEnv):
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, Any]:
         if seed is not None and self.defect != "seed":
             step = 0 if self.defect == "row seed" and self.num_envs > 1 else 1
-            seeds = [seed + step * i for i in range(self.num_envs)]
+            given = isinstance(seed, list)
+            seeds = [seed + step * i for i in range(self.num_envs)] if not given else []
+            seeds = seeds or seed
             self._rngs = [np.random.default_rng(one) for one in seeds]
         everyone = np.ones(self.num_envs, dtype=bool)
         mask = (options or {}).get("reset_mask", everyone)
@@ -145,4 +147,4 @@ def test_gymnasiums_own_batching_passes() -> None:
             vector_kwargs={"autoreset_mode": mode},
         )
 
-    check_vector_env(make, bad_actions=False)
+    check_vector_env(make, num_steps=120, bad_actions=False)

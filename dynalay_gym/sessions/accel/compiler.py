@@ -1,6 +1,9 @@
 """How functions are compiled, and where their machine code is kept."""
 
 import hashlib
+import os
+import pickle
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -15,9 +18,10 @@ from numba.core.caching import (
     FunctionCache,
     InTreeCacheLocator,
 )
+from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
-from dynalay_gym.utils.io import cache_dir
+from dynalay_gym.utils.io import cache_dir, write_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,34 +65,90 @@ class _Folder(InTreeCacheLocator):
         root = Path(numba.config.CACHE_DIR or cache_dir())
         return str(root / f"kernels-{code_version()}")
 
+    def ensure_cache_path(self) -> None:
+        """Make it; raise an OSError if it cannot be written, or others can."""
+        folder = Path(self.get_cache_path())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_private(folder.stat()):
+            warnings.warn(
+                f"kernels are compiled in every run: others can write to {folder}; "
+                "remove it, or point DYNALAY_CACHE_DIR at a folder of your own",
+                stacklevel=2,
+            )
+            raise PermissionError(f"others can write to {folder}")
+        super().ensure_cache_path()
 
-class _Files(CompileResultCacheImpl):
-    """Files in that folder alone, never beside the sources."""
+
+class _Implementation(CompileResultCacheImpl):
+    """What is kept lies in that folder, never beside the sources."""
 
     _locator_classes = (_Folder,)
+
+
+class _Files:
+    """One file per function and types: a hash, and what it is the hash of.
+
+    Args:
+        prefix: Path of the files, up to what their key adds.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def save(self, key: Any, code: Any) -> None:
+        """Write a function's code; raise an OSError if that cannot be done."""
+        content = dumps((key, code))
+        write_bytes(self._path(key), hashlib.sha256(content).digest() + content)
+
+    def load(self, key: Any) -> Any:
+        """Return a function's code; None unless a whole file of it is there."""
+        with suppress(FileNotFoundError), open(self._path(key), "rb") as file:
+            kept, is_own = file.read(), _is_private(os.fstat(file.fileno()))
+            digest, content = kept[:32], kept[32:]
+            # Unpickling executes what is in the file, so this comes first.
+            if is_own and hashlib.sha256(content).digest() == digest:
+                stored, code = pickle.loads(content)
+                return code if stored == key else None
+        return None
+
+    def _path(self, key: Any) -> str:
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return f"{self._prefix}-{name}.nbc"
 
 
 class _Cache(FunctionCache):
     """A cache that may fail: the function is compiled then."""
 
-    _impl_class = _Files
+    _impl_class = _Implementation
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        folder = Path(self.cache_path)
+        self._cache_file = _Files(str(folder / self._impl.filename_base))
 
     def _index_key(self, *args: Any) -> Any:
-        return *super()._index_key(*args), code_version()
+        source = self._impl.locator.get_source_stamp()
+        return *super()._index_key(*args), source, code_version()
 
     def load_overload(self, *args: Any) -> Any:
         """Return kept code, or None."""
         try:
             return super().load_overload(*args)
-        except Exception:  # whatever a damaged file makes of being unpickled
-            with suppress(OSError):
-                self.flush()
+        except Exception:  # the code may be whole and still not fit this machine
             return None
 
     def save_overload(self, *args: Any) -> None:
         """Keep code, if it can be written."""
         with suppress(OSError):
             super().save_overload(*args)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Return whether a file or folder is the user's, and nobody else can write it."""
+    if not hasattr(os, "getuid"):  # Windows: the profile's folders are private
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _set_noinline(context: Any) -> Any:

@@ -1,0 +1,67 @@
+"""What the manifest of a predictor holds, and a main network made of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.protocol import NetworkSession
+from dynalay_gym.utils.saved_folder import restore
+from dynalay_gym.utils.schema import read_as
+
+KIND = "predictor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPart:
+    """The network or the policy: its kind, and what that kind is made of."""
+
+    kind: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solves:
+    """Options of `fastest_session`."""
+
+    rtol: float
+    max_steps: int | tuple[int, ...]
+    iterations_per_action: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorFacts:
+    """What the manifest of a predictor holds.
+
+    Attributes:
+        penalty: See `DynaLayPredictor`.
+        penalty_unit: See `DynaLayPredictor`.
+        max_decisions: See `DynaLayPredictor`.
+        network: The network; its tensors are ``network.<name>``.
+        policy: The policy; its tensors are ``policy.<name>``.
+    """
+
+    penalty: float
+    penalty_unit: float
+    max_decisions: int
+    network: SavedPart
+    policy: SavedPart
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the predictor's own arguments."""
+        names = ("penalty", "penalty_unit", "max_decisions")
+        return {name: getattr(self, name) for name in names}
+
+
+def restore_main_network(
+    options: dict[str, Any], tensors: dict[str, Tensor]
+) -> NetworkSession:
+    """Make a main network's session from what `TorchSession.to_saved` returned."""
+    what = "the predictor's network"
+    config = read_as(options.pop("config", None), MainNetworkConfig, what)
+    solves = read_as(options, Solves, what)
+    network = restore(lambda: MainNetwork(config), tensors, what)
+    return fastest_session(network, **vars(solves))
