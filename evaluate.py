@@ -17,7 +17,7 @@ from msgspec import Meta
 from tyro.conf import Positional
 
 from agents.options import Options
-from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
     Iterations,
@@ -27,6 +27,7 @@ from dynalay_gym.utils.ranges import (
     Tolerance,
     check_fields,
 )
+from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:
     from agents.saved_runs import SavedRun
@@ -79,18 +80,15 @@ class Args:
 
 def main() -> int:
     """Run the script; return the exit code."""
-    try:
-        with short_errors():
-            args = tyro.cli(Args)
-        check_fields(args, "")
-        run(args)
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_script(evaluate)
+
+
+def evaluate() -> None:
+    """Read the command line and do what it says."""
+    with short_errors():
+        args = tyro.cli(Args)
+    check_fields(args, "")
+    run(args)
 
 
 def run(args: Args) -> None:

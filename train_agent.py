@@ -9,26 +9,23 @@ import sys
 import tyro
 
 from agents.options import Options
-from dynalay_gym.errors import DynaLayError
 from dynalay_gym.utils.flags import short_errors
+from dynalay_gym.utils.scripts import run_script
 
 
 def main() -> int:
     """Run the script; return the exit code."""
-    try:
-        with short_errors():
-            options = tyro.cli(Options)
-        options.check()
-        from agents.run import run  # loads torch, for which --help does not wait
+    return run_script(train)
 
-        run(options)
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+def train() -> None:
+    """Read the command line and do what it says."""
+    with short_errors():
+        options = tyro.cli(Options)
+    options.check()
+    from agents.run import run  # loads torch, for which --help does not wait
+
+    run(options)
 
 
 if __name__ == "__main__":

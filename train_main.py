@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
-from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.utils import run_folder
 from dynalay_gym.utils.flags import short_errors
-from dynalay_gym.utils.io import make_run_dir, write_json
+from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 from dynalay_gym.utils.ranges import (
     BatchSize,
@@ -23,6 +23,7 @@ from dynalay_gym.utils.ranges import (
     Tolerance,
     check_fields,
 )
+from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
     from dynalay_gym.cotraining.main_training import Splits
@@ -71,16 +72,45 @@ class Args:
     """Run folder to continue; give the same other options."""
 
 
+def parse() -> Args:
+    """Read the command line."""
+    with short_errors():
+        return tyro.cli(Args)
+
+
+# Options that may differ when a run is resumed: where things are, and what runs them.
+_FREE = ("device", "num_threads", "data_dir", "download", "log_dir", "resume")
+
+
 def main(args: Args) -> None:
     """Check, build, train, export."""
     check_fields(args, "")
+    settings = {name: each for name, each in asdict(args).items() if name not in _FREE}
+    if args.resume is not None:
+        run_folder.check_same(args.resume, settings)
+    trainer, splits = build(args)
+    folder = args.resume or make_run_dir(args.log_dir, args.dataset, "main")
+    with run_folder.lock(folder), run_folder.resumable(folder):
+        sizes: dict[str, int] | None = None
+        if args.resume is None:
+            run_folder.write_settings(folder, settings)
+        elif run_folder.begins_again(folder, results=("best",)):
+            sizes = {}
+        else:
+            sizes = trainer.load(folder / run_folder.STATE)
+        run(args, trainer, splits, folder, sizes)
+
+
+def run(
+    args: Args,
+    trainer: "MainTrainer",
+    splits: "Splits",
+    folder: Path,
+    sizes: dict[str, int] | None,
+) -> None:
+    """Train and export in a folder; see `MetricWriter` for the sizes."""
     from dynalay_gym.cotraining import main_training
 
-    trainer, splits = build(args)
-    folder = run_folder(args)
-    if args.resume is not None:
-        trainer.load(folder / "resume")
-    write_json(folder / "config.json", asdict(args))
     print(f"run folder: {folder}")
     print(f"parameters: {sum(p.numel() for p in trainer.network.parameters()):,}")
     about = {
@@ -89,7 +119,7 @@ def main(args: Args) -> None:
         "training": asdict(trainer.config),
         "environment": run_metadata(),
     }
-    with MetricWriter(folder) as writer:
+    with MetricWriter(folder, sizes) as writer:
         main_training.train(trainer, splits["validation"], folder, writer)
         main_training.report(trainer, splits, folder, about, writer)
 
@@ -118,26 +148,5 @@ def build(args: Args) -> "tuple[MainTrainer, Splits]":
     return main_training.fresh_trainer(architecture, options, main), splits
 
 
-def run_folder(args: Args) -> Path:
-    """Return the folder to resume, or a new one."""
-    if args.resume is None:
-        return make_run_dir(args.log_dir, args.dataset, "main")
-    if not (args.resume / "resume").is_dir():
-        raise ConfigError(
-            f"nothing to resume in {args.resume}; give the run folder that "
-            "train_main.py printed"
-        )
-    return args.resume
-
-
 if __name__ == "__main__":
-    try:
-        with short_errors():
-            args = tyro.cli(Args)
-        main(args)
-    except DynaLayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; go on with --resume and the run folder", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(run_script(lambda: main(parse())))

@@ -11,7 +11,6 @@ from agents.registry import DEFAULT_ALGO, config_classes
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.io import plain
 from dynalay_gym.utils.ranges import (
     Iterations,
@@ -100,7 +99,7 @@ class Options:
     warm_up_from: Path | None = None
     """Run folder of an earlier co-training whose warm-up weights are used again."""
     resume: Path | None = None
-    """Run folder of a co-training to continue; give the same other options."""
+    """Run folder to continue; give the same other options."""
     co: CoTrainingConfig = field(default_factory=CoTrainingConfig)
     configs: Annotated[dict[str, AgentConfig], arg(name="")] = field(
         default_factory=default_configs
@@ -131,9 +130,10 @@ class Options:
         if self.joint:
             self._check_joint()
             return
-        for name in ("resume", "warm_up_from"):
-            if getattr(self, name) is not None:
-                raise ConfigError(f"{flag(name)} needs --co-train (or --freeze-main)")
+        if self.warm_up_from is not None:
+            raise ConfigError("--warm-up-from needs --co-train (or --freeze-main)")
+        if self.resume is not None and self.total_timesteps == 0:
+            raise ConfigError("--total-timesteps 0 trains nothing to --resume")
 
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""

@@ -1,6 +1,7 @@
 """What ``train_agent.py`` does: train an agent, evaluate it, report."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agents.base import Agent, Progress
+from agents.base import Agent
 from agents.config import AgentConfig
 from agents.environments import (
     Environments,
@@ -18,9 +19,8 @@ from agents.environments import (
 )
 from agents.joint_run import JointRun
 from agents.options import Options, default_configs, options_dict
-from agents.registry import make_agent
-from agents.saving import load_agent, load_config, save_agent
-from agents.validation import Validation
+from agents.saving import load_config
+from agents.training_run import PlainRun, TrainingRun, build_agent
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
@@ -42,15 +42,32 @@ def run(options: Options) -> None:
     config = choose_config(options)
     if options.joint:
         run_joint(options, config)
-        return
+    elif options.total_timesteps == 0:
+        evaluate_only(options, config)
+    else:
+        run_plain(options, config)
+
+
+def run_plain(options: Options, config: AgentConfig) -> None:
+    """Train an agent and report."""
+    with PlainRun(options, config) as one, one.resumable():
+        envs, agent = one.envs, one.agent
+        print_start(one.folder, options, config, envs)
+        with open_writer(one.folder, one.sizes) as writer:
+            draw_references(options, envs, one.total)
+            train(one, writer)
+            save_predictor(one.folder / "predictor", agent, envs)
+            report(options, agent, envs, writer, one.total)
+
+
+def evaluate_only(options: Options, config: AgentConfig) -> None:
+    """Report on an agent as it is."""
     envs = build_environments(options, config)
     agent = build_agent(options, config, envs)
     folder = make_run_dir(options.log_dir, options.dataset, config.algo)
-    print(f"{folder}: {config.algo} on {options.dataset}, penalty {envs.penalty:.4g}")
-    with MetricWriter(folder) as writer:
-        writer.charts("validation", VALIDATION_TAGS)
-        steps = train(options, agent, envs, writer)
-        report(options, agent, envs, writer, steps)
+    print_start(folder, options, config, envs)
+    with open_writer(folder) as writer:
+        report(options, agent, envs, writer, 0)
 
 
 def run_joint(options: Options, config: AgentConfig) -> None:
@@ -63,27 +80,45 @@ def run_joint(options: Options, config: AgentConfig) -> None:
 
         joint = JointRun(options, config, on_step)
     envs, folder = joint.envs, joint.folder
-    what = f"{config.algo} and main network on {options.dataset}"
-    print(f"{folder}: {what}, penalty {envs.penalty:.4g}")
+    with joint, joint.resumable():
+        print_start(folder, options, config, envs)
+        with open_writer(folder, joint.sizes) as writer:
+            train(joint, writer, lambda: f"main step {joint.trainer.steps}")
+            measured = joint.take_best()
+            save_predictor(folder / "predictor", joint.agent, envs)
+            best = replace(options, checkpoint=folder / "best" / "main")
+            report(best, joint.agent, envs, writer, joint.total)
+    print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
+    print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
+
+
+def train(
+    one: TrainingRun, writer: MetricWriter, prefix: Callable[[], str] = str
+) -> None:
+    """Let a run learn to its end, beside a bar with a few words on it."""
 
     def on_progress(taken: int, words: str) -> None:
         move(bar, taken)
-        bar.set_postfix_str(f"main step {joint.trainer.steps} {words}")
+        bar.set_postfix_str(f"{prefix()} {words}".strip())
 
-    with MetricWriter(folder) as writer:
+    with progress_bar(total=one.total, initial=one.taken) as bar:
+        one.learn(writer, on_progress)
+
+
+def print_start(
+    folder: Path, options: Options, config: AgentConfig, envs: Environments
+) -> None:
+    """Print what the run is, and where."""
+    who = config.algo + (" and main network" if options.joint else "")
+    print(f"{folder}: {who} on {options.dataset}, penalty {envs.penalty:.4g}")
+
+
+def open_writer(folder: Path, sizes: dict[str, int] | None = None) -> MetricWriter:
+    """Return the writer of the run's metrics; see `MetricWriter`."""
+    writer = MetricWriter(folder, sizes)
+    if not sizes:
         writer.charts("validation", VALIDATION_TAGS)
-        try:
-            with progress_bar(total=joint.total, initial=joint.taken) as bar:
-                joint.learn(writer, on_progress)
-        except KeyboardInterrupt:
-            print(f"continue with the same options, --resume {folder}", file=sys.stderr)
-            raise
-        measured = joint.take_best()
-        save_predictor(folder / "predictor", joint.agent, envs)
-        best = replace(options, checkpoint=joint.folder / "best" / "main")
-        report(best, joint.agent, envs, writer, joint.total)
-    print(f"\nbest pair, after {joint.best_step} decisions: {folder / 'best'}")
-    print(f"its network's own break-even penalty: {measured['break_even_penalty']:.4g}")
+    return writer
 
 
 def progress_bar(**options: Any) -> Any:
@@ -112,41 +147,6 @@ def choose_config(options: Options) -> AgentConfig:
     return config
 
 
-def build_agent(options: Options, config: AgentConfig, envs: Environments) -> Agent:
-    """Return the agent: fresh, or a saved one."""
-    how: Any = {"seed": options.seed, "baseline_envs": envs.baseline}
-    if options.load is None:
-        return make_agent(envs.train, config, **how)
-    return load_agent(options.load, envs.train, **how)
-
-
-def train(
-    options: Options, agent: Agent, envs: Environments, writer: MetricWriter
-) -> int:
-    """Train and save the agent; return the steps. Ctrl-C keeps what was learned."""
-    steps = options.total_timesteps
-    if steps is None:
-        steps = agent.config.total_timesteps
-    if steps == 0:
-        return 0
-    draw_references(options, envs, steps)
-    target = writer.folder / "agent"
-    validation = Validation(agent, envs.validation, envs.penalty, steps)
-    try:
-        with progress_bar(total=steps) as bar:
-            on_progress = follow(validation, writer, bar)
-            agent.learn(steps, writer=writer, on_progress=on_progress)
-    except KeyboardInterrupt:
-        save_agent(target, agent, envs.train, options_dict(options))
-        print(f"the agent so far is kept: --load {target}", file=sys.stderr)
-        raise
-    if options.keep_best:
-        validation.restore()
-    save_agent(target, agent, envs.train, options_dict(options))
-    save_predictor(writer.folder / "predictor", agent, envs)
-    return steps
-
-
 def save_predictor(folder: Path, agent: Agent, envs: Environments) -> None:
     """Write main network and greedy policy as one folder that needs no `agents`.
 
@@ -158,19 +158,6 @@ def save_predictor(folder: Path, agent: Agent, envs: Environments) -> None:
         print(f"no predictor is written: {error}", file=sys.stderr)
         return
     DynaLayPredictor.from_env(envs.test, policy, penalty=envs.penalty).save(folder)
-
-
-def follow(validation: Validation, writer: MetricWriter, bar: Any) -> Progress:
-    """Return the callback that moves the bar and, at times, evaluates the agent."""
-
-    def on_progress(taken: int) -> None:
-        move(bar, taken)
-        result = validation.after(taken)
-        if result is not None:
-            writer.scalars(result.scalars("validation"), taken)
-            bar.set_postfix_str(f"validation return {result.mean_return:.3f}")
-
-    return on_progress
 
 
 def draw_references(options: Options, envs: Environments, steps: int) -> None:

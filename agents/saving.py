@@ -117,6 +117,16 @@ def load_agent(
     return agent
 
 
+def load_weights(folder: str | Path, agent: Agent) -> None:
+    """Give an agent the weights of a saved one with the same networks.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or has other networks.
+    """
+    saved = saved_folder.load_folder(folder, KIND, AgentFacts)
+    saved_folder.fill(agent.module, saved.tensors, folder)
+
+
 def _config(folder: str | Path, facts: AgentFacts) -> AgentConfig:
     """Return the hyper-parameters of an agent as its algorithm has them."""
     if facts.algo not in config_classes():

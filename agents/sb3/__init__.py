@@ -1,4 +1,4 @@
 """PPO, A2C and DQN of Stable-Baselines3.
 
-Reading order: agent, config.
+Reading order: agent, state, config.
 """

@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
@@ -24,9 +25,10 @@ from agents.base import Progress, remedy, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.sb3.config import PPOConfig, SB3Config
+from agents.sb3.state import algorithm_state, load_algorithm_state, load_for_learn
 from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
-from dynalay_gym.networks.policy import GreedyNetPolicy, Infos, as_numpy
+from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
@@ -53,6 +55,7 @@ class SB3Agent:
         self.policy = GreedyNetPolicy(scoring_net(self.model), name=config.algo)
         optimizer: Any = self.module.optimizer
         self._guard = FiniteGuard(self.module, optimizer, remedy(config))
+        self._on_policy = isinstance(self.model, OnPolicyAlgorithm)
         self._loaded: Mapping[str, Tensor] | None = None
         share = 0.0
         if isinstance(config, PolicyConfig):  # DQN has no probabilities to start from
@@ -77,6 +80,7 @@ class SB3Agent:
         on_progress: Progress | None = None,
     ) -> None:
         """Train for `total_timesteps` steps; see `Agent.learn`."""
+        model: Any = self.model
         formats: list[KVWriter] = [] if writer is None else [_MetricBridge(writer)]
         self.model.set_logger(Logger(folder=None, output_formats=formats))
         if total_timesteps == 0:
@@ -86,12 +90,12 @@ class SB3Agent:
             self._warm_up.set(0.0)  # SB3 resets before its callback is asked
         if loaded is not None:
             total_timesteps -= self.model.num_timesteps
-            _set_random_states(loaded)
+            load_for_learn(self.model, loaded)
         try:
-            self.model.learn(
+            model.learn(
                 total_timesteps,
-                callback=_Report(self._guard, self._warm_up, on_progress),
-                log_interval=self.config.log_interval,
+                callback=_Report(self.config, self._guard, self._warm_up, on_progress),
+                log_interval=None if self._on_policy else self.config.log_interval,
                 reset_num_timesteps=loaded is None,
             )
         except (ValueError, RuntimeError) as error:
@@ -105,31 +109,19 @@ class SB3Agent:
     def training_state(self) -> dict[str, Tensor]:
         """Return what `learn` continues from; see `Resumable`.
 
-        PPO and A2C continue to the bit. DQN does not: its replay buffer (and the
-        stream of its random actions) is not kept, so it fills from empty.
+        DQN's replay buffer is part of it: tens of megabytes in its default size.
         """
         model: Any = self.model
-        tensors = training_state(self.module, model.policy.optimizer)
-        tensors |= _random_states()
-        counts = [model.num_timesteps, model._n_updates, model._episode_num]
-        return tensors | {"counts": torch.tensor(counts)}
+        networks = training_state(self.module, model.policy.optimizer)
+        return networks | algorithm_state(model)
 
     def load_training_state(
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
     ) -> None:
-        """Let the next `learn` continue; see `Resumable`.
-
-        The monitor's sums start from 0, so the first mean return is too low.
-        """
+        """Let the next `learn` continue; see `Resumable`."""
         model: Any = self.model
         load_training_state(tensors, self.module, model.policy.optimizer)
-        counts = [int(count) for count in tensors["counts"]]
-        model.num_timesteps, model._n_updates, model._episode_num = counts
-        model._last_obs = as_numpy(observations)
-        model._last_episode_starts = as_numpy(infos["decisions"]) == 0
-        monitor: Any = model.env
-        monitor.episode_returns = np.zeros(monitor.num_envs, dtype=np.float32)
-        monitor.episode_lengths = np.zeros(monitor.num_envs, dtype=np.int32)
+        load_algorithm_state(model, tensors, observations, infos)
         self._loaded = tensors
 
 
@@ -201,12 +193,13 @@ class _Report(BaseCallback):
 
     def __init__(
         self,
+        config: SB3Config,
         guard: FiniteGuard,
         warm_up: PenaltyWarmUp,
         on_progress: Progress | None,
     ) -> None:
         super().__init__()
-        self._guard, self._warm_up = guard, warm_up
+        self._config, self._guard, self._warm_up = config, guard, warm_up
         self._on_progress = on_progress
 
     def _on_training_start(self) -> None:
@@ -228,6 +221,17 @@ class _Report(BaseCallback):
         if self.num_timesteps > 0:  # the last rollout has been learned from
             self._report()
 
+    def _on_rollout_end(self) -> None:
+        """Let it record its metrics, counted from the beginning of the training.
+
+        Its own count begins anew in a resumed training; DQN counts episodes.
+        """
+        model: Any = self.model
+        if isinstance(model, OnPolicyAlgorithm):
+            rollouts = self.num_timesteps // (model.n_steps * model.n_envs)
+            if rollouts % self._config.log_interval == 0:
+                model.dump_logs(rollouts)
+
     def _on_training_end(self) -> None:
         self._check_learning()
         self._report()
@@ -242,21 +246,3 @@ class _Report(BaseCallback):
     def _report(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.num_timesteps)
-
-
-def _random_states() -> dict[str, Tensor]:
-    """Return the states of the global generators that SB3 draws from, as tensors."""
-    state: Any = np.random.get_state()  # noqa: NPY002 - it draws from it
-    numbers = [*state[1].tolist(), state[2]]  # key, and the position in it
-    return {
-        "random/torch": torch.get_rng_state(),
-        "random/numpy": torch.tensor(numbers),
-    }
-
-
-def _set_random_states(tensors: Mapping[str, Tensor]) -> None:
-    """Put the global generators where `_random_states` found them."""
-    torch.set_rng_state(tensors["random/torch"].cpu())
-    *key, position = tensors["random/numpy"].tolist()
-    state = "MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0
-    np.random.set_state(state)  # noqa: NPY002

@@ -1,7 +1,6 @@
 """Training a main network by itself: alone, or as the start of a co-training."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,20 @@ from tqdm import tqdm
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.networks.checkpoint import (
+    load_network,
+    load_network_facts,
+    save_network,
+)
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
 from dynalay_gym.utils.device import resolve_device
-from dynalay_gym.utils.io import write_json
+from dynalay_gym.utils.interrupts import finish_step
 from dynalay_gym.utils.metrics import MetricWriter
+from dynalay_gym.utils.run_folder import STATE
 
 OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
@@ -98,25 +102,29 @@ def train(
     Args:
         trainer: A training, fresh or loaded.
         validation: The validation split.
-        folder: The run's folder; gets ``best``, ``best.json`` and ``resume``.
+        folder: The run's folder; gets ``best`` and ``resume``.
         writer: Where the metrics go.
+
+    Raises:
+        Stopped: A signal came; the training is saved after the step that it was in.
     """
-    best_path = folder / "best.json"
-    best = json.loads(best_path.read_text())["mean"] if best_path.exists() else -1.0
     epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
-    done, total = trainer.epoch * per_epoch, epochs * per_epoch
+    best = -1.0
+    if trainer.epoch > 0:
+        best = float(load_network_facts(folder / "best").about["mean"])
     # disable=None: no bar where nobody watches
-    bar = tqdm(total=total, initial=done, unit="step", disable=None)
+    total = epochs * per_epoch
+    bar = tqdm(total=total, initial=trainer.steps, unit="step", disable=None)
 
     def on_step(step: int, loss: float) -> None:
         bar.update()
         if step % 20 == 0:
             writer.scalar("main/loss", loss, step)
 
-    while trainer.epoch < epochs:
-        trainer.train_epoch(on_step)
+    def validate() -> None:
+        nonlocal best
         accuracy = state_accuracies(fastest_session(trainer.network), validation)
-        step = trainer.epoch * per_epoch
+        step = trainer.steps
         writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
         rate = trainer.optimizer.param_groups[0]["lr"]
         writer.scalar("main/learning_rate", rate, step)
@@ -125,10 +133,51 @@ def train(
         mean = sum(accuracy.values()) / len(accuracy)
         if mean > best:
             best = mean
-            save_network(folder / "best", trainer.network, {"epoch": trainer.epoch})
-            write_json(best_path, {"mean": mean, "epoch": trainer.epoch})
-        trainer.save(folder / "resume")
-    bar.close()
+            facts = {"epoch": trainer.epoch, "mean": mean}
+            save_network(folder / "best", trainer.network, facts)
+
+    with bar:
+        run_epochs(
+            trainer, epochs, folder / STATE, on_step, validate, sizes=writer.sizes
+        )
+
+
+def run_epochs(
+    trainer: MainTrainer,
+    epochs: int,
+    folder: Path,
+    on_step: Callable[[int, float], None],
+    after_epoch: Callable[[], None] = lambda: None,
+    sizes: Callable[[], Mapping[str, int]] = dict,
+) -> None:
+    """Train to a number of epochs, and save at the start and after each of them.
+
+    Args:
+        trainer: A training, fresh or loaded.
+        epochs: Epochs at the end.
+        folder: Where the training is saved.
+        on_step: See `MainTrainer.train_epoch`.
+        after_epoch: Called before the training is saved.
+        sizes: Returns the sizes that are saved beside it, see `MetricWriter.sizes`.
+
+    Raises:
+        Stopped: A signal came; the training is saved after the step that it was in.
+    """
+    with finish_step() as stop:
+
+        def follow(step: int, loss: float) -> None:
+            on_step(step, loss)
+            if stop and step % trainer.steps_per_epoch:
+                trainer.save(folder, sizes())
+                stop.obey()
+
+        if trainer.steps == 0:
+            trainer.save(folder, sizes())
+        while trainer.epoch < epochs:
+            trainer.train_epoch(follow)
+            after_epoch()
+            trainer.save(folder, sizes())
+            stop.obey()
 
 
 def report(
@@ -148,9 +197,10 @@ def report(
         writer: Where the metrics go.
     """
     export(folder / "last", trainer.network, splits, about)
-    meta = remeasure(folder / "best", splits, about)
+    meta = remeasure(folder / "best", splits, about, keep=("epoch", "mean"))
     test = meta["state_accuracy"]["test"]
-    writer.scalars({f"main/test_accuracy/{k}": v for k, v in test.items()}, 0)
+    values = {f"main/test_accuracy/{k}": v for k, v in test.items()}
+    writer.scalars(values, trainer.steps)
     print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
     print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
     print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
@@ -170,7 +220,7 @@ def train_network(
 ) -> None:
     """Train a fresh main network and write it with its calibration.
 
-    An interrupted warm-up continues after its last whole epoch.
+    An interrupted warm-up continues where it was saved last; see `run_epochs`.
 
     Args:
         folder: Gets ``main``, and ``training`` while it is under way.
@@ -188,18 +238,30 @@ def train_network(
     if (folder / "training").is_dir():
         trainer.load(folder / "training")
     total = epochs * trainer.steps_per_epoch
-    while trainer.epoch < epochs:
-        trainer.train_epoch(lambda step, loss: on_step(step, total, loss))
-        trainer.save(folder / "training")
+    run_epochs(
+        trainer,
+        epochs,
+        folder / "training",
+        lambda step, loss: on_step(step, total, loss),
+    )
     about = {"dataset": dataset, "warm_up_epochs": epochs}
     export(folder / "main", trainer.network.eval(), splits, about)
 
 
-def remeasure(folder: Path, splits: Splits, about: Mapping[str, Any]) -> dict[str, Any]:
+def remeasure(
+    folder: Path, splits: Splits, about: Mapping[str, Any], keep: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measure a saved network and write the numbers beside its weights; see `export`.
 
     During a run its cost unit and break-even stay what they were at the start, so that
     a return means the same from the first decision to the last.
+
+    Args:
+        folder: Folder of the network.
+        splits: The data by name.
+        about: What the network's JSON says of the run.
+        keep: Facts in it that stay.
     """
-    network, _ = load_network(folder, splits["agent"].labels.device)
-    return export(folder, network, splits, about)
+    network, facts = load_network(folder, splits["agent"].labels.device)
+    kept = {name: facts.about[name] for name in keep}
+    return export(folder, network, splits, kept | dict(about))

@@ -1,6 +1,6 @@
 """Checkpoints of main networks: weights, architecture, and what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.utils.saved_folder import load_folder, save_folder
+from dynalay_gym.utils.saved_folder import load_facts, load_folder, save_folder
 
 KIND = "main-network"
 
@@ -33,7 +33,7 @@ def save_network(
     folder: str | Path,
     network: MainNetwork,
     about: Mapping[str, Any],
-    calibrations: tuple[Mapping[str, Any], ...] = (),
+    calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write a main network with its architecture.
 
@@ -54,11 +54,16 @@ def save_weights(
     config: MainNetworkConfig,
     weights: Mapping[str, Tensor],
     about: Mapping[str, Any],
-    calibrations: tuple[Mapping[str, Any], ...] = (),
+    calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write weights of an architecture; see `save_network`."""
     facts = {"config": config.to_dict(), "calibrations": calibrations, "about": about}
     save_folder(folder, KIND, weights, facts)
+
+
+def load_network_facts(folder: str | Path) -> NetworkFacts:
+    """Return what is kept beside a main network; see `load_network`."""
+    return load_facts(folder, KIND, NetworkFacts)
 
 
 def load_network(
@@ -87,16 +92,3 @@ def load_network(
     network = MainNetwork(saved.facts.config).to(device)
     network.load_state_dict(saved.tensors)
     return network.eval(), saved.facts
-
-
-def save_tensors(folder, tensors, meta):  # noqa
-    meta = dict(meta)
-    save_folder(folder, meta.pop("kind", "tensors"), tensors, meta)
-
-
-def load_tensors(folder, device="cpu"):  # noqa
-    import json
-
-    kind = json.loads((Path(folder) / "checkpoint.json").read_text())["kind"]
-    saved = load_folder(folder, kind, dict[str, Any], most_bytes=2**32, device=device)
-    return saved.tensors, saved.facts | {"kind": kind}

@@ -86,9 +86,16 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """How far a saved training has come, and the options that it goes on with."""
+    """What the manifest of an unfinished training holds.
 
-    epoch: Annotated[int, Meta(ge=0)]
+    Attributes:
+        steps: Steps so far.
+        sizes: Of the metrics' files; see `MetricWriter`.
+        options: What it goes on with.
+    """
+
+    steps: Annotated[int, Meta(ge=0)]
+    sizes: dict[str, Annotated[int, Meta(ge=0)]]
     options: dict[str, Any]
 
 
@@ -110,7 +117,8 @@ class MainTrainer:
         if config.batch_size > len(data):
             raise ConfigError(f"batch_size is larger than the {len(data)} samples")
         self.network, self.data, self.config = network, data, config
-        self.epoch, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self.steps, self.steps_per_epoch = 0, len(data) // config.batch_size
+        self._order = torch.empty(0, dtype=torch.int64)  # samples of this epoch
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -127,28 +135,35 @@ class MainTrainer:
             adjoint_max_steps=config.adjoint_max_steps,
         )
 
+    @property
+    def epoch(self) -> int:
+        """Whole epochs so far."""
+        return self.steps // self.steps_per_epoch
+
     @torch.enable_grad()  # whatever the caller has set
     def train_epoch(self, on_step: Callable[[int, float], None]) -> None:
-        """Pass over the split once.
+        """Pass over the split once, or over what is left of it after `load`.
 
         Args:
-            on_step: Called after every step with its number (from 1) and the loss.
+            on_step: Called after every step with its number (from 1) and the loss; the
+                training may be saved there.
 
         Raises:
             DivergedError: A number is not finite; the step is not taken, and running
                 statistics are what they were before it.
         """
         self.network.train()
-        order = torch.randperm(len(self.data), generator=self.generator)
-        first = self.epoch * self.steps_per_epoch
-        batches = order.split(self.config.batch_size)[: self.steps_per_epoch]
-        for step, rows in enumerate(batches, start=first + 1):
+        done = self.steps % self.steps_per_epoch
+        if done == 0:
+            self._order = torch.randperm(len(self.data), generator=self.generator)
+        batches = self._order.split(self.config.batch_size)
+        for rows in batches[done : self.steps_per_epoch]:
             with self.guard.keep_statistics():
                 loss = self._step(rows.to(self.data.inputs.device))
             self.scheduler.step()
-            on_step(step, loss)
+            self.steps += 1
+            on_step(self.steps, loss)
         self.guard.check_weights()  # before anybody measures or saves them
-        self.epoch += 1
 
     def _step(self, rows: Tensor) -> float:
         """Take one optimiser step on some samples, int64 [n]; return the loss."""
@@ -179,14 +194,21 @@ class MainTrainer:
                 return weighted_loss(logits, labels, weights)
             return loss_of_states(self.network, images, labels, weights, self.solver)
 
-    def save(self, folder: Path) -> None:
-        """Write all that `load` needs: weights, optimiser, random state, epoch."""
-        tensors = training_state(self.network, self.optimizer, self.generator)
-        facts = TrainingFacts(epoch=self.epoch, options=self._options())
-        save_folder(folder, KIND, tensors, asdict(facts))
+    def save(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
+        """Write all that `load` needs: weights, optimiser, random state, progress.
 
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote.
+        Args:
+            folder: Where to.
+            sizes: Of the metrics' files, see `MetricWriter`; kept beside the state.
+        """
+        tensors = training_state(self.network, self.optimizer, self.generator)
+        facts = TrainingFacts(
+            steps=self.steps, sizes=dict(sizes or {}), options=self._options()
+        )
+        save_folder(folder, KIND, tensors | {"order": self._order}, asdict(facts))
+
+    def load(self, folder: Path) -> dict[str, int]:
+        """Continue from what `save` wrote; return the ``sizes`` that it was given.
 
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
@@ -197,13 +219,24 @@ class MainTrainer:
                 f"{folder} belongs to a training with other options; resume with the "
                 "same ones, or start anew without --resume"
             )
-        if saved.facts.epoch > self.config.epochs:
+        if saved.facts.steps > self.config.epochs * self.steps_per_epoch:
             raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
+        order = saved.tensors.get("order", torch.empty(0))
+        if not self._is_order(order):
+            raise CheckpointError(f"{folder}: 'order' is none of the samples")
         load_training_state(
             saved.tensors, self.network, self.optimizer, self.generator, folder
         )
-        self.epoch = saved.facts.epoch
-        self.scheduler = self._schedule(self.epoch * self.steps_per_epoch)
+        self.steps, self._order = saved.facts.steps, order
+        self.scheduler = self._schedule(self.steps)
+        return saved.facts.sizes
+
+    def _is_order(self, order: Tensor) -> bool:
+        """Return whether it has every sample once; there is none before the first."""
+        num = len(self.data) if self.steps else len(order)
+        return order.dtype == torch.int64 and torch.equal(
+            order.sort().values, torch.arange(num)
+        )
 
     def _schedule(self, taken: int) -> LambdaLR:
         """Return the schedule of learning rates after some steps."""

@@ -1,7 +1,8 @@
 """Files, run folders and metrics.
 
-Reading order: io, schema, saved_folder, training_state; digest, device, memory,
-metrics, schedules, ranges, flags, finite, rollout_recorder.
+Reading order: io, schema, saved_folder, training_state, run_folder; digest, device,
+memory, metrics, schedules, ranges, flags, interrupts, scripts, finite,
+rollout_recorder.
 
 May import: errors.
 """

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+_LINES = "metrics.jsonl"
 _PACKAGES = (
     "dynalay_gym",
     "torch",
@@ -43,14 +44,27 @@ class MetricWriter:
 
     Args:
         folder: Folder of the run, made if it is absent.
+        sizes: What `sizes` returned when the run saved the state that it now goes on
+            from: all that was recorded later is forgotten. None forgets nothing.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to; every method
+            raises it, too.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder = Path(folder)
-        self._board = SummaryWriter(log_dir=str(self.folder))
-        self._lines = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self.folder, purge_step = Path(folder), None
+        if sizes is not None:
+            _cut(self.folder, sizes)
+            purge_step = last_step(self.folder) + 1  # for a TensorBoard that watches
+        self._board = SummaryWriter(log_dir=str(self.folder), purge_step=purge_step)
+        self._lines = (self.folder / _LINES).open("a", encoding="utf-8")
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Record one number."""
@@ -105,10 +119,17 @@ class MetricWriter:
         charts = {tag.rpartition("/")[2]: ["Multiline", [tag]] for tag in tags}
         self._board.add_custom_scalars({title: charts})
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every file so far, by name, for a resumed run."""
+        self._board.flush()
+        return {path.name: path.stat().st_size for path in _files(self.folder)}
+
     def close(self) -> None:
         """Write what is pending and close the files; a second call does nothing."""
-        self._board.close()
-        self._lines.close()
+        try:
+            self._board.close()
+        finally:
+            self._lines.close()
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +146,25 @@ class MetricWriter:
 def last_step(folder: str | os.PathLike[str]) -> int:
     """Return the last step that a writer recorded in a folder; -1 if there is none."""
     try:
-        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8")
+        text = (Path(folder) / _LINES).read_text(encoding="utf-8")
     except FileNotFoundError:
         return -1
-    return max((json.loads(line)["step"] for line in lines.splitlines()), default=-1)
+    whole = text.split("\n")[:-1]  # a kill or a full disk may leave half a line
+    return max((json.loads(line)["step"] for line in whole), default=-1)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that writers have made in a folder."""
+    return [*folder.glob(_LINES), *folder.glob("events.out.tfevents.*")]
+
+
+def _cut(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Take from a folder's files what was written after they had these sizes."""
+    for path in _files(folder):
+        if path.name in sizes:
+            os.truncate(path, min(sizes[path.name], path.stat().st_size))
+        else:
+            path.unlink()
 
 
 def run_metadata() -> dict[str, Any]:

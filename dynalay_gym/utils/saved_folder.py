@@ -9,7 +9,7 @@ folder always holds a whole save: the previous one or the new one.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -115,7 +115,23 @@ def save_folder(
         "facts": plain(facts),
     }
     manifest["sha256"] = _digest(manifest)
-    folder = Path(folder)
+    _write(Path(folder), manifest, data)
+
+
+def copy_folder(source: Path, target: Path, kind: str) -> None:
+    """Write what a folder of some kind holds to another one.
+
+    Raises:
+        CheckpointError: See `load_folder`.
+    """
+    manifest = _read_manifest(source, kind)
+    data = _read_tensors(source, manifest.weights, manifest.weights.num_bytes)
+    _write(target, asdict(manifest), data)
+
+
+def _write(folder: Path, manifest: Mapping[str, Any], data: bytes) -> None:
+    """Write tensors, then the manifest; remove what it no longer names."""
+    name = manifest["weights"]["name"]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         remove_drafts(folder)  # of a process that was killed

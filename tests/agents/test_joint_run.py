@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saved import facts_of, tensors_of
 
 import train_agent
 from agents.environments import build_environments
@@ -19,7 +20,7 @@ from agents.registry import make_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.errors import DynaLayError
-from dynalay_gym.networks.checkpoint import load_network, load_tensors
+from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.sessions.calibration import find_calibration
 from dynalay_gym.utils.metrics import MetricWriter
 
@@ -60,8 +61,11 @@ class Killed(Exception):
 
 def run(asked: Options, stop_at: int | None = None) -> JointRun:
     """Train; a stop leaves the folder as a kill would."""
-    one = open_run(asked)
+    with open_run(asked) as one:
+        return learn(one, stop_at)
 
+
+def learn(one: JointRun, stop_at: int | None) -> JointRun:
     def on_progress(taken: int, words: str) -> None:
         if stop_at is not None and taken >= stop_at:
             raise Killed
@@ -75,7 +79,7 @@ def run(asked: Options, stop_at: int | None = None) -> JointRun:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(folder)[0]
+    return tensors_of(folder)
 
 
 def assert_equal(one: Path, other: Path) -> None:
@@ -95,15 +99,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> JointRun:
     """One uninterrupted run of the policy gradient."""
     folder = tmp_path_factory.mktemp("whole")
     asked = options(folder)
-    one = open_run(asked)
-    with MetricWriter(one.folder) as writer:
+    with open_run(asked) as one, MetricWriter(one.folder) as writer:
         one.learn(writer, lambda *_: None)
     return one
 
 
 def test_a_killed_run_goes_on_to_the_bit(whole: JointRun, tmp_path: Path) -> None:
     cut = run(options(tmp_path), stop_at=1400)
-    saved = load_tensors(cut.folder / "resume")[1]["taken"]
+    saved = facts_of(cut.folder / "resume")["taken"]
     assert 512 < saved < 1400, "killed after a save, in the joint phase"
     resumed = run(options(tmp_path, resume=cut.folder))
     assert resumed.folder == cut.folder
@@ -128,7 +131,7 @@ def test_exact_goes_on_to_the_bit(tmp_path: Path) -> None:
     given = {"co": co, "total_timesteps": 121_500}
     whole = run(options(tmp_path / "whole", "exact", **given))
     cut = run(options(tmp_path / "cut", "exact", **given), stop_at=60_750)
-    assert load_tensors(cut.folder / "resume")[1]["taken"] == 60_750
+    assert facts_of(cut.folder / "resume")["taken"] == 60_750
     resumed = run(options(tmp_path / "cut", "exact", resume=cut.folder, **given))
     assert resumed.trainer.steps == 18
     for name in ("agent", "resume", "best/main", "best/agent"):
@@ -211,8 +214,9 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
         asked, CONFIGS["policy-gradient"], lambda a, b, _: seen.append((a, b))
     )
     assert seen[-1] == (56, 56)
-    _, meta = load_network(one.folder / "warm-up" / "main")
-    assert one.envs.penalty == meta["break_even_penalty"] != 0.093
+    _, facts = load_network(one.folder / "warm-up" / "main")
+    assert one.envs.penalty == facts.about["break_even_penalty"] != 0.093
+    one.close()
     again = JointRun(
         replace(asked, resume=one.folder),
         CONFIGS["policy-gradient"],
@@ -230,13 +234,13 @@ def test_the_saved_network_is_measured_anew(whole: JointRun) -> None:
     unit = whole.envs.test.unwrapped.always_extra_macs  # type: ignore[attr-defined]
     base: Any = whole.envs.test.unwrapped
     options = base.problem.session.options
-    whole._save_best_network()  # one that has learned
+    whole.keep_best()  # one that has learned
     kept = load_network(whole.folder / "best" / "main")[1]
-    before = find_calibration(kept, options)
+    before = find_calibration(kept.calibrations, options)
     assert before is not None and before.always_extra_macs == unit
     measured = whole.take_best()
-    _, meta = load_network(whole.folder / "best" / "main")
-    after = find_calibration(meta, options)
+    _, facts = load_network(whole.folder / "best" / "main")
+    after = find_calibration(facts.calibrations, options)
     assert after is not None and after.always_extra_macs != unit
     assert set(measured["state_accuracy"]["test"]) == {
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
@@ -288,10 +292,10 @@ def test_what_cannot_be_parsed_ends_without_a_run(
     ("given", "message"),
     [
         (["--co-train", "--freeze-main"], "not both"),
-        (["--resume", "RUN"], "--resume needs --co-train"),
+        (["--resume", "RUN"], "--co-train"),
         (["--warm-up-from", "RUN"], "--warm-up-from needs --co-train"),
         (["--co-train", "--resume", "RUN", "--warm-up-from", "RUN"], "leave"),
-        (["--co-train", "--resume", "nowhere"], "no run folder of a co-training"),
+        (["--co-train", "--resume", "nowhere"], "nowhere is no run folder"),
         (["--co-train", "--warm-up-from", "nowhere"], "no run folder"),
         (["--co-train", "--resume", "RUN", "--seed", "5"], "--seed"),
         (["--co-train", "--resume", "RUN", "--co.every", "5"], "--co.every"),

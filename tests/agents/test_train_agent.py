@@ -194,8 +194,8 @@ def test_interrupt_keeps_a_whole_agent(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert f"--load {folder.relative_to(tmp_path)}" in errors
-    assert (folder / "agent" / "checkpoint.json").is_file()
+    assert f"--resume {folder.relative_to(tmp_path)}" in errors
+    assert (folder / "resume" / "checkpoint.json").is_file()
     assert not (folder / "results.json").exists()
     for line in metrics.read_text().splitlines():
         json.loads(line)

@@ -4,12 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from dynalay_gym.utils.saved_folder import MANIFEST_NAME, _digest
 
 
 def weights_of(folder: Path) -> Path:
     (path,) = folder.glob("weights-*.safetensors")
     return path
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    return load_file(weights_of(folder))
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
+    return dict(json.loads(text)["facts"])
 
 
 def visible(folder: Path) -> list[str]:

@@ -2,10 +2,13 @@
 
 import copy
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from dynalay_gym.networks.training import (
     one_cycle,
 )
 from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.utils.interrupts import Stopped
 from dynalay_gym.utils.metrics import MetricWriter
 
 CONFIG = MainNetworkConfig(
@@ -97,9 +101,10 @@ def test_an_interrupted_run_continues_to_the_bit(
     run(whole, tmp_path / "whole")
     save = first.save
 
-    def save_and_stop(folder: Path) -> None:
-        save(folder)
-        raise KeyboardInterrupt
+    def save_and_stop(folder: Path, sizes: Any) -> None:
+        save(folder, sizes)
+        if first.epoch == 1:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(first, "save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
@@ -108,8 +113,47 @@ def test_an_interrupted_run_continues_to_the_bit(
     second.load(tmp_path / "parts" / "resume")
     run(second, tmp_path / "parts")
     assert torch.equal(weights(whole), weights(second))
-    best = [(tmp_path / name / "best.json").read_text() for name in ("whole", "parts")]
+    best = [load_network(tmp_path / name / "best")[1] for name in ("whole", "parts")]
     assert best[0] == best[1]
+
+
+@pytest.mark.parametrize("last", [1, 3, 4, 7])
+def test_a_signal_ends_a_run_after_its_step(
+    last: int, data: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first step, within an epoch, at its end, and in the next one."""
+    config = replace(TRAINING, epochs=2, batch_size=len(data) // 4, paths="mixed")
+
+    def run(one: MainTrainer, folder: Path, sizes: Any = None) -> None:
+        with MetricWriter(folder, sizes) as writer:
+            train(one, data, folder, writer)
+
+    whole, first, second = (trainer(data, config) for _ in range(3))
+    run(whole, tmp_path / "whole")
+    loss = first._loss
+
+    def loss_and_signal(rows: torch.Tensor) -> torch.Tensor:
+        if first.steps + 1 == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(rows)
+
+    monkeypatch.setattr(first, "_loss", loss_and_signal)
+    with pytest.raises(Stopped):
+        run(first, tmp_path / "parts")
+    assert first.steps == last
+    sizes = second.load(tmp_path / "parts" / "resume")
+    assert second.steps == last
+    run(second, tmp_path / "parts", sizes)
+    assert torch.equal(weights(whole), weights(second))
+    curves = [
+        [
+            {tag: value for tag, value in json.loads(line).items() if tag != "time"}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert curves[0] == curves[1]
+    assert curves[0]
 
 
 def test_the_learning_rate_follows_its_schedule_and_is_resumed(
@@ -215,7 +259,7 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
         f"{a}{b}{c}" for a in "01" for b in "01" for c in "01"
     }
     assert facts.calibrations[0]["always_extra_macs"] > facts.about["plain_macs"]
-    assert json.loads((folder / "config.json").read_text())["epochs"] == 1
+    assert json.loads((folder / "config.json").read_text())["options"]["epochs"] == 1
     resumed = run_script(
         "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
     )

@@ -1,0 +1,129 @@
+"""The folder of a run: who writes it, what it belongs to, how it is continued.
+
+Importing it loads no torch.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.utils.flags import flag
+from dynalay_gym.utils.io import plain, write_json
+
+SETTINGS = "config.json"
+STATE = "resume"
+# Flags that a command to resume has in another form, or must not have.
+_REPLACED = ("--resume", "--warm-up-from")
+
+
+def lock(folder: Path) -> FileLock:
+    """Keep other processes out of a run folder until the lock is released.
+
+    It goes with its process, however that ends.
+
+    Raises:
+        ConfigError: Another process has it.
+    """
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"another process is writing {folder}; wait until it has ended, or start "
+            "a run of its own without --resume"
+        ) from None
+    return held
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any], **facts: Any) -> None:
+    """Write what a run's numbers depend on, and facts of its start."""
+    write_json(folder / SETTINGS, {"options": settings, **facts})
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what `write_settings` wrote: ``options`` and the facts.
+
+    Raises:
+        CheckpointError: It is no run folder.
+    """
+    try:
+        found = dict(json.loads((folder / SETTINGS).read_text("utf-8")))
+    except (OSError, TypeError, ValueError):
+        found = {}
+    if not isinstance(found.get("options"), dict):
+        raise CheckpointError(
+            f"{folder} is no run folder; give the one that the training printed"
+        )
+    return found
+
+
+def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the folder's run had the same settings."""
+    theirs, ours = read_settings(folder)["options"], plain(settings)
+    keys = sorted(ours.keys() | theirs.keys())
+    different = [flag(key) for key in keys if ours.get(key) != theirs.get(key)]
+    if different:
+        raise ConfigError(
+            f"{folder} belongs to a run with other options ({', '.join(different)}); "
+            "resume with the same ones, or start anew without --resume"
+        )
+
+
+def has_state(folder: Path) -> bool:
+    """Return whether a run has saved a state to resume from; its JSON comes last."""
+    return any((folder / STATE).glob("*.json"))
+
+
+def begins_again(folder: Path, results: tuple[str, ...]) -> bool:
+    """Return whether a run that is resumed has to begin again; says so in a line.
+
+    It does so if it was ended before it had saved anything.
+
+    Args:
+        folder: The run folder.
+        results: Folders in it that a run writes after its first state.
+
+    Raises:
+        CheckpointError: The state was taken away.
+    """
+    if has_state(folder):
+        return False
+    left = [name for name in results if (folder / name).exists()]
+    if left:
+        raise CheckpointError(
+            f"{folder} has {left[0]}/ but no {STATE}/ to go on from; copy the whole "
+            "folder again, or start anew without --resume"
+        )
+    print(f"nothing was saved in {folder} yet: it begins again")
+    return True
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Let whatever ends a run early say how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        error.add_note(f"continue with: {resume_command(folder)}")
+        raise
+
+
+def resume_command(folder: Path) -> str:
+    """Return this process's command line with ``--resume`` and a run folder."""
+    script, *given = sys.argv
+    kept: list[str] = []
+    values = iter(given)
+    for each in values:
+        name, has_value, _ = each.replace("_", "-").partition("=")
+        if name not in _REPLACED:
+            kept.append(each)
+        elif not has_value:
+            next(values, None)
+    return shlex.join(["python", script, *kept, "--resume", str(folder)])

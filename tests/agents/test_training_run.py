@@ -1,0 +1,233 @@
+"""A plain training goes on to the bit: weights, counters, metrics, the best weights."""
+
+import errno
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.saved import facts_of, tensors_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.exact.config import ExactConfig
+from agents.options import Options
+from agents.policy_gradient.config import PolicyGradientConfig
+from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
+from agents.training_run import PlainRun
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.utils.interrupts import Stopped
+from dynalay_gym.utils.metrics import MetricWriter
+
+CONFIGS: dict[str, Any] = {
+    "policy-gradient": PolicyGradientConfig(
+        num_steps=4, hidden=(16,), penalty_warm_up=0.5
+    ),
+    "exact": ExactConfig(hidden=(16,)),
+    "ppo": PPOConfig(n_steps=4, batch_size=64, n_epochs=2, hidden=(16,)),
+    "a2c": A2CConfig(n_steps=4, hidden=(16,), penalty_warm_up=0.9),
+    "dqn": DQNConfig(
+        learning_starts=128,
+        hidden=(16,),
+        gradient_steps=1,
+        buffer_size=700,
+        target_update_interval=256,
+    ),
+}
+
+
+def options(folder: Path, algo: str, **changes: Any) -> Options:
+    given: dict[str, Any] = {
+        "algo": algo,
+        "dataset": "digits",
+        "total_timesteps": 2 * 60_750 if algo == "exact" else 2048,
+        "num_envs": 32,
+        "device": "cpu",
+        "log_dir": folder,
+        "keep_best": True,
+        "configs": {algo: CONFIGS[algo]},
+    }
+    return Options(**given | changes)
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def run(asked: Options, stop_at: int | None = None) -> PlainRun:
+    """Train; a stop leaves the folder as a kill would."""
+
+    def on_progress(taken: int, words: str) -> None:
+        if stop_at is not None and taken >= stop_at:
+            raise Killed
+
+    asked.check()
+    with PlainRun(asked, asked.config()) as one:
+        with MetricWriter(one.folder, one.sizes) as writer:
+            if stop_at is None:
+                one.learn(writer, on_progress)
+            else:
+                with pytest.raises(Killed):
+                    one.learn(writer, on_progress)
+        return one
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """What a run recorded, but for the time that it took."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {tag: value for tag, value in json.loads(line).items() if "time" not in tag}
+        for line in lines
+    ]
+
+
+def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The same, as TensorBoard shows it."""
+    found = EventAccumulator(str(folder)).Reload()
+    return {
+        tag: [(each.step, each.value) for each in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+        if "time" not in tag
+    }
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    for name in ("agent", "resume"):
+        first, second = (tensors_of(each / name) for each in (one, other))
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            assert torch.equal(value, second[key]), (name, key)
+    assert curves(one) == curves(other)
+    assert board(one) == board(other)
+
+
+@pytest.mark.parametrize("algo", CONFIGS)
+def test_a_killed_run_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
+    whole = run(options(tmp_path / "whole", algo))
+    asked = options(tmp_path / "cut", algo)
+    cut = run(asked, stop_at=60_750 if algo == "exact" else 900)
+    run(replace(asked, resume=cut.folder), stop_at=60_750 if algo == "exact" else 1700)
+    resumed = run(replace(asked, resume=cut.folder))
+    assert_equal(whole.folder, resumed.folder)
+    assert (resumed.best, resumed.best_step) == (whole.best, whole.best_step)
+
+
+def test_it_validates_at_equal_intervals_and_keeps_the_best(tmp_path: Path) -> None:
+    one = run(options(tmp_path, "policy-gradient", total_timesteps=1024))
+    lines = [line for line in curves(one.folder) if "validation/return" in line]
+    rollouts = range(128, 1025, 128)  # every tenth of the training but for two
+    assert [line["step"] for line in lines] == list(rollouts)
+    found = {line["step"]: line["validation/return"] for line in lines}
+    assert one.best == max(found.values()) == found[one.best_step]
+    result = evaluate(one.envs.validation, one.agent.policy, penalty=one.envs.penalty)
+    assert result.mean_return == one.best
+    kept = tensors_of(one.folder / "agent")
+    for name, value in one.agent.module.state_dict().items():
+        assert torch.equal(value, kept[name])
+
+
+@pytest.mark.parametrize("at", [128, 256])
+def test_any_rollout_is_a_good_one_to_be_killed_after(at: int, tmp_path: Path) -> None:
+    """The first, before the first validation, and one where a validation is due."""
+    algo = "policy-gradient"
+    whole = run(options(tmp_path / "whole", algo))
+    asked = options(tmp_path / "cut", algo)
+    cut = run(asked, stop_at=at)
+    resumed = run(replace(asked, resume=cut.folder))
+    assert_equal(whole.folder, resumed.folder)
+
+
+def test_a_run_that_saved_nothing_begins_again(tmp_path: Path, capsys: Any) -> None:
+    asked = options(tmp_path / "cut", "policy-gradient")
+    with PlainRun(asked, asked.config()) as one, MetricWriter(one.folder) as writer:
+        writer.scalar("rollout/ep_rew_mean", 1.0, 128)
+    resumed = run(replace(asked, resume=one.folder))
+    assert "it begins again" in capsys.readouterr().out
+    assert_equal(run(options(tmp_path / "whole", "policy-gradient")).folder, one.folder)
+    assert resumed.taken == 2048
+
+
+def test_a_state_that_was_taken_away_is_missed(tmp_path: Path) -> None:
+    asked = options(tmp_path, "policy-gradient", total_timesteps=256)
+    done = run(asked)
+    (done.folder / "resume").rename(tmp_path / "elsewhere")
+    before = tensors_of(done.folder / "agent")
+    with pytest.raises(CheckpointError, match="no resume/ to go on from"):
+        run(replace(asked, resume=done.folder))
+    after = tensors_of(done.folder / "agent")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_only_one_at_a_time(tmp_path: Path) -> None:
+    asked = options(tmp_path, "policy-gradient", total_timesteps=256)
+    with PlainRun(asked, asked.config()) as one:
+        again = replace(asked, resume=one.folder)
+        with pytest.raises(ConfigError, match="another process is writing"):
+            PlainRun(again, again.config())
+    run(again)
+
+
+def test_a_signal_ends_a_run_after_its_rollout(tmp_path: Path) -> None:
+    algo = "policy-gradient"
+    asked, seen = options(tmp_path / "cut", algo), []
+
+    def on_progress(taken: int, words: str) -> None:
+        seen.append(taken)
+        if taken == 640:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with PlainRun(asked, asked.config()) as one:
+        with MetricWriter(one.folder) as writer, pytest.raises(Stopped):
+            one.learn(writer, on_progress)
+    assert seen[-1] == 640
+    assert facts_of(one.folder / "resume")["taken"] == 640
+    resumed = run(replace(asked, resume=one.folder))
+    assert_equal(run(options(tmp_path / "whole", algo)).folder, resumed.folder)
+
+
+def test_an_agent_that_cannot_be_resumed_is_kept(tmp_path: Path) -> None:
+    asked = options(tmp_path, "policy-gradient")
+    with PlainRun(asked, asked.config()) as one:
+        agent: Any = one.agent
+
+        class Simple:
+            config, policy, module = agent.config, agent.policy, agent.module
+            learn = agent.learn
+
+        one.agent = Simple()
+        with pytest.raises(Stopped):
+            one.learn(None, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    kept = tensors_of(one.folder / "agent")
+    assert all(torch.equal(kept[k], v) for k, v in agent.module.state_dict().items())
+    assert not (one.folder / "resume").exists()
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 12, -2, -1])
+def test_a_full_disk_loses_nothing_that_was_saved(
+    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last write is the agent's: it is in the state, too."""
+    algo = "policy-gradient"
+    replaced, replace_file = list[object](), os.replace
+
+    def fill_up(source: Any, target: Any) -> None:
+        replaced.append(target)
+        if len(replaced) > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace_file(source, target)
+
+    limit = 1_000_000
+    monkeypatch.setattr(os, "replace", fill_up)
+    whole = run(options(tmp_path / "whole", algo))
+    limit, asked = write % len(replaced), options(tmp_path / "cut", algo)
+    replaced.clear()
+    with pytest.raises(OSError, match="No space left"):
+        run(asked)
+    assert not list(tmp_path.rglob("*.tmp"))
+    limit, folder = 1_000_000, tmp_path / "cut" / "digits" / algo / "0"
+    resumed = run(replace(asked, resume=folder))
+    assert_equal(whole.folder, resumed.folder)
