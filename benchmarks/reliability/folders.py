@@ -31,7 +31,7 @@ from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export
-from dynalay_gym.utils.digest import tensors_digest
+from dynalay_gym.storage.digest import tensors_digest
 
 CONFIGS = {
     "wide": MainNetworkConfig(

@@ -29,8 +29,8 @@ from dynalay_gym.networks.policy import (
     as_numpy,
     like,
 )
-from dynalay_gym.utils.saved_folder import restore
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage.saved_folder import restore
+from dynalay_gym.storage.schema import read_as
 
 Options = dict[str, Any]  # JSON-able
 Tensors = Mapping[str, Tensor]
