@@ -34,6 +34,9 @@ from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 from dynalay_gym.utils.training_state import load_training_state, training_state
 
+# PyTorch's words for logits, for probabilities (under -O) and for a step size.
+_OVERFLOWS = "Expected parameter", "probability tensor", "without overflow"
+
 
 class SB3Agent:
     """One of SB3's algorithms on a vector environment, discount 1.
@@ -99,12 +102,11 @@ class SB3Agent:
                 reset_num_timesteps=loaded is None,
             )
         except (ValueError, RuntimeError) as error:
-            # PyTorch's words for logits that are not finite (the latter under -O)
-            if "Expected parameter" in str(error) or "probability" in str(error):
-                self._guard.check_weights()
-                what = "probabilities that are not finite"
-                raise DivergedError(f"{what}; {remedy(self.config)}") from None
-            raise
+            if not any(words in str(error) for words in _OVERFLOWS):
+                raise
+            self._guard.check_weights()
+            what = "a number is not finite"
+            raise DivergedError(f"{what}; {remedy(self.config)}") from None
 
     def training_state(self) -> dict[str, Tensor]:
         """Return what `learn` continues from; see `Resumable`.

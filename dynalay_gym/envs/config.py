@@ -173,7 +173,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         reward=make_reward(config.reward, config.alpha),
         max_decisions=config.max_decisions or default_decisions(session),
         penalty_range=parse_penalty(penalty),
-        cost_unit=calibration.always_extra_macs,
+        cost_unit=calibration.cost_unit,
         alpha=config.alpha,
         split=split.name,
         table=table,
