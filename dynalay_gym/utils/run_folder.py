@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.storage.io import plain, remove_drafts, write_json
 from dynalay_gym.utils.flags import flag
-from dynalay_gym.utils.io import plain, remove_drafts, write_json
 
 SETTINGS = "config.json"
 STATE = "resume"
