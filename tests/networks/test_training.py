@@ -143,7 +143,7 @@ def test_a_divergence_in_an_epochs_last_step_keeps_what_was_saved(
     expected.train_epoch(lambda step, loss: None)
     assert rest.epoch == 1
     assert torch.equal(weights(rest), weights(expected))
-    assert load_network(tmp_path / "best")[1]["epoch"] == 1
+    assert load_network(tmp_path / "best")[1].about["epoch"] == 1
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(
