@@ -29,10 +29,10 @@ from agents.sb3.state import algorithm_state, load_algorithm_state, load_for_lea
 from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
-from dynalay_gym.utils.training_state import load_training_state, training_state
 
 # PyTorch's words for logits, for probabilities (under -O) and for a step size.
 _OVERFLOWS = "Expected parameter", "probability tensor", "without overflow"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.utils.saved_folder import load_facts, load_folder, save_folder
+from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
 
 KIND = "main-network"
 

@@ -18,10 +18,10 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import (
     MainTrainer,
     TrainingConfig,
-    mixed_states,
     one_cycle,
 )
 from dynalay_gym.sessions.measure import state_name

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from dynalay_gym import __version__
 from dynalay_gym.errors import CheckpointError, DivergedError
-from dynalay_gym.utils.io import (
+from dynalay_gym.storage.io import (
     plain,
     read_file,
     remove_drafts,
     write_bytes,
     write_json,
 )
-from dynalay_gym.utils.schema import parse_json, read_as
+from dynalay_gym.storage.schema import parse_json, read_as
 
 FORMAT = 2
 MANIFEST_NAME = "checkpoint.json"
@@ -156,7 +156,7 @@ def load_folder(
     Args:
         folder: What `save_folder` wrote.
         kind: What it must hold.
-        schema: Type of the facts; see `dynalay_gym.utils.schema.read_as`.
+        schema: Type of the facts; see `dynalay_gym.storage.schema.read_as`.
         expected: Returns tensors like those that belong to some facts, as a rule on
             the device ``meta``: no more than they take is read, and names, shapes and
             types must be theirs.
