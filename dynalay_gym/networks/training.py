@@ -155,7 +155,9 @@ class MainTrainer:
         self.network.train()
         done = self.steps % self.steps_per_epoch
         if done == 0:
-            self._order = torch.randperm(len(self.data), generator=self.generator)
+            self._order = torch.randperm(
+                len(self.data), generator=self.generator, device="cpu"
+            )
         batches = self._order.split(self.config.batch_size)
         for rows in batches[done : self.steps_per_epoch]:
             with self.guard.keep_statistics():
@@ -328,7 +330,9 @@ def _random_portion(
     Short ones are drawn more often, since there each iteration changes most.
     """
     most, device = network.config.layer_steps[level], generator.device
-    draw = float(torch.rand((), generator=generator, device=device))
+    draw = float(
+        torch.rand((), generator=generator, dtype=torch.float32, device=device)
+    )
     steps = 1 + int(most * draw**2)
     return replace(network.solvers[level], max_steps=steps, rule=GradientRule.UNROLL)
 

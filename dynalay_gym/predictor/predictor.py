@@ -33,7 +33,7 @@ from dynalay_gym.predictor.saving import (
 from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
-from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.device import resolve_device, torch_defaults
 from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
 from dynalay_gym.utils.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.utils.training_state import strip_prefix
@@ -78,6 +78,7 @@ class DynaLayPredictor:
 
     _estimator_type = "classifier"
 
+    @torch_defaults()
     def __init__(
         self,
         network: MainNetwork | NetworkSession,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dynalay_gym import __version__
 from dynalay_gym.errors import CheckpointError, DivergedError
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.io import (
     plain,
     read_file,
@@ -205,6 +206,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Non
     module.load_state_dict(tensors)
 
 
+@torch_defaults()
 def restore(make: Callable[[], M], tensors: Mapping[str, Tensor], where: object) -> M:
     """Return a module with its weights; no memory is taken before they fit.
 
@@ -281,6 +283,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
+@torch_defaults()
 def _expect(
     expected: Callable[[T], Mapping[str, Tensor]], facts: T, folder: Path
 ) -> Mapping[str, Tensor]:
