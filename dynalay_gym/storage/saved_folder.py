@@ -31,6 +31,7 @@ from dynalay_gym.storage.io import (
     write_json,
 )
 from dynalay_gym.storage.schema import parse_json, read_as
+from dynalay_gym.utils.device import torch_defaults
 
 FORMAT = 2
 MANIFEST_NAME = "checkpoint.json"
@@ -205,6 +206,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Non
     module.load_state_dict(tensors)
 
 
+@torch_defaults()
 def restore(make: Callable[[], M], tensors: Mapping[str, Tensor], where: object) -> M:
     """Return a module with its weights; no memory is taken before they fit.
 
@@ -281,6 +283,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
+@torch_defaults()
 def _expect(
     expected: Callable[[T], Mapping[str, Tensor]], facts: T, folder: Path
 ) -> Mapping[str, Tensor]:
