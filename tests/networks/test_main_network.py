@@ -465,7 +465,7 @@ def test_impossible_architectures_are_refused(changes, names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pools": (3, 1)}, {"pools": (1, 1), "unshuffle": 4}]
+    "changes", [{"pools": (3, 1, 1)}, {"pools": (1, 1, 1), "unshuffle": 4}]
 )
 def test_hidden_streams_that_do_not_fit_are_refused(changes) -> None:
     with pytest.raises(ConfigError, match=r"hidden stream of side.*strides, pools"):
