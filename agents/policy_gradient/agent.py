@@ -30,9 +30,9 @@ from agents.policy_gradient.rollout import (
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import check_autoreset, evaluate
 from dynalay_gym.networks.policy import Infos
+from dynalay_gym.storage.training_state import take
 from dynalay_gym.utils.finite import MEND_DATA
 from dynalay_gym.utils.schedules import geometric, linear
-from dynalay_gym.utils.training_state import take
 
 
 class PolicyGradientAgent(NetAgent):

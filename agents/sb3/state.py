@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.policy import Infos, as_numpy
-from dynalay_gym.utils.schema import parse_json
-from dynalay_gym.utils.training_state import strip_prefix, take
+from dynalay_gym.storage.schema import parse_json
+from dynalay_gym.storage.training_state import strip_prefix, take
 
 _COUNTS = ("_n_updates", "_episode_num", "_n_calls")
 _MOST = 2**62  # of a count

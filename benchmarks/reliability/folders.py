@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dynalay_gym.storage.run_folder import STATE
 from gymnasium.vector import AutoresetMode
 
 from agents.config import AgentConfig
@@ -39,8 +40,7 @@ from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export
-from dynalay_gym.utils.digest import tensors_digest
-from dynalay_gym.utils.run_folder import STATE
+from dynalay_gym.storage.digest import tensors_digest
 
 CONFIGS = {
     "wide": MainNetworkConfig(

@@ -27,7 +27,7 @@ from benchmarks.reliability.folders import KINDS, make_sources
 from benchmarks.reliability.variants import PAYLOAD, Variant, variants
 from benchmarks.reliability.workers import Damage, Outcome, Worker
 from benchmarks.report import table
-from dynalay_gym.utils.io import write_json
+from dynalay_gym.storage.io import write_json
 
 # Column of the table -> what is counted in it. Only the first four are right.
 COLUMNS = {

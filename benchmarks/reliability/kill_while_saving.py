@@ -27,7 +27,7 @@ from benchmarks.reliability.folders import tiny_network
 from benchmarks.report import table
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network, save_network
-from dynalay_gym.utils.io import make_run_dir, write_json
+from dynalay_gym.storage.io import make_run_dir, write_json
 
 _LONGEST = 0.3  # seconds until a kill: many saves
 _COLUMNS = {

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dynalay_gym.utils.saved_folder import MANIFEST_NAME
+from dynalay_gym.storage.saved_folder import MANIFEST_NAME
 
 Change = Callable[[Path], None]
 _TIB = 2**40

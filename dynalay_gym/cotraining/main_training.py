@@ -22,10 +22,10 @@ from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.storage.metrics import MetricWriter
+from dynalay_gym.storage.run_folder import STATE
 from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.interrupts import finish_step
-from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.run_folder import STATE
 
 OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]

@@ -24,6 +24,7 @@ from dynalay_gym.sessions.transition_table import (
     build_table,
     finite,
 )
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.memory import check_memory
 
 _MACS, _STEPS, _STATUS, _TABLE_ROW, _PREDICTION, _CORRECT, _ALREADY, _GAIN = range(
@@ -94,9 +95,8 @@ class TableProcess(Process):
         Every state depends on every weight below it, so nothing of the old table can
         be kept. The new one is not stored on disk: a training goes through many.
         """
-        before = self.session.fingerprint()
         self.session.load_weights(weights)
-        if self.session.fingerprint() == before:
+        if self.session.fingerprint() == self._fingerprint:
             return
         inputs, labels = self.problem.inputs, self.problem.labels
         padding = episode_width(self._num_actions)
@@ -107,6 +107,8 @@ class TableProcess(Process):
             self.set_states(self.state_ids())
 
     def _read(self, table: TransitionTable) -> None:
+        # Of the table, not of the session before: another environment may share it.
+        self._fingerprint = self.session.fingerprint()
         self._seen = table.features.numpy()  # as wide as an observation
         self._choices = table.choices.numpy()
         self._prediction = table.prediction.numpy()
@@ -114,6 +116,7 @@ class TableProcess(Process):
         self._useful = table.useful.numpy()
 
 
+@torch_defaults()
 def make_process(problem: DecisionProblem, num_rows: int) -> Process:
     """Return rows of a problem: over its table if it has one, else over the network.
 

@@ -47,7 +47,7 @@ def _convolve_lone_row(x: Tensor, weight: Tensor, stride: int, padding: int) -> 
 def _runs_on_onednn(x: Tensor) -> bool:
     """Return whether oneDNN convolves x, outside of autograd and autocast."""
     is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_exporting()
+    is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return is_plain and not is_changed and torch.backends.mkldnn.is_available()
 
 

@@ -24,6 +24,7 @@ from dynalay_gym.fixed_point.solve import (
     SolverConfig,
     SolverMethod,
     iterate,
+    uncompiled,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def relu_map(linear: "FixedPointLayer", weight: Tensor) -> Map:
     return f
 
 
+@uncompiled
 def relu_solve(
     linear: "FixedPointLayer",
     weight: Tensor,

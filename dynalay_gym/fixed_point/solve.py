@@ -3,9 +3,11 @@
 Axes: n samples; the rest of a state's axes are flattened for norms.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from dynalay_gym.fixed_point.gradients import unrolled_iteration, with_gradient
 from dynalay_gym.fixed_point.progress import Map, Progress, SolveResult, step_residual
 from dynalay_gym.fixed_point.rows import in_tiles, select_rows
 from dynalay_gym.utils.ranges import Iterations, Tolerance, check_fields
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class GradientRule(StrEnum):
@@ -156,6 +161,23 @@ def iterate(
     )
 
 
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Keep ``torch.compile`` out of a function: how long it iterates, data decide.
+
+    What `torch.compiler.disable` does, which would import the whole compiler here.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            eager: Callable[P, T] = torch.compiler.disable(function)
+            return eager(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
+
+
+@uncompiled
 def solve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult:
     """Find the fixed point of ``f(., x)``: `iterate` plus the gradient rule.
 

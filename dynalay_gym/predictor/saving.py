@@ -8,6 +8,8 @@ from torch import Tensor
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import NetworkSession
+from dynalay_gym.storage.saved_folder import restore
+from dynalay_gym.storage.schema import read_as
 from dynalay_gym.utils.ranges import (
     Iterations,
     NotNegative,
@@ -15,8 +17,6 @@ from dynalay_gym.utils.ranges import (
     Portion,
     Tolerance,
 )
-from dynalay_gym.utils.saved_folder import restore
-from dynalay_gym.utils.schema import read_as
 
 KIND = "predictor"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
-from dynalay_gym.utils.io import plain
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage.io import plain
+from dynalay_gym.storage.schema import read_as
 
 BATCH = 256  # samples that pass through a network together
 

@@ -24,8 +24,8 @@ from dynalay_gym.sessions.transition_table import (
     num_bytes,
     table_layout,
 )
-from dynalay_gym.utils.digest import tensors_digest
-from dynalay_gym.utils.io import cache_dir, write_file
+from dynalay_gym.storage.digest import tensors_digest
+from dynalay_gym.storage.io import cache_dir, write_file
 from dynalay_gym.utils.memory import check_memory
 
 FORMAT = 5

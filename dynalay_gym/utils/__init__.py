@@ -1,7 +1,6 @@
-"""Files, run folders and metrics.
+"""What every part of the package and the scripts use.
 
-Reading order: io, schema, saved_folder, training_state, run_folder; digest, device,
-memory, metrics, schedules, ranges, flags, interrupts, scripts, finite,
+Reading order: device, memory, flags, ranges; interrupts, scripts; schedules, finite,
 rollout_recorder.
 
 May import: errors.

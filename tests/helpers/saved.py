@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynalay_gym.utils.saved_folder import MANIFEST_NAME
-from dynalay_gym.utils.schema import json_digest
+from dynalay_gym.storage.saved_folder import MANIFEST_NAME
+from dynalay_gym.storage.schema import json_digest
 
 
 def weights_of(folder: Path) -> Path:

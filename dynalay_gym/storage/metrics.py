@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynalay_gym.utils.io import plain, read_file
+from dynalay_gym.storage.io import plain, read_file
 
 if TYPE_CHECKING:
     import numpy as np

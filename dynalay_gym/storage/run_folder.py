@@ -13,9 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.storage.io import plain, read_file, remove_drafts, write_json
+from dynalay_gym.storage.schema import json_digest, parse_json
 from dynalay_gym.utils.flags import flag
-from dynalay_gym.utils.io import plain, read_file, write_json
-from dynalay_gym.utils.schema import json_digest, parse_json
 
 SETTINGS = "config.json"
 STATE = "resume"
@@ -27,7 +27,8 @@ _REPLACED = ("--resume", "--warm-up-from")
 def lock(folder: Path) -> FileLock:
     """Keep other processes out of a run folder until the lock is released.
 
-    It goes with its process, however that ends.
+    It goes with its process, however that ends. Drafts of files that a killed process
+    left are removed.
 
     Raises:
         ConfigError: Another process has it.
@@ -40,6 +41,7 @@ def lock(folder: Path) -> FileLock:
             f"another process is writing {folder}; wait until it has ended, or start "
             "a run of its own without --resume"
         ) from None
+    remove_drafts(folder)
     return held
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.utils.saved_folder import check_like
+from dynalay_gym.storage.saved_folder import check_like
 
 # Endings of the moments that are sums of squares, or counts.
 _NEVER_NEGATIVE = ("_sq", "square_avg", "step")
