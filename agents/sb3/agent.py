@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,6 +29,7 @@ from agents.sb3.state import algorithm_state, load_algorithm_state, load_for_lea
 from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.utils.training_state import load_training_state, take, training_state
+from dynalay_gym.storage.training_state import load_training_state, take, training_state
 
 Optimizers = {
     "adam": lambda net: torch.optim.Adam(net.parameters()),
