@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 
 from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
@@ -27,7 +28,6 @@ from dynalay_gym.networks.training import (
 )
 from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.interrupts import Stopped
-from dynalay_gym.utils.metrics import MetricWriter
 
 CONFIG = MainNetworkConfig(
     in_shape=(1, 8, 8),
@@ -163,7 +163,8 @@ def test_weights_that_the_last_step_broke_are_not_kept(
         train(one, data, tmp_path, writer)
     rest = trainer(data, replace(TRAINING, epochs=1))
     rest.load(tmp_path / "resume")
-    assert rest.steps == 0
+    assert rest.steps == 0, "the last good state is the first one"
+    assert weights(rest).isfinite().all()
     assert not (tmp_path / "best").exists()
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 held = run_folder.lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
