@@ -15,7 +15,7 @@ from torch import Tensor
 from dynalay_gym.data.images import read_images
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
 from dynalay_gym.errors import ConfigError, DataError, brief
-from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.device import resolve_device, torch_defaults
 
 # (dy, dx) of the nine versions of a digit, in the order in which they are stored.
 DIGIT_SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -106,6 +106,7 @@ class Split:
         )
 
 
+@torch_defaults()
 def load_split(
     dataset: str,
     split: str,
@@ -181,7 +182,10 @@ def augment(
     offsets = torch.randint(
         2 * shift + 1, (2, num, 1), generator=generator, device=source
     )
-    mirrored = torch.rand((num, 1), generator=generator, device=source) < 0.5 * flip
+    mirrored = (
+        torch.rand((num, 1), generator=generator, dtype=torch.float32, device=source)
+        < 0.5 * flip
+    )
     columns = torch.arange(width, device=source).expand(num, width)
     columns = torch.where(mirrored, columns.flip(1), columns) + offsets[1]
     rows = torch.arange(height, device=source) + offsets[0]

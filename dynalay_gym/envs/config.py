@@ -27,7 +27,7 @@ from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
-from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.device import resolve_device, torch_defaults
 from dynalay_gym.utils.ranges import (
     Iterations,
     NotNegative,
@@ -143,6 +143,7 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
     return low, high
 
 
+@torch_defaults()
 def make_problem(config: EnvConfig) -> DecisionProblem:
     """Load data and network and settle cost unit and penalty.
 

@@ -24,6 +24,7 @@ from dynalay_gym.sessions.transition_table import (
     build_table,
     finite,
 )
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.memory import check_memory
 
 _MACS, _STEPS, _STATUS, _TABLE_ROW, _PREDICTION, _CORRECT, _ALREADY, _GAIN = range(
@@ -115,6 +116,7 @@ class TableProcess(Process):
         self._useful = table.useful.numpy()
 
 
+@torch_defaults()
 def make_process(problem: DecisionProblem, num_rows: int) -> Process:
     """Return rows of a problem: over its table if it has one, else over the network.
 

@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dynalay_gym.utils.device import torch_defaults
+
 HEAD_ACTIONS = 2  # NOP and layer 1: the answers that easy inputs need
 TAIL_DIVISOR = 2.0  # the tail looks at the torso through half its width
 
@@ -37,6 +39,7 @@ class AgentNet(nn.Module):
         (the paper names no baseline).
     """
 
+    @torch_defaults(device=None)
     def __init__(
         self,
         observation_size: int,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
+from dynalay_gym.utils.device import resolve_device
 
 KIND = "main-network"
 
@@ -81,7 +82,9 @@ def load_network(
     Raises:
         CheckpointError: It is missing, damaged, or not a main network whose weights
             fit its architecture.
+        ConfigError: There is no such device.
     """
+    device = resolve_device(device)
     saved = load_folder(
         folder,
         KIND,

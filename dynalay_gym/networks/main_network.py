@@ -27,6 +27,7 @@ from dynalay_gym.networks.layers.base import LayerState, MainLayer
 from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer, conv_weight
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.ranges import Iterations, Tolerance, check_fields
 
 _LAYERS = Meta(max_length=12)  # 4096 states, each with its own statistics
@@ -134,6 +135,7 @@ class MainNetwork(nn.Module):
         config: Architecture.
     """
 
+    @torch_defaults(device=None)
     def __init__(self, config: MainNetworkConfig) -> None:
         super().__init__()
         self.config = config

@@ -72,7 +72,9 @@ def _random_portion(
     Short ones are drawn more often, since there each iteration changes most.
     """
     most, device = network.config.layer_steps[level], generator.device
-    draw = float(torch.rand((), generator=generator, device=device))
+    draw = float(
+        torch.rand((), generator=generator, dtype=torch.float32, device=device)
+    )
     steps = 1 + int(most * draw**2)
     return replace(network.solvers[level], max_steps=steps, rule=GradientRule.UNROLL)
 

@@ -122,7 +122,7 @@ class MainTrainer:
             raise ConfigError(f"batch_size is larger than the {len(data)} samples")
         self.network, self.data, self.config = network, data, config
         self.steps, self.steps_per_epoch = 0, len(data) // config.batch_size
-        self._order = torch.empty(0, dtype=torch.int64)  # samples of this epoch
+        self._order = torch.empty(0, dtype=torch.int64, device="cpu")  # of this epoch
         self.generator = torch.Generator().manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -159,7 +159,9 @@ class MainTrainer:
         self.network.train()
         done = self.steps % self.steps_per_epoch
         if done == 0:
-            self._order = torch.randperm(len(self.data), generator=self.generator)
+            self._order = torch.randperm(
+                len(self.data), generator=self.generator, device="cpu"
+            )
         batches = self._order.split(self.config.batch_size)
         for rows in batches[done : self.steps_per_epoch]:
             with self.guard.keep_statistics():
@@ -273,5 +275,6 @@ def one_cycle(progress: float) -> float:
     """
     if progress < _PEAK_AT:
         return 0.04 + 0.96 * progress / _PEAK_AT
-    angle = torch.tensor(torch.pi * (progress - _PEAK_AT) / (1 - _PEAK_AT))
+    turn = torch.pi * (progress - _PEAK_AT) / (1 - _PEAK_AT)
+    angle = torch.tensor(turn, dtype=torch.float32, device="cpu")
     return float(0.5 * (1 + angle.cos()))

@@ -118,7 +118,7 @@ class Batch:
     def _follow(self, policy: Any, session: Any) -> None:
         """Carry the plans of a policy out in one sweep over the network."""
         where = self._tensor(self.rows)
-        seen = torch.empty(len(where), 0, device=where.device)
+        seen = torch.empty(len(where), 0, dtype=torch.float32, device=where.device)
         if getattr(policy, "reads_observations", True):
             seen = self._observe(ALL, where)
         plans = policy.plans(seen, self._infos(ALL, where))

@@ -76,8 +76,8 @@ class NetworkPolicy(GreedyNetPolicy):
         """Choose the best allowed action; see `Policy.act`."""
         # The last bits of a sum depend on the batch: here those that are rounded off.
         with torch.no_grad():
-            scores = self._precise(torch.as_tensor(observations).cpu().double())
-        mask = torch.as_tensor(infos["action_mask"]).cpu()
+            scores = self._precise(torch.as_tensor(observations, device="cpu").double())
+        mask = torch.as_tensor(infos["action_mask"], device="cpu")
         allowed = scores.float().masked_fill(mask == 0, -torch.inf)
         return like(allowed.argmax(1), observations)
 

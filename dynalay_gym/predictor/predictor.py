@@ -35,7 +35,7 @@ from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.storage.training_state import strip_prefix
-from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.device import resolve_device, torch_defaults
 from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
 
 # What a constructor may raise when its arguments do not fit each other.
@@ -78,6 +78,7 @@ class DynaLayPredictor:
 
     _estimator_type = "classifier"
 
+    @torch_defaults()
     def __init__(
         self,
         network: MainNetwork | NetworkSession,

@@ -11,6 +11,7 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.sessions.torch_session import Steps, TorchSession
+from dynalay_gym.utils.device import torch_defaults
 
 
 def fastest_session(
@@ -40,6 +41,7 @@ def fastest_session(
     return TorchSession(network, rtol, max_steps, portion)
 
 
+@torch_defaults()
 def as_session(
     network: MainNetwork | NetworkSession,
     rtol: float | None = None,

@@ -105,12 +105,13 @@ class MainState:
         device: torch.device,
     ) -> Self:
         """Return memory for n rows of D features, K classes and L layers."""
+        single = torch.float32
         return cls(
             layers=layers,
-            pooled=torch.zeros(num_rows, num_features, device=device),
-            logits=torch.zeros(num_rows, num_classes, device=device),
+            pooled=torch.zeros(num_rows, num_features, dtype=single, device=device),
+            logits=torch.zeros(num_rows, num_classes, dtype=single, device=device),
             state_id=torch.zeros(num_rows, dtype=torch.int64, device=device),
-            residual=torch.ones(num_rows, num_layers, device=device),
+            residual=torch.ones(num_rows, num_layers, dtype=single, device=device),
         )
 
     def pick(self, rows: Tensor, *names: str) -> list[Tensor]:

@@ -36,6 +36,7 @@ from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.states import Levels
 from dynalay_gym.storage.digest import tensors_digest
+from dynalay_gym.utils.device import torch_defaults
 
 Steps = int | Sequence[int]  # most iterations of a solve: of all layers, or of each
 
@@ -204,6 +205,7 @@ class TorchSession:
         options = {"config": self.network.config.to_dict(), **self.options}
         return "main-network", options, self.network.state_dict()
 
+    @torch_defaults()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         check_weights(weights, self.network.state_dict())

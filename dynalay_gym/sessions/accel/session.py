@@ -29,11 +29,12 @@ from dynalay_gym.sessions.checks import check_actions, check_inputs, check_rows
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.utils.device import torch_defaults
 
 # A thread costs more than it brings below so many rows or multiply-adds of their plain
 # pass.
 _ROWS_PER_THREAD, _MACS_PER_THREAD = 4, 2_000_000
-_NO_TARGETS = torch.empty(0, dtype=torch.int64)
+_NO_TARGETS = torch.empty(0, dtype=torch.int64, device="cpu")
 _NO_IMAGES = np.empty((0, 0), dtype=np.float32)
 
 
@@ -104,6 +105,7 @@ class CompiledSession(TorchSession):
         parts = super().fingerprint(), code_version(), binding.get_host_cpu_name()
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
+    @torch_defaults()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights; see `NetworkSession.load_weights`."""
         super().load_weights(weights)
@@ -134,7 +136,7 @@ class CompiledSession(TorchSession):
         parts = layers.maps, state.pooled, state.logits, state.residual, state.state_id
         all_rows = Rows(*(part.numpy() for part in parts))
         asked = [part.contiguous().numpy() for part in (rows, lowest, target)]
-        cost = torch.empty((m, 4), dtype=torch.int64)
+        cost = torch.empty((m, 4), dtype=torch.int64, device="cpu")
         per_row = *asked, images, cost.numpy()
         least = max(_ROWS_PER_THREAD, _MACS_PER_THREAD // self.plain_macs)
         threads = min(torch.get_num_threads(), m // least)
