@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.utils import run_folder
 from dynalay_gym.utils.flags import short_errors
-from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 from dynalay_gym.utils.ranges import (
     BatchSize,

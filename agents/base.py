@@ -18,10 +18,10 @@ from agents.config import AgentConfig
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
-from dynalay_gym.utils.training_state import load_training_state, training_state
 
 Progress = Callable[[int], None]
 

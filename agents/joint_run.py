@@ -33,11 +33,11 @@ from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.networks import checkpoint
 from dynalay_gym.sessions.measure import state_accuracies
+from dynalay_gym.storage.io import make_run_dir
+from dynalay_gym.storage.saved_folder import copy_folder
+from dynalay_gym.storage.training_state import strip_prefix
 from dynalay_gym.utils import run_folder
-from dynalay_gym.utils.io import make_run_dir
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.saved_folder import copy_folder
-from dynalay_gym.utils.training_state import strip_prefix
 
 
 class JointRun(TrainingRun):

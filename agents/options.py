@@ -11,7 +11,7 @@ from agents.registry import DEFAULT_ALGO, config_classes
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.io import plain
+from dynalay_gym.storage.io import plain
 from dynalay_gym.utils.ranges import (
     Iterations,
     NotNegative,

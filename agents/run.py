@@ -30,7 +30,7 @@ from dynalay_gym.evaluation.diagnostics import difficulty_bins
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-from dynalay_gym.utils.io import make_run_dir, write_json
+from dynalay_gym.storage.io import make_run_dir, write_json
 from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
 VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")

@@ -1,5 +1,6 @@
 """Run folders of ``train_agent.py``: read, and evaluated as points of a study."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from dynalay_gym.networks.policy import Policy
 BREAK_EVEN = "break-even"
 # Options of the training that do not matter afterwards.
 _TRAINING = {"load", "log_dir", "resume", "warm_up_from", "co_train", "freeze_main"}
+_TRAINING |= {"co", "configs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,7 @@ class SavedRun:
     @property
     def penalty_range(self) -> tuple[float, float] | None:
         """Lowest and highest penalty that it has learned; None if it is one penalty."""
-        low, _, high = (self.options.penalty or "").partition(":")
-        return (float(low), float(high)) if high else None
+        return _penalty_range(self.options)
 
     @property
     def label(self) -> str:
@@ -70,13 +71,36 @@ def load_run(folder: Path, changes: Mapping[str, Any]) -> SavedRun:
             f"the agent at {folder} does not say what it was trained on; give a run "
             "folder of train_agent.py"
         )
-    known = {field.name for field in fields(Options)} - _TRAINING
-    given = {name: value for name, value in facts.items() if name in known}
-    for name in ("checkpoint", "data_dir"):
-        given[name] = given.get(name) and Path(given[name])
-    options = Options(**given | pair | dict(changes))
+    options = replace(_options(folder, facts), **pair | dict(changes))
     options.check()
     return SavedRun(folder=folder, options=options, config=config)
+
+
+def _options(folder: Path, facts: Mapping[str, Any]) -> Options:
+    """Return the options of a training that still matter, from its agent's facts."""
+    known = {field.name for field in fields(Options)} - _TRAINING
+    given = {name: value for name, value in facts.items() if name in known}
+    try:
+        for name in ("checkpoint", "data_dir"):
+            given[name] = given.get(name) and Path(given[name])
+        options = Options(**given)
+        options.check()
+        _penalty_range(options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the options of the agent at {folder} are none of this version ({error}); "
+            "train it again"
+        ) from None
+    return options
+
+
+def _penalty_range(options: Options) -> tuple[float, float] | None:
+    low, _, high = (options.penalty or "").partition(":")
+    if not high:
+        return None
+    if not 0 <= float(low) <= float(high) < math.inf or float(high) == 0:
+        raise ValueError(f"{options.penalty!r} is no range of penalties")
+    return float(low), float(high)
 
 
 def study_runs(

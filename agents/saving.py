@@ -15,8 +15,8 @@ from agents.base import Agent, sizes
 from agents.config import AgentConfig
 from agents.registry import config_classes, make_agent
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.utils import saved_folder
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage import saved_folder
+from dynalay_gym.storage.schema import read_as
 
 KIND = "agent"
 

@@ -25,12 +25,12 @@ from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_agent, save_agent
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
+from dynalay_gym.storage.io import make_run_dir, plain
+from dynalay_gym.storage.saved_folder import load_folder, save_folder
+from dynalay_gym.storage.training_state import strip_prefix
 from dynalay_gym.utils import run_folder
 from dynalay_gym.utils.interrupts import finish_step
-from dynalay_gym.utils.io import make_run_dir, plain
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.saved_folder import load_folder, save_folder
-from dynalay_gym.utils.training_state import strip_prefix
 
 SAVE_SECONDS = 30.0  # longest time between two saves of the state
 VALIDATIONS = 10  # in a plain training
@@ -92,7 +92,7 @@ class TrainingRun:
         self.taken, self.validated, self.best_step = 0, 0, 0
         self.best = float("-inf")
         self.sizes: dict[str, int] | None = None
-        self._saved_at = time.monotonic()
+        self._has_state, self._saved_at = False, time.monotonic()
         self._open = ExitStack()
 
     def learn(
@@ -115,7 +115,7 @@ class TrainingRun:
             if taken <= self.taken:  # a resumed run reports where it starts
                 return
             self.taken = taken
-            if not run_folder.has_state(self.folder):
+            if not self._has_state:
                 self._save(writer)  # before anything that follows from it
             validated, late = self._catch_up(writer), self._is_late()
             if validated or late:
@@ -124,7 +124,7 @@ class TrainingRun:
             on_progress(taken, words)
             if stop:
                 self._save(writer)
-                if not run_folder.has_state(self.folder):  # it is not `Resumable`
+                if not self._has_state:  # it is not `Resumable`
                     self.save_agent("agent")
                 stop.obey()
 
@@ -233,7 +233,7 @@ class TrainingRun:
             sizes={} if writer is None else writer.sizes(),
         )
         save_folder(self.folder / run_folder.STATE, KIND, tensors, asdict(progress))
-        self._saved_at = time.monotonic()
+        self._has_state, self._saved_at = True, time.monotonic()
 
     def _load(self) -> None:
         """Continue from what `_save` wrote; without it the run begins again."""
@@ -248,7 +248,7 @@ class TrainingRun:
         self.taken, self.validated = progress.taken, progress.validated
         if progress.best is not None:
             self.best, self.best_step = progress.best, progress.best_step
-        self.sizes = progress.sizes
+        self.sizes, self._has_state = progress.sizes, True
         self.load_state(saved.tensors)
 
 

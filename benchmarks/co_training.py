@@ -44,7 +44,7 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.sessions.measure import state_accuracies
-from dynalay_gym.utils.io import write_json
+from dynalay_gym.storage.io import write_json
 from dynalay_gym.utils.metrics import run_metadata
 
 COUNT_EVERY = 60

@@ -33,7 +33,7 @@ from dynalay_gym.data.splits import load_split
 from dynalay_gym.evaluation.comparison import compare
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_interval
-from dynalay_gym.utils.io import write_json
+from dynalay_gym.storage.io import write_json
 from dynalay_gym.utils.metrics import run_metadata
 
 Returns = NDArray[np.float64]

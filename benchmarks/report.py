@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynalay_gym.utils.io import write_bytes, write_json
+from dynalay_gym.storage.io import write_bytes, write_json
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, tuple[str, str]]  # heading -> key of a row, format of its value

@@ -15,7 +15,7 @@ from dynalay_gym.fixed_point.layers import DenseFixedPointLayer
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, softmax_summary, squash
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.states import layer_states, useful_actions
-from dynalay_gym.utils.digest import tensors_digest
+from dynalay_gym.storage.digest import tensors_digest
 
 WIDTH, PORTIONS, STEPS, PADDING = 8, 4, 2, 0
 

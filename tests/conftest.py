@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dynalay_gym.utils.io import cache_dir
+from dynalay_gym.storage.io import cache_dir
 
 # Processes that a test starts with another cache folder need not compile anew.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))

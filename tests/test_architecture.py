@@ -141,6 +141,7 @@ PUBLIC_TO_AGENTS = (
     "dynalay_gym.networks.checkpoint",
     "dynalay_gym.networks.policy",
     "dynalay_gym.predictor",
+    "dynalay_gym.storage",
     "dynalay_gym.utils",
 )
 

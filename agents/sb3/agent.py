@@ -29,10 +29,13 @@ from agents.sb3.state import algorithm_state, load_algorithm_state, load_for_lea
 from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
-from dynalay_gym.utils.training_state import load_training_state, training_state
+
+# PyTorch's words for logits, for probabilities (under -O) and for a step size.
+_OVERFLOWS = "Expected parameter", "probability tensor", "without overflow"
 
 
 class SB3Agent:
@@ -99,12 +102,11 @@ class SB3Agent:
                 reset_num_timesteps=loaded is None,
             )
         except (ValueError, RuntimeError) as error:
-            # PyTorch's words for logits that are not finite (the latter under -O)
-            if "Expected parameter" in str(error) or "probability" in str(error):
-                self._guard.check_weights()
-                what = "probabilities that are not finite"
-                raise DivergedError(f"{what}; {remedy(self.config)}") from None
-            raise
+            if not any(words in str(error) for words in _OVERFLOWS):
+                raise
+            self._guard.check_weights()
+            what = "a number is not finite"
+            raise DivergedError(f"{what}; {remedy(self.config)}") from None
 
     def training_state(self) -> dict[str, Tensor]:
         """Return what `learn` continues from; see `Resumable`.

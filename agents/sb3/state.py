@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.policy import Infos, as_numpy
-from dynalay_gym.utils.training_state import strip_prefix
+from dynalay_gym.storage.training_state import strip_prefix
 
 _COUNTS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls")
 _BUFFER = "observations next_observations actions rewards dones timeouts".split()

@@ -148,8 +148,12 @@ def differences(one: Path, other: Path) -> Iterator[str]:
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a saved folder; none if it is not there."""
-    files = folder.glob("weights-*.safetensors")
-    return {name: each for path in files for name, each in load_file(path).items()}
+    manifest = folder / "checkpoint.json"
+    if not manifest.is_file():
+        return {}
+    name = json.loads(manifest.read_text(encoding="utf-8"))["weights"]["name"]
+    tensors: dict[str, Tensor] = load_file(folder / name)
+    return tensors
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:

@@ -2,5 +2,5 @@
 
 Reading order: env_wrapper, trainer, collect; config, main_training.
 
-May import: errors, utils, data, fixed_point, networks, sessions, envs.
+May import: errors, storage, utils, data, fixed_point, networks, sessions, envs.
 """

@@ -26,12 +26,12 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks import selective
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import Policy
-from dynalay_gym.networks.training import loss_of_states, mixed_states
+from dynalay_gym.networks.state_losses import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
-from dynalay_gym.utils.training_state import load_training_state, training_state
 
 
 class CoTrainer:

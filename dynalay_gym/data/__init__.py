@@ -2,5 +2,5 @@
 
 Reading order: registry, splits, images, maze.
 
-May import: errors, utils.
+May import: errors, storage, utils.
 """

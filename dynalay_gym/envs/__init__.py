@@ -3,5 +3,5 @@
 Reading order: process, observation, reward, episodes, vector_env, single_env; config,
 checks; table, oracle, render.
 
-May import: errors, utils, data, networks, sessions.
+May import: errors, storage, utils, data, networks, sessions.
 """

@@ -16,12 +16,12 @@ from dynalay_gym.envs.reward import make_reward
 from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     UnknownArgumentError,
 )
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
+from dynalay_gym.sessions.checks import check_fit
 from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
 from dynalay_gym.sessions.states import default_decisions
@@ -174,7 +174,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         reward=make_reward(config.reward, config.alpha),
         max_decisions=config.max_decisions or default_decisions(session),
         penalty_range=parse_penalty(penalty),
-        cost_unit=calibration.always_extra_macs,
+        cost_unit=calibration.cost_unit,
         alpha=config.alpha,
         split=split.name,
         table=table,
@@ -249,37 +249,6 @@ def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split
         download=config.download,
         device=device,
     )
-
-
-def check_fit(session: NetworkSession, split: Split) -> None:
-    """Check that a network can run a split.
-
-    Raises:
-        CheckpointError: Shape of the samples or number of classes differ.
-        DataError: A sample is not finite, or of another type than the network takes.
-    """
-    expected = getattr(session, "in_shape", None)
-    got = tuple(split.inputs.shape[1:])
-    if expected is not None and tuple(expected) != got:
-        raise CheckpointError(
-            f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
-            "give a checkpoint that was trained on this data set"
-        )
-    dtype = getattr(session, "in_dtype", split.inputs.dtype)
-    if split.inputs.dtype != dtype:
-        raise DataError(
-            f"split {split.name!r} holds {split.inputs.dtype}, the network takes "
-            f"{dtype}; convert it with .to({dtype}), prepared as in training"
-        )
-    if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
-        raise DataError(
-            f"split {split.name!r} holds NaN or infinite inputs; mend or replace it"
-        )
-    if int(split.labels.max()) >= session.num_classes:
-        raise CheckpointError(
-            f"the network knows {session.num_classes} classes, the data has more; "
-            "give a checkpoint that was trained on this data set"
-        )
 
 
 class EnvProperties:

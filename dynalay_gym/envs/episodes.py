@@ -60,6 +60,8 @@ class RowEpisodes:
         # Episodes first .. first + _AHEAD - 1 of every row, of which some are used.
         self._first = np.full(num_rows, -_AHEAD, dtype=np.int64)
         self._used = np.full(num_rows, _AHEAD, dtype=np.int64)
+        self._index = np.zeros((_AHEAD, num_rows), dtype=np.int64)
+        self._penalty = np.zeros((_AHEAD, num_rows), dtype=np.float32)
 
     def seed(self, rows: NDArray[np.int64], seeds: Sequence[int | None]) -> None:
         """Reseed each of `rows` whose entry in `seeds` (one per row, N) is not None."""
@@ -114,6 +116,7 @@ class RowEpisodes:
         place = used * len(self._used) + rows
         return self._index.take(place), self._penalty.take(place)
 
+    @np.errstate(all="ignore")  # a penalty may be of any size
     def _look_ahead(self) -> None:
         """Hash the next episodes of every row, [_AHEAD, N]."""
         self._first += self._used

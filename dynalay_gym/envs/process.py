@@ -185,7 +185,7 @@ class Process(ABC):
             log_score_gain=outcome.log_score_gain,
             penalty=self.episode.penalty[rows],
         )
-        with np.errstate(over="ignore", invalid="ignore"):  # a huge penalty is allowed
+        with np.errstate(all="ignore"):  # a penalty may be of any size
             return self.problem.reward(decision), stop
 
     def observe(self, rows: Rows = ALL) -> Tensor:

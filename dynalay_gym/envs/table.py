@@ -95,9 +95,8 @@ class TableProcess(Process):
         Every state depends on every weight below it, so nothing of the old table can
         be kept. The new one is not stored on disk: a training goes through many.
         """
-        before = self.session.fingerprint()
         self.session.load_weights(weights)
-        if self.session.fingerprint() == before:
+        if self.session.fingerprint() == self._fingerprint:
             return
         inputs, labels = self.problem.inputs, self.problem.labels
         padding = episode_width(self._num_actions)
@@ -108,6 +107,8 @@ class TableProcess(Process):
             self.set_states(self.state_ids())
 
     def _read(self, table: TransitionTable) -> None:
+        # Of the table, not of the session before: another environment may share it.
+        self._fingerprint = self.session.fingerprint()
         self._seen = table.features.numpy()  # as wide as an observation
         self._choices = table.choices.numpy()
         self._prediction = table.prediction.numpy()

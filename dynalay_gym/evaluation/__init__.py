@@ -3,5 +3,5 @@
 Reading order: evaluate, reference_policies, walk, comparison; frontier, diagnostics;
 intervals, tables, figures, animation.
 
-May import: errors, utils, data, networks, envs.
+May import: errors, storage, utils, data, networks, envs.
 """

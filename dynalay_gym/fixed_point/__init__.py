@@ -3,5 +3,5 @@
 Reading order: layers, bellman, relu_solve, solve, progress; contraction, anderson,
 gradients; caching, rows, batch_invariant.
 
-May import: errors, utils.
+May import: errors, storage, utils.
 """

@@ -162,6 +162,7 @@ def _ratio(norm: Tensor, change: Tensor) -> Tensor:
     return torch.where(change == 0, 0.0, ratio)
 
 
+@np.errstate(all="ignore")  # whatever the caller has set: states may be of any size
 def step_residual(new: Tensor, change: Tensor) -> Residuals:
     """Return the relative residual of a step, for finite states of any size.
 
@@ -189,8 +190,7 @@ def _host_norms(states: Tensor) -> Residuals:
     rows = flat_rows(states)
     if rows.is_cpu and rows.dtype == torch.float32 and rows.shape[1] <= _LONGEST_DOT:
         array = rows.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares: Residuals = np.vecdot(array, array)
+        squares: Residuals = np.vecdot(array, array)
         return np.sqrt(squares)
     found: Residuals = row_norms(rows).cpu().numpy()
     return found

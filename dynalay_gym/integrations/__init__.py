@@ -2,5 +2,5 @@
 
 Reading order: sb3.
 
-May import: errors, utils, networks, envs, evaluation.
+May import: errors, storage, utils, networks, envs, evaluation.
 """

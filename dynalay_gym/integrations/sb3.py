@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 from torch import Tensor
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, brief
 from dynalay_gym.evaluation.evaluate import check_autoreset
 from dynalay_gym.networks.policy import as_numpy
 
@@ -29,6 +29,7 @@ class SB3VecEnv(VecEnv):
     SAME_STEP mode with its ``final_obs``. Any other mode would train on wrong
     transitions without a word, so it is refused.
 
+    ``reset_infos[i]`` holds what the last reset or autoreset of row i told, and
     ``infos[i]`` holds the environment's info keys (``correct``, ``macs``, ``index``,
     ...) of the step that row i took, as numbers: also where it ended an episode, so
     that ``VecMonitor(envs, info_keywords=("correct",))`` records how it ended.
@@ -62,7 +63,7 @@ class SB3VecEnv(VecEnv):
         Raises:
             ConfigError: A list does not hold N dictionaries with the same keys.
         """
-        if isinstance(options, Sequence):
+        if options is not None and not isinstance(options, Mapping):
             options = self._stack_options(options)
         super().set_options(options)
 
@@ -90,10 +91,10 @@ class SB3VecEnv(VecEnv):
             last = _host(infos["final_obs"])
             final = self._rows(infos.get("final_info", {}))
             for i in np.flatnonzero(dones).tolist():
-                rows[i] = final[i] | {
-                    "terminal_observation": self._part(last, i),
-                    "TimeLimit.truncated": bool(truncated[i] & ~terminated[i]),
-                }
+                self.reset_infos[i] = rows[i]
+                rows[i] = final[i] | {"terminal_observation": self._part(last, i)}
+        for row, is_cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
+            row["TimeLimit.truncated"] = is_cut
         return _host(observations), as_numpy(rewards), dones, rows
 
     def close(self) -> None:
@@ -104,7 +105,7 @@ class SB3VecEnv(VecEnv):
         """Return an attribute of the environment, once per row asked for."""
         owner = self.envs if hasattr(self.envs, attr_name) else self.envs.unwrapped
         value = getattr(owner, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        return [value for _ in self._numbers(indices)]
 
     def set_attr(
         self, attr_name: str, value: Any, indices: VecEnvIndices = None
@@ -114,7 +115,7 @@ class SB3VecEnv(VecEnv):
         Raises:
             ConfigError: Only some rows are meant; they share their attributes.
         """
-        if len(list(self._get_indices(indices))) < self.num_envs:
+        if len(set(self._numbers(indices))) < self.num_envs:
             raise ConfigError(
                 f"the rows of a batched environment share {attr_name!r}; set it for all"
             )
@@ -135,25 +136,34 @@ class SB3VecEnv(VecEnv):
         """
         method = getattr(self.envs.unwrapped, method_name)
         result = method(*method_args, **method_kwargs)
-        return [self._part(result, i) for i in self._get_indices(indices)]
+        return [self._part(result, i) for i in self._numbers(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type, indices: VecEnvIndices = None
     ) -> list[bool]:
         """Return false for every row: single wrappers cannot wrap a batched env."""
-        return [False for _ in self._get_indices(indices)]
+        return [False for _ in self._numbers(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return one rendered frame per row."""
         frames: Any = self.envs.render()
         return list(frames or ())
 
-    def _stack_options(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _numbers(self, indices: VecEnvIndices) -> list[int]:
+        """Return the numbers of rows; IndexError if there is no such row."""
+        rows = range(self.num_envs)
+        return [rows[i] for i in self._get_indices(indices)]
+
+    def _stack_options(self, options: Any) -> dict[str, Any]:
         """Return the options of N rows as one array per key."""
-        if len(rows) != self.num_envs or any(set(row) != set(rows[0]) for row in rows):
+        given = list(options) if isinstance(options, Sequence) else []
+        rows = [{} if row is None else row for row in given]
+        fits = len(rows) == self.num_envs
+        fits = fits and all(isinstance(row, Mapping) for row in rows)
+        if not fits or any(set(row) != set(rows[0]) for row in rows):
             raise ConfigError(
                 f"options must be one dictionary for all rows, or {self.num_envs} with "
-                f"the same keys, got {list(map(dict, rows))}"
+                f"the same keys, not {brief(options)}"
             )
         return {key: np.asarray([row[key] for row in rows]) for key in rows[0]}
 

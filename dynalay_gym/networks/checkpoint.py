@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.utils.saved_folder import load_facts, load_folder, save_folder
+from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
+from dynalay_gym.utils.device import torch_defaults
 
 KIND = "main-network"
 
@@ -66,6 +67,7 @@ def load_network_facts(folder: str | Path) -> NetworkFacts:
     return load_facts(folder, KIND, NetworkFacts)
 
 
+@torch_defaults()
 def load_network(
     folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[MainNetwork, NetworkFacts]:

@@ -2,5 +2,5 @@
 
 Reading order: predictor, inference, policies; saving, export.
 
-May import: errors, utils, data, fixed_point, networks, sessions, envs.
+May import: errors, storage, utils, data, fixed_point, networks, sessions, envs.
 """

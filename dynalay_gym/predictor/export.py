@@ -22,7 +22,7 @@ from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.features import network_features
 from dynalay_gym.sessions.torch_session import TorchSession
-from dynalay_gym.utils.io import write_json
+from dynalay_gym.storage.io import write_json
 
 FORMATS = {"torch": "pt2", "onnx": "onnx"}
 EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant

@@ -29,8 +29,8 @@ from dynalay_gym.networks.policy import (
     as_numpy,
     like,
 )
-from dynalay_gym.utils.saved_folder import restore
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage.saved_folder import restore
+from dynalay_gym.storage.schema import read_as
 
 Options = dict[str, Any]  # JSON-able
 Tensors = Mapping[str, Tensor]
@@ -193,6 +193,8 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
 
 
 Width = Annotated[int, Meta(ge=1)]
+_LONGEST = 10_000  # a policy may take as many decisions
+_Plan = Annotated[tuple[int, ...], Meta(max_length=_LONGEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +227,12 @@ class _SavedPerceptron:
 
 @dataclass(frozen=True, kw_only=True)
 class _SavedPlan:
-    plan: tuple[int | tuple[int, ...], ...]
+    plan: tuple[int | _Plan, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse one plan, not one per sample, that is too long."""
+        if len(self.plan) > _LONGEST and isinstance(self.plan[0], int):
+            raise ValueError(f"a plan has at most {_LONGEST} actions")
 
     def restore(self, _: Tensors) -> Policy:
         return PlanPolicy(self.plan)
@@ -234,7 +241,7 @@ class _SavedPlan:
 @dataclass(frozen=True, kw_only=True)
 class _SavedMaxProb:
     column: int
-    plan: tuple[int, ...]
+    plan: _Plan
     thresholds: tuple[float, ...]
     penalties: tuple[float, ...]
 

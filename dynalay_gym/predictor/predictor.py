@@ -33,10 +33,10 @@ from dynalay_gym.predictor.saving import (
 from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
+from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
+from dynalay_gym.storage.training_state import strip_prefix
 from dynalay_gym.utils.device import resolve_device, torch_defaults
 from dynalay_gym.utils.ranges import PenaltyUnit, Portion, Rows, check_value
-from dynalay_gym.utils.saved_folder import MOST_BYTES, load_folder, save_folder
-from dynalay_gym.utils.training_state import strip_prefix
 
 # What a constructor may raise when its arguments do not fit each other.
 _UNFIT = (AttributeError, KeyError, TypeError, ValueError, RuntimeError)
@@ -245,6 +245,7 @@ class DynaLayPredictor:
         save_folder(folder, KIND, tensors, asdict(facts))
 
     @classmethod
+    @torch_defaults()
     def load(
         cls,
         folder: str | Path,

@@ -8,8 +8,15 @@ from torch import Tensor
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import NetworkSession
-from dynalay_gym.utils.saved_folder import restore
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage.saved_folder import restore
+from dynalay_gym.storage.schema import read_as
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    NotNegative,
+    PenaltyUnit,
+    Portion,
+    Tolerance,
+)
 
 KIND = "predictor"
 
@@ -26,9 +33,9 @@ class SavedPart:
 class Solves:
     """Options of `fastest_session`."""
 
-    rtol: float
-    max_steps: int | tuple[int, ...]
-    iterations_per_action: int | None
+    rtol: Tolerance
+    max_steps: Iterations | tuple[Iterations, ...]
+    iterations_per_action: Portion | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +50,9 @@ class PredictorFacts:
         policy: The policy; its tensors are ``policy.<name>``.
     """
 
-    penalty: float
-    penalty_unit: float
-    max_decisions: int
+    penalty: NotNegative
+    penalty_unit: PenaltyUnit
+    max_decisions: Portion
     network: SavedPart
     policy: SavedPart
 

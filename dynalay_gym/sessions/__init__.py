@@ -3,5 +3,5 @@
 Reading order: protocol, states, torch_session, main_state, features, checks; fastest,
 accel; calibration, measure, transition_table, table_cache.
 
-May import: errors, utils, data, fixed_point, networks.
+May import: errors, storage, utils, data, fixed_point, networks.
 """

@@ -12,9 +12,10 @@ from msgspec import Meta
 from torch import Tensor
 
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
-from dynalay_gym.utils.io import plain
-from dynalay_gym.utils.schema import read_as
+from dynalay_gym.storage.io import plain
+from dynalay_gym.storage.schema import read_as
 
 BATCH = 256  # samples that pass through a network together
 
@@ -39,7 +40,21 @@ class Calibration:
     iterations_per_action: int | None = None
     plain_accuracy: Share
     always_accuracy: Share
-    always_extra_macs: Annotated[float, Meta(ge=0)]
+    always_extra_macs: Annotated[float, Meta(ge=0, le=1e18)]
+
+    @property
+    def cost_unit(self) -> float:
+        """Multiply-adds that count as cost 1.
+
+        Raises:
+            ConfigError: *Always* costs nothing, so that there is no such unit.
+        """
+        if self.always_extra_macs < 1:
+            raise ConfigError(
+                "iterating everything costs no multiply-add more than the plain pass: "
+                "there is nothing to decide; give max_steps of at least 1"
+            )
+        return self.always_extra_macs
 
     def break_even(self, alpha: float) -> float:
         """Return the penalty at which stopping and *always* earn the same.

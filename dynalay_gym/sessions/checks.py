@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalay_gym.errors import CheckpointError, brief
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import CheckpointError, DataError, brief
+from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.utils.finite import broken_part
 
 
@@ -56,6 +58,37 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
         raise CheckpointError(
             f"the weights' {broken} is not finite (their training diverged); give "
             "earlier ones"
+        )
+
+
+def check_fit(session: NetworkSession, split: Split) -> None:
+    """Check that a network can run a split.
+
+    Raises:
+        CheckpointError: Shape of the samples or number of classes differ.
+        DataError: A sample is not finite, or of another type than the network takes.
+    """
+    expected = getattr(session, "in_shape", None)
+    got = tuple(split.inputs.shape[1:])
+    if expected is not None and tuple(expected) != got:
+        raise CheckpointError(
+            f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
+            "give a checkpoint that was trained on this data set"
+        )
+    dtype = getattr(session, "in_dtype", split.inputs.dtype)
+    if split.inputs.dtype != dtype:
+        raise DataError(
+            f"split {split.name!r} holds {split.inputs.dtype}, the network takes "
+            f"{dtype}; convert it with .to({dtype}), prepared as in training"
+        )
+    if split.inputs.is_floating_point() and not bool(split.inputs.isfinite().all()):
+        raise DataError(
+            f"split {split.name!r} holds NaN or infinite inputs; mend or replace it"
+        )
+    if int(split.labels.max()) >= session.num_classes:
+        raise CheckpointError(
+            f"the network knows {session.num_classes} classes, the data has more; "
+            "give a checkpoint that was trained on this data set"
         )
 
 

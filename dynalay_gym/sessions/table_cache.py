@@ -24,8 +24,8 @@ from dynalay_gym.sessions.transition_table import (
     num_bytes,
     table_layout,
 )
-from dynalay_gym.utils.digest import tensors_digest
-from dynalay_gym.utils.io import cache_dir, write_file
+from dynalay_gym.storage.digest import tensors_digest
+from dynalay_gym.storage.io import cache_dir, write_file
 from dynalay_gym.utils.memory import check_memory
 
 FORMAT = 5
@@ -98,7 +98,7 @@ def _load(path: Path, key: str, layout: Layout) -> TransitionTable | None:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
             tensors = {name: file.get_tensor(name) for name in layout}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except Exception:  # whatever is wrong with it, it is built again
         return None
     for name, (shape, dtype) in layout.items():
         tensor = tensors[name]

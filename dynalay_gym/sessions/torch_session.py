@@ -35,8 +35,8 @@ from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.states import Levels
+from dynalay_gym.storage.digest import tensors_digest
 from dynalay_gym.utils.device import torch_defaults
-from dynalay_gym.utils.digest import tensors_digest
 
 Steps = int | Sequence[int]  # most iterations of a solve: of all layers, or of each
 

@@ -1,8 +1,7 @@
-"""Files, run folders and metrics.
+"""What every part of the package and the scripts use.
 
-Reading order: io, schema, saved_folder, training_state, run_folder; digest, device,
-memory, metrics, schedules, ranges, flags, interrupts, scripts, finite,
-rollout_recorder.
+Reading order: device, memory, flags, ranges; interrupts, scripts, run_folder; metrics,
+schedules, finite, rollout_recorder.
 
-May import: errors.
+May import: errors, storage.
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynalay_gym.utils.io import plain
+from dynalay_gym.storage.io import plain
 
 if TYPE_CHECKING:
     import numpy as np

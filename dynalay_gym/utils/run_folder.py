@@ -14,8 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.storage.io import plain, write_json
 from dynalay_gym.utils.flags import flag
-from dynalay_gym.utils.io import plain, write_json
 
 SETTINGS = "config.json"
 STATE = "resume"
@@ -76,11 +76,6 @@ def check_same(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def has_state(folder: Path) -> bool:
-    """Return whether a run has saved a state to resume from; its JSON comes last."""
-    return any((folder / STATE).glob("*.json"))
-
-
 def begins_again(folder: Path, results: tuple[str, ...]) -> bool:
     """Return whether a run that is resumed has to begin again; says so in a line.
 
@@ -93,7 +88,7 @@ def begins_again(folder: Path, results: tuple[str, ...]) -> bool:
     Raises:
         CheckpointError: The state was taken away.
     """
-    if has_state(folder):
+    if any((folder / STATE).glob("*.json")):  # it is written last
         return False
     left = [name for name in results if (folder / name).exists()]
     if left:

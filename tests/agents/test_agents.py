@@ -16,8 +16,8 @@ from agents.saving import load_agent, load_config, save_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.storage.saved_folder import save_folder
 from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.saved_folder import save_folder
 
 SMALL = {
     "policy-gradient": PolicyGradientConfig(

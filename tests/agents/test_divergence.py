@@ -1,10 +1,13 @@
 """No learner learns from a number that is not finite, nor keeps one."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.injection import QUANTITIES, Injection, moments, run
+
+import train_agent
 
 CASES = [(one, what) for one, quantities in QUANTITIES.items() for what in quantities]
 VALUES = (float("nan"), float("inf"))
@@ -28,6 +31,24 @@ def test_the_first_number_that_is_not_finite_stops_a_training(
     learner: str, quantity: str
 ) -> None:
     assert check(learner, quantity, torch.nan, 2) == (True, 0)
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_keeps_no_agent(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+    line = "train_agent.py --dataset digits --algo policy-gradient "
+    line += "--policy-gradient.learning-rate 1e38 --total-timesteps 512"
+    monkeypatch.setattr("sys.argv", line.split())
+    assert train_agent.main() == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "--policy-gradient.learning-rate" in error
+    kept = [path.name for path in (tmp_path / "runs").rglob("*")]
+    assert not {"agent", "predictor", "results.json"} & set(kept)
 
 
 @pytest.mark.slow

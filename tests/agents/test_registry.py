@@ -15,6 +15,7 @@ from agents.options import Options, default_configs
 from agents.saving import load_agent, save_agent
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.utils import memory
 
 NEW_FILE = '''
 from dataclasses import dataclass
@@ -124,3 +125,33 @@ def test_options_out_of_range_name_their_flag(algo: str) -> None:
         kind(learning_rate=0.0)
     with pytest.raises(ConfigError, match=rf"--{algo}\.hidden"):
         kind(hidden=(16, 0))
+
+
+@pytest.mark.parametrize(
+    ("algo", "changes", "kept", "learned"),
+    [
+        ("policy-gradient", {"num_steps": 5}, 50, 50),
+        ("ppo", {"n_steps": 5, "batch_size": 8}, 50, 8),
+        ("ppo", {"n_steps": 5}, 50, 50),
+        ("a2c", {"n_steps": 5}, 50, 50),
+        ("dqn", {"buffer_size": 70, "batch_size": 8}, 70, 8),
+    ],
+)
+def test_the_memory_of_a_training_is_known_before(
+    algo: str,
+    changes: dict[str, int],
+    kept: int,
+    learned: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = registry.config_classes()[algo](hidden=(6, 4), **changes)
+    assert (config.num_kept(10), config.num_learned(10)) == (kept, learned)
+    # Two networks of 7-6-4-3, four numbers per weight; two observations of 7 features
+    # and eight numbers per action; four per unit of the hidden layers.
+    weights, decision = 7 * 6 + 6 * 4 + 4 * 3, 2 * 7 + 8 * 3
+    needed = 4 * (8 * weights + kept * decision + learned * 4 * 10)
+    monkeypatch.setattr(memory, "available_memory", lambda: needed)
+    config.check_memory(10, 7, 3)
+    monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
+    with pytest.raises(ConfigError, match=rf"--num-envs, .* --{algo}\.\*"):
+        config.check_memory(10, 7, 3)

@@ -148,7 +148,7 @@ def test_other_algorithms_and_a_range_of_penalties(algo, tmp_path):
     [
         (["--load", "AGENT", "--algo", "ppo"], "leave --algo out"),
         (["--load", "AGENT", "--policy-gradient.num-steps", "4"], "--policy-gradient"),
-        (["--checkpoint", "AGENT"], "main network"),
+        (["--checkpoint", "AGENT"], "main-network"),
         (["--load", "CUT"], "truncated"),
         (["--dataset", "cifar10"], "--checkpoint"),
     ],

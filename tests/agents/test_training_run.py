@@ -105,6 +105,12 @@ def assert_equal(one: Path, other: Path) -> None:
     assert board(one) == board(other)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> PlainRun:
+    """One undisturbed run of the policy gradient."""
+    return run(options(tmp_path_factory.mktemp("whole"), "policy-gradient"))
+
+
 @pytest.mark.parametrize("algo", CONFIGS)
 def test_a_killed_run_goes_on_to_the_bit(algo: str, tmp_path: Path) -> None:
     whole = run(options(tmp_path / "whole", algo))
@@ -131,23 +137,25 @@ def test_it_validates_at_equal_intervals_and_keeps_the_best(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("at", [128, 256])
-def test_any_rollout_is_a_good_one_to_be_killed_after(at: int, tmp_path: Path) -> None:
+def test_any_rollout_is_a_good_one_to_be_killed_after(
+    at: int, whole: PlainRun, tmp_path: Path
+) -> None:
     """The first, before the first validation, and one where a validation is due."""
-    algo = "policy-gradient"
-    whole = run(options(tmp_path / "whole", algo))
-    asked = options(tmp_path / "cut", algo)
+    asked = options(tmp_path, "policy-gradient")
     cut = run(asked, stop_at=at)
     resumed = run(replace(asked, resume=cut.folder))
     assert_equal(whole.folder, resumed.folder)
 
 
-def test_a_run_that_saved_nothing_begins_again(tmp_path: Path, capsys: Any) -> None:
-    asked = options(tmp_path / "cut", "policy-gradient")
+def test_a_run_that_saved_nothing_begins_again(
+    whole: PlainRun, tmp_path: Path, capsys: Any
+) -> None:
+    asked = options(tmp_path, "policy-gradient")
     with PlainRun(asked, asked.config()) as one, MetricWriter(one.folder) as writer:
         writer.scalar("rollout/ep_rew_mean", 1.0, 128)
     resumed = run(replace(asked, resume=one.folder))
     assert "it begins again" in capsys.readouterr().out
-    assert_equal(run(options(tmp_path / "whole", "policy-gradient")).folder, one.folder)
+    assert_equal(whole.folder, one.folder)
     assert resumed.taken == 2048
 
 
@@ -171,9 +179,8 @@ def test_only_one_at_a_time(tmp_path: Path) -> None:
     run(again)
 
 
-def test_a_signal_ends_a_run_after_its_rollout(tmp_path: Path) -> None:
-    algo = "policy-gradient"
-    asked, seen = options(tmp_path / "cut", algo), []
+def test_a_signal_ends_a_run_after_its_rollout(whole: PlainRun, tmp_path: Path) -> None:
+    asked, seen = options(tmp_path, "policy-gradient"), list[int]()
 
     def on_progress(taken: int, words: str) -> None:
         seen.append(taken)
@@ -186,7 +193,7 @@ def test_a_signal_ends_a_run_after_its_rollout(tmp_path: Path) -> None:
     assert seen[-1] == 640
     assert facts_of(one.folder / "resume")["taken"] == 640
     resumed = run(replace(asked, resume=one.folder))
-    assert_equal(run(options(tmp_path / "whole", algo)).folder, resumed.folder)
+    assert_equal(whole.folder, resumed.folder)
 
 
 def test_an_agent_that_cannot_be_resumed_is_kept(tmp_path: Path) -> None:
@@ -206,28 +213,28 @@ def test_an_agent_that_cannot_be_resumed_is_kept(tmp_path: Path) -> None:
     assert not (one.folder / "resume").exists()
 
 
-@pytest.mark.parametrize("write", [1, 2, 3, 12, -2, -1])
+@pytest.mark.parametrize("full", [1, 2, 3, 12, "agent"])
 def test_a_full_disk_loses_nothing_that_was_saved(
-    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: int | str, whole: PlainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last write is the agent's: it is in the state, too."""
-    algo = "policy-gradient"
-    replaced, replace_file = list[object](), os.replace
+    """At the first files, and at the agent at the end, which the state has, too."""
+    replaced, replace_file = list[Path](), os.replace
 
     def fill_up(source: Any, target: Any) -> None:
-        replaced.append(target)
-        if len(replaced) > limit:
+        replaced.append(Path(target))
+        if len(replaced) == full or Path(target).parent.name == full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         replace_file(source, target)
 
-    limit = 1_000_000
-    monkeypatch.setattr(os, "replace", fill_up)
-    whole = run(options(tmp_path / "whole", algo))
-    limit, asked = write % len(replaced), options(tmp_path / "cut", algo)
-    replaced.clear()
-    with pytest.raises(OSError, match="No space left"):
+    asked = options(tmp_path, "policy-gradient")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "replace", fill_up)
         run(asked)
     assert not list(tmp_path.rglob("*.tmp"))
-    limit, folder = 1_000_000, tmp_path / "cut" / "digits" / algo / "0"
+    folder = tmp_path / "digits" / "policy-gradient" / "0"
+    if full == 1:  # not even its options
+        with pytest.raises(CheckpointError, match="no run folder"):
+            run(replace(asked, resume=folder))
+        return
     resumed = run(replace(asked, resume=folder))
     assert_equal(whole.folder, resumed.folder)

@@ -15,7 +15,7 @@ from benchmarks.speed.common import Clock, Options, empty_cache, play_rounds, ra
 from benchmarks.speed.parts import agents, env, predictor, race, ratios, selective
 from benchmarks.speed.parts import table as table_part
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.io import cache_dir
+from dynalay_gym.storage.io import cache_dir
 
 
 @pytest.fixture

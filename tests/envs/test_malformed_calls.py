@@ -414,3 +414,11 @@ def test_a_state_goes_into_a_fresh_environment(transitions: str, recall: bool) -
         mine, theirs = fresh.step(actions), envs.step(actions)
         assert all(np.array_equal(mine[i], theirs[i]) for i in range(4))
     assert same_state(fresh, envs.get_state())
+
+
+def test_no_row_may_be_reset_even_where_none_has_begun_here() -> None:
+    envs, fresh = started(), make_vec(N, autoreset_mode="NextStep")
+    state = envs.get_state()
+    fresh.set_state(state)
+    fresh.reset(options={"reset_mask": np.zeros(N, dtype=bool)})
+    assert same_state(fresh, state)

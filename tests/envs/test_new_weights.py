@@ -12,6 +12,7 @@ from dynalay_gym.envs.oracle import optimum
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.sessions.torch_session import TorchSession
 
 PLANS = [(3,), (1, 3), (2, 1), (2, 2), (1, 2, 3), (3, 1), (0,), (2,)]
 
@@ -74,6 +75,21 @@ def test_a_table_is_computed_anew(tmp_path: Any, monkeypatch: Any) -> None:
     assert sorted(tmp_path.iterdir()) == files, "passing weights fill no cache"
     assert table.problem.table is not before
     assert np.array_equal(optimum(table).returns, optimum(live).returns)
+
+
+def test_a_shared_session_leaves_no_table_behind(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    """The second environment finds its session changed, but not yet its table."""
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
+    session: Any = TorchSession(network(0))
+    first, second = (envs(session, transitions="table") for _ in range(2))
+    play(first, 2), play(second, 2)
+    weights = network(1).state_dict()
+    a, b = (one.load_weights(weights)[0] for one in (first, second))
+    assert np.array_equal(a, b)
+    a, b = (one.step([2] * 8) for one in (first, second))
+    assert np.array_equal(a[0], b[0])
 
 
 def test_equal_weights_keep_the_table(tmp_path: Any, monkeypatch: Any) -> None:

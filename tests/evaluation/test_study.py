@@ -17,7 +17,7 @@ from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.evaluation.study import SETTINGS, Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy
-from dynalay_gym.utils.io import plain
+from dynalay_gym.storage.io import plain
 
 PENALTY = 0.1
 CASCADES = ["max-prob", "entropy", "patience", "fixed-k"]

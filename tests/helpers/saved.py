@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynalay_gym.utils.saved_folder import MANIFEST_NAME, _digest
+from dynalay_gym.storage.saved_folder import MANIFEST_NAME, _digest
 
 
 def weights_of(folder: Path) -> Path:

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from helpers.networks import make_single, make_vec, shared_model
 from helpers.problems import NeedEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
@@ -46,7 +48,7 @@ def test_it_steps_like_the_environment_below_it():
                 ended += 1
                 last = infos_2["final_obs"][i]
                 assert (info["terminal_observation"] == last).all()
-                assert not info["TimeLimit.truncated"]
+            assert info["TimeLimit.truncated"] is False
     assert ended > 20
 
 
@@ -107,8 +109,17 @@ class TestOptions:
         envs.set_options(None)
         envs.reset()
 
+    def test_rows_may_have_none(self):
+        envs = SB3VecEnv(make_vec(3))
+        envs.set_options([None, {}, None])
+        envs.reset()
+
     @pytest.mark.parametrize(
-        "options", [[{"index": 1}], [{"index": 1}, {"index": 2}, {}]]
+        "options",
+        [
+            *([{"index": 1}], [{"index": 1}, {"index": 2}, {}], [], "abc", 3),
+            *([1, 2, 3], [("index", 1)] * 3, {"index"}, [{"index": 1}] * 4),
+        ],
     )
     def test_rows_that_are_left_out_are_an_error(self, options):
         with pytest.raises(ConfigError, match="same keys"):
@@ -155,6 +166,79 @@ class TestMethods:
         assert envs.envs.mood == 1
         with pytest.raises(ConfigError, match="share 'mood'"):
             envs.set_attr("mood", 2, indices=[0])
+
+    @pytest.mark.parametrize("indices", [[3], 3, [0, 7], -4])
+    def test_there_is_no_such_row(self, indices):
+        envs = SB3VecEnv(make_vec(3))
+        envs.reset()
+        for ask in (
+            lambda: envs.get_attr("num_actions", indices),
+            lambda: envs.env_method("action_masks", indices=indices),
+            lambda: envs.env_is_wrapped(VecMonitor, indices),
+            lambda: envs.set_attr("penalty_scale", 0.5, indices),
+        ):
+            with pytest.raises(IndexError):
+                ask()
+        with pytest.raises(ConfigError, match="share"):
+            envs.set_attr("penalty_scale", 0.5, [0, 0, 0])
+
+
+class TestReference:
+    """SB3's own DummyVecEnv over single environments tells what to do."""
+
+    ROWS = 4
+
+    def both(self, **config):
+        config |= {"penalty": "0:1"}
+        makers = [lambda: make_single(**config)] * self.ROWS
+        return SB3VecEnv(make_vec(self.ROWS, **config)), DummyVecEnv(makers)
+
+    @pytest.mark.parametrize("transitions", ["live", "table"])
+    def test_rollouts_are_the_same(self, transitions):
+        mine, theirs = self.both(transitions=transitions)
+        rng = np.random.default_rng(0)
+        for options in (None, {"index": 3}, [{"index": 4 - i} for i in range(4)]):
+            results = []
+            for envs in (mine, theirs):
+                assert envs.seed(3) == [3, 4, 5, 6]
+                envs.set_options(options)
+                results.append(envs.reset())
+            assert data_equivalence(*results, exact=True)
+            ended = np.zeros(self.ROWS)
+            for actions in rng.integers(4, size=(20, self.ROWS)):
+                results = [envs.step(actions) for envs in (mine, theirs)]
+                assert data_equivalence(*results, exact=True)
+                assert data_equivalence(*[e.reset_infos for e in (mine, theirs)], True)
+                ended += results[0][2]
+            assert (ended > 2).all()
+
+    @pytest.mark.parametrize("indices", [None, 1, -1, [0, 2], (3,), range(1, 3)])
+    def test_methods_and_attributes_are_the_same(self, indices):
+        mine, theirs = self.both()
+        for envs in (mine, theirs):
+            envs.seed(0)
+            envs.reset()
+            envs.step(np.array([1, 2, 3, 1]))
+            envs.set_attr("penalty_scale", 0.5)
+        for name in ("penalty_scale", "num_actions", "observation_layout", "split"):
+            assert mine.get_attr(name, indices) == theirs.get_attr(name, indices)
+            assert mine.has_attr(name)
+        masks = [e.env_method("action_masks", indices=indices) for e in (mine, theirs)]
+        assert data_equivalence(*masks, exact=True)
+        weights = shared_model().state_dict()
+        loaded = [
+            e.env_method("load_weights", weights, indices=indices)
+            for e in (mine, theirs)
+        ]
+        assert len(loaded[0]) == len(loaded[1])
+        wrapped = [e.env_is_wrapped(Monitor, indices) for e in (mine, theirs)]
+        assert wrapped[0] == wrapped[1]
+        for envs in (mine, theirs):
+            with pytest.raises(AttributeError):
+                envs.get_attr("no_such_thing", indices)
+            with pytest.raises(AttributeError):
+                envs.env_method("no_such_thing", indices=indices)
+            assert not envs.has_attr("no_such_thing")
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])

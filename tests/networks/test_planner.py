@@ -19,10 +19,10 @@ from dynalay_gym.networks.costs import CostTable
 from dynalay_gym.networks.layers.planner import PlannerLayer, crop, paste
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.presets import make_config
+from dynalay_gym.networks.state_losses import partial_logits
 from dynalay_gym.networks.training import (
     MainTrainer,
     TrainingConfig,
-    partial_logits,
 )
 from dynalay_gym.sessions.torch_session import TorchSession
 

@@ -18,10 +18,10 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import (
     MainTrainer,
     TrainingConfig,
-    mixed_states,
     one_cycle,
 )
 from dynalay_gym.sessions.measure import state_name
@@ -115,6 +115,53 @@ def test_an_interrupted_run_continues_to_the_bit(
     assert torch.equal(weights(whole), weights(second))
     best = [load_network(tmp_path / name / "best")[1] for name in ("whole", "parts")]
     assert best[0] == best[1]
+
+
+def test_a_divergence_in_an_epochs_last_step_keeps_what_was_saved(
+    data: Split, tmp_path: Path
+) -> None:
+    one, steps = trainer(data), list[int]()
+    last = 2 * one.steps_per_epoch
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return gradient * torch.nan if len(steps) == last else gradient
+
+    one.network.head_bias.register_hook(poison)
+    with (
+        MetricWriter(tmp_path) as writer,
+        pytest.raises(
+            DivergedError, match=f"gradient of head_bias .* step {last}; lower"
+        ),
+    ):
+        train(one, data, tmp_path, writer)
+    assert one.epoch == 1
+    assert weights(one).isfinite().all()
+    rest, expected = trainer(data), trainer(data)
+    rest.load(tmp_path / "resume")
+    expected.train_epoch(lambda step, loss: None)
+    assert rest.epoch == 1
+    assert torch.equal(weights(rest), weights(expected))
+    assert json.loads((tmp_path / "best.json").read_text())["epoch"] == 1
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(
+    data: Split, tmp_path: Path
+) -> None:
+    one = trainer(data, replace(TRAINING, epochs=1))
+
+    def overflow(*_: object) -> None:
+        if one.scheduler.last_epoch == one.steps_per_epoch - 1:
+            one.network.head_bias.data[0] = torch.inf
+
+    one.optimizer.register_step_post_hook(overflow)
+    with (
+        MetricWriter(tmp_path) as writer,
+        pytest.raises(DivergedError, match="not finite after 6 steps"),
+    ):
+        train(one, data, tmp_path, writer)
+    assert not (tmp_path / "resume").exists()
+    assert not (tmp_path / "best").exists()
 
 
 @pytest.mark.parametrize("last", [1, 3, 4, 7])

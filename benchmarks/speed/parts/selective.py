@@ -20,7 +20,7 @@ from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.selective import SelectiveNetwork
-from dynalay_gym.networks.training import loss_of_states
+from dynalay_gym.networks.state_losses import loss_of_states
 
 BATCH = 128
 VISITED = {0b000: 0.44, 0b001: 0.44, 0b101: 0.12}  # share of the samples in a state

@@ -21,7 +21,7 @@ from numba.core.caching import (
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
-from dynalay_gym.utils.io import cache_dir, write_bytes
+from dynalay_gym.storage.io import cache_dir, write_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
 

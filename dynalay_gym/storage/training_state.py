@@ -1,13 +1,16 @@
 """Network, optimiser and random numbers of a training as named tensors."""
 
 from collections.abc import Mapping
-from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.utils.saved_folder import check_like
+from dynalay_gym.storage.saved_folder import check_like
+
+# Endings of the moments that are sums of squares, or counts.
+_NEVER_NEGATIVE = ("_sq", "square_avg", "step")
 
 
 def training_state(
@@ -25,9 +28,8 @@ def training_state(
         ``optimizer/<number>/<name>``, the state of the generator as ``generator``.
     """
     tensors = {f"network/{key}": value for key, value in network.state_dict().items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        for name, value in moments.items():
-            tensors[f"optimizer/{number}/{name}"] = torch.as_tensor(value)
+    moments = _named_moments(optimizer)
+    tensors |= {f"optimizer/{key}": value for key, value in moments.items()}
     if generator is not None:
         tensors["generator"] = generator.get_state()
     return tensors
@@ -76,21 +78,42 @@ def _set_generator(
 def _moments(
     tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, where: object
 ) -> dict[int, dict[str, Tensor]]:
-    """Return an optimiser's moments by parameter: numbers, or shaped like it."""
-    groups = (group["params"] for group in optimizer.param_groups)
-    parameters = {str(i): each for i, each in enumerate(chain.from_iterable(groups))}
+    """Return an optimiser's moments by parameter; some may never have learned."""
+    known = {key.partition("/")[0] for key in tensors}
+    expected = _after_a_step(optimizer) if tensors else {}
+    expected = {k: v for k, v in expected.items() if k.partition("/")[0] in known}
+    check_like(tensors, expected, f"{where}, the optimiser")
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition("/")
-        like = parameters.get(number)
-        if like is None or value.shape not in (like.shape, ()):
-            raise CheckpointError(f"{where}: 'optimizer/{key}' does not fit")
+        if name.endswith(_NEVER_NEGATIVE) and bool((value < 0).any()):
+            raise CheckpointError(f"{where}: 'optimizer/{key}' has negative numbers")
         # The optimiser moves all but its step count to the parameters' device,
         # and wants that one on the CPU.
         state.setdefault(int(number), {})[name] = value.cpu().clone()
-    if len({tuple(sorted(each)) for each in state.values()}) > 1:
-        raise CheckpointError(f"{where}: an optimiser's state is not whole")
     return state
+
+
+def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what the moments of such an optimiser are like; they hold no numbers."""
+    groups = []
+    for group in optimizer.param_groups:
+        parameters = [torch.empty_like(each, device="meta") for each in group["params"]]
+        for each in parameters:
+            each.grad = torch.empty_like(each)
+        groups.append(group | {"params": parameters})
+    kind: Any = type(optimizer)
+    taken = kind(groups)
+    taken.step()
+    return _named_moments(taken)
+
+
+def _named_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{number}/{name}": torch.as_tensor(value)
+        for number, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
 
 
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,15 +23,14 @@ from torch import Tensor, nn
 
 from dynalay_gym import __version__
 from dynalay_gym.errors import CheckpointError, DivergedError
-from dynalay_gym.utils.device import torch_defaults
-from dynalay_gym.utils.io import (
+from dynalay_gym.storage.io import (
     plain,
     read_file,
     remove_drafts,
     write_bytes,
     write_json,
 )
-from dynalay_gym.utils.schema import parse_json, read_as
+from dynalay_gym.storage.schema import parse_json, read_as
 
 FORMAT = 2
 MANIFEST_NAME = "checkpoint.json"
@@ -157,7 +156,7 @@ def load_folder(
     Args:
         folder: What `save_folder` wrote.
         kind: What it must hold.
-        schema: Type of the facts; see `dynalay_gym.utils.schema.read_as`.
+        schema: Type of the facts; see `dynalay_gym.storage.schema.read_as`.
         expected: Returns tensors like those that belong to some facts, as a rule on
             the device ``meta``: no more than they take is read, and names, shapes and
             types must be theirs.
@@ -206,7 +205,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Non
     module.load_state_dict(tensors)
 
 
-@torch_defaults()
 def restore(make: Callable[[], M], tensors: Mapping[str, Tensor], where: object) -> M:
     """Return a module with its weights; no memory is taken before they fit.
 
@@ -283,7 +281,6 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
-@torch_defaults()
 def _expect(
     expected: Callable[[T], Mapping[str, Tensor]], facts: T, folder: Path
 ) -> Mapping[str, Tensor]:

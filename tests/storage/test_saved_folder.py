@@ -16,8 +16,8 @@ from helpers.saved import edit_manifest, visible, weights_of
 from torch import nn
 
 from dynalay_gym.errors import CheckpointError, DivergedError
-from dynalay_gym.utils import saved_folder
-from dynalay_gym.utils.saved_folder import (
+from dynalay_gym.storage import saved_folder
+from dynalay_gym.storage.saved_folder import (
     MANIFEST_NAME,
     fill,
     load_facts,

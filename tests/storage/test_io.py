@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.io import (
+from dynalay_gym.storage.io import (
     cache_dir,
     make_run_dir,
     write_bytes,
