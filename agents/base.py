@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
@@ -15,12 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from agents.config import AgentConfig
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
-from dynalay_gym.storage.training_state import load_training_state, training_state
+from dynalay_gym.storage.training_state import load_training_state, take, training_state
 from dynalay_gym.utils.finite import FiniteGuard
-from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
 Progress = Callable[[int], None]
@@ -188,9 +188,10 @@ class NetAgent:
         self, tensors: Mapping[str, Tensor], device: torch.device | str
     ) -> None:
         """Let the next `learn` continue from `training_state`, on a device."""
+        taken = take(tensors, "taken", torch.int64, least=0)
         self._reset_training(device)
         load_training_state(tensors, self.net, self.optimizer, self.generator)
-        self.taken, self._loaded = int(tensors["taken"]), True
+        self.taken, self._loaded = int(taken), True
 
     def _reset_training(self, device: torch.device | str) -> None:
         self.net.to(device)
@@ -203,6 +204,14 @@ class NetAgent:
 def remedy(config: AgentConfig) -> str:
     """Return what a user can do where a training diverges."""
     return f"the training diverged; lower --{config.algo}.learning-rate"
+
+
+def check_rows(observations: Any) -> None:
+    """Raise CheckpointError if a saved training has no rows of the environment."""
+    if observations is None:
+        raise CheckpointError(
+            "the saved training has no rows of the environment; start anew"
+        )
 
 
 def sizes(envs: VectorEnv) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dynalay_gym.storage.metrics import MetricWriter
 from torch import Tensor
 
 from agents import saving
@@ -33,11 +34,10 @@ from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.networks import checkpoint
 from dynalay_gym.sessions.measure import state_accuracies
+from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.saved_folder import copy_folder
 from dynalay_gym.storage.training_state import strip_prefix
-from dynalay_gym.utils import run_folder
-from dynalay_gym.utils.metrics import MetricWriter
 
 
 class JointRun(TrainingRun):
@@ -215,7 +215,8 @@ def read_start(folder: Path) -> dict[str, Any]:
         CheckpointError: It is no folder of a co-training.
     """
     settings = run_folder.read_settings(folder)
-    if "start" not in settings:
+    start, options = settings.get("start"), settings["options"]
+    if type(start) is not int or start < 0 or "dataset" not in options:
         raise CheckpointError(
             f"{folder} is no run folder of a co-training; give the one that "
             "train_agent.py --co-train printed"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 from tqdm import tqdm
 
 from agents.base import Agent
@@ -31,7 +32,6 @@ from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.storage.io import make_run_dir, write_json
-from dynalay_gym.utils.metrics import MetricWriter, run_metadata
 
 VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 from msgspec import Meta
 from torch import Tensor
 
@@ -25,12 +26,11 @@ from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_agent, save_agent
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
+from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir, plain
-from dynalay_gym.storage.saved_folder import load_folder, save_folder
-from dynalay_gym.storage.training_state import strip_prefix
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage.saved_folder import check_like, load_folder, save_folder
+from dynalay_gym.storage.training_state import strip_prefix, take
 from dynalay_gym.utils.interrupts import finish_step
-from dynalay_gym.utils.metrics import MetricWriter
 
 SAVE_SECONDS = 30.0  # longest time between two saves of the state
 VALIDATIONS = 10  # in a plain training
@@ -249,6 +249,8 @@ class TrainingRun:
         if progress.best is not None:
             self.best, self.best_step = progress.best, progress.best_step
         self.sizes, self._has_state = progress.sizes, True
+        taken = progress.taken
+        take(saved.tensors, "agent/taken", torch.int64, least=taken, most=taken)
         self.load_state(saved.tensors)
 
 
@@ -306,6 +308,8 @@ class PlainRun(TrainingRun):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         self._best = strip_prefix("best/", tensors)
+        if self._best:
+            check_like(self._best, self.agent.module.state_dict(), "the best weights")
         super().load_state(tensors)
 
 

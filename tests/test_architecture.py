@@ -107,14 +107,14 @@ _GYMNASIUM += " evaluation/ integrations/"
 HOMES = {
     "gymnasium": [*(f"dynalay_gym/{home}" for home in _GYMNASIUM.split()), "agents/"],
     "stable_baselines3": ["dynalay_gym/integrations/sb3.py", "agents/"],
-    "tensorboard": ["dynalay_gym/utils/metrics.py"],
-    "torch.utils.tensorboard": ["dynalay_gym/utils/metrics.py"],
+    "tensorboard": ["dynalay_gym/storage/metrics.py"],
+    "torch.utils.tensorboard": ["dynalay_gym/storage/metrics.py"],
     "numba": ["dynalay_gym/sessions/accel/"],
     "llvmlite": ["dynalay_gym/sessions/accel/"],
     "matplotlib": [
         "dynalay_gym/envs/render.py",
         "dynalay_gym/evaluation/",
-        "dynalay_gym/utils/metrics.py",
+        "dynalay_gym/storage/metrics.py",
     ],
 }
 
@@ -251,7 +251,7 @@ def test_the_lowest_versions_are_those_that_ci_runs() -> None:
     }
 
 
-@pytest.mark.parametrize("module", ["dynalay_gym", "dynalay_gym.utils.metrics"])
+@pytest.mark.parametrize("module", ["dynalay_gym", "dynalay_gym.storage.metrics"])
 def test_import_loads_no_torch(module: str) -> None:
     code = (
         f"import sys, {module}\n"

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from agents.base import NetAgent
+from agents.base import NetAgent, check_rows
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.policy_gradient.losses import entropy, policy_gradient_loss, value_loss
@@ -30,6 +30,7 @@ from agents.policy_gradient.rollout import (
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import check_autoreset, evaluate
 from dynalay_gym.networks.policy import Infos
+from dynalay_gym.storage.training_state import take
 from dynalay_gym.utils.finite import MEND_DATA
 from dynalay_gym.utils.schedules import geometric, linear
 
@@ -185,9 +186,11 @@ class PolicyGradientAgent(NetAgent):
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
     ) -> None:
         """Let the next `learn` continue; see `Resumable`."""
+        check_rows(observations)
         self._state = RolloutState.of(observations, infos)
-        device = self._state.observations.device
-        self._state.earned = tensors["earned"].to(device)
+        device, like = self._state.observations.device, self._state.earned
+        earned = take(tensors, "earned", like.dtype, tuple(like.shape))
+        self._state.earned = earned.to(device)
         self.load_training(tensors, device)
 
     def _targets(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,7 +22,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
-from agents.base import Progress, remedy, sizes
+from agents.base import Progress, check_rows, remedy, sizes
 from agents.config import PolicyConfig
 from agents.deep_start import PenaltyWarmUp, set_stop_probability
 from agents.sb3.config import PPOConfig, SB3Config
@@ -31,7 +32,6 @@ from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
 from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
-from dynalay_gym.utils.metrics import MetricWriter
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
 # PyTorch's words for logits, for probabilities (under -O) and for a step size.
@@ -121,6 +121,7 @@ class SB3Agent:
         self, tensors: Mapping[str, Tensor], observations: Any, infos: Infos
     ) -> None:
         """Let the next `learn` continue; see `Resumable`."""
+        check_rows(observations)
         model: Any = self.model
         load_training_state(tensors, self.module, model.policy.optimizer)
         load_algorithm_state(model, tensors, observations, infos)

@@ -4,23 +4,32 @@ Using a folder loads it and runs what it holds; the digest of the answers says w
 change of the folder had an effect.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from dynalay_gym.storage.run_folder import STATE
 from gymnasium.vector import AutoresetMode
 
 from agents.config import AgentConfig
 from agents.exact.config import ExactConfig
+from agents.joint_run import JointRun
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
 from agents.saved_runs import load_run
 from agents.saving import load_agent, save_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
+from agents.training_run import TrainingRun
+from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
+from dynalay_gym.cotraining.trainer import CoTrainer
 from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.agent_net import AgentNet
@@ -64,11 +73,11 @@ CONFIGS = {
     ),
 }
 ALGORITHMS: dict[str, AgentConfig] = {
-    "policy-gradient": PolicyGradientConfig(hidden=(8,)),
+    "policy-gradient": PolicyGradientConfig(num_steps=4, hidden=(8,)),
     "exact": ExactConfig(hidden=(8,)),
     "ppo": PPOConfig(n_steps=4, batch_size=8, hidden=(8,)),
     "a2c": A2CConfig(n_steps=4, hidden=(8,)),
-    "dqn": DQNConfig(hidden=(8,)),
+    "dqn": DQNConfig(buffer_size=50, learning_starts=8, batch_size=8, hidden=(8,)),
 }
 # What `train_agent.py` keeps beside an agent.
 _ABOUT = {
@@ -89,6 +98,7 @@ _ABOUT = {
     "transitions": "table",
 }
 _TRAINING = TrainingConfig(epochs=2, batch_size=12, paths="mixed", augment=True)
+_STEPS = {"exact": 2_000}  # timesteps of a training; else 64
 _POLICIES = ("agent-net", "mlp", "plan", "plans", "max-prob")
 
 
@@ -101,12 +111,15 @@ class Kind:
     """One kind of folder.
 
     Attributes:
-        sources: What writes a sound folder, by name.
-        use: Loads a folder, runs what it holds, and returns a digest of the answers.
+        sources: Names of its sound folders.
+        make: Writes the sound folder of a name.
+        use: Loads a folder of a name, runs what it holds, and returns a digest of the
+            answers.
     """
 
-    sources: Mapping[str, Callable[[Path], None]]
-    use: Callable[[Path], str]
+    sources: tuple[str, ...]
+    make: Callable[[str, Path], None]
+    use: Callable[[str, Path], str]
 
 
 @cache
@@ -124,19 +137,24 @@ def tiny_split() -> Split:
     return Split(inputs=images, labels=torch.arange(24) % 3, name="own")
 
 
-@cache
-def tiny_envs(output: Any) -> DynaLayVectorEnv:
-    """Return an environment that agents are made for."""
+def new_envs(config: AgentConfig) -> DynaLayVectorEnv:
+    """Return an environment that an algorithm learns in."""
     return DynaLayVectorEnv(
         4,
         checkpoint=tiny_network("wide"),
         split=tiny_split(),
         penalty=0.25,
         device="cpu",
-        transitions="table",
-        output=output,
+        transitions="table" if config.needs_table else "live",
+        output=config.output,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
+
+
+@cache
+def tiny_envs(algo: str) -> DynaLayVectorEnv:
+    """Return the environment that an algorithm's agents act in."""
+    return new_envs(ALGORITHMS[algo])
 
 
 def _save_network(form: str, folder: Path) -> None:
@@ -146,7 +164,7 @@ def _save_network(form: str, folder: Path) -> None:
     export(folder, network.eval(), splits, {"dataset": "own"})
 
 
-def _use_network(folder: Path) -> str:
+def _use_network(name: str, folder: Path) -> str:
     split = tiny_split()
     options: Any = {"checkpoint": folder, "split": split, "device": "cpu"}
     envs = DynaLayVectorEnv(4, **options)
@@ -160,13 +178,13 @@ def _use_network(folder: Path) -> str:
 
 def _save_agent(algo: str, folder: Path) -> None:
     config = ALGORITHMS[algo]
-    envs = tiny_envs(config.output)
+    envs = tiny_envs(algo)
     save_agent(folder, make_agent(envs, config, seed=0), envs, _ABOUT)
 
 
-def _use_agent(folder: Path) -> str:
+def _use_agent(_: str, folder: Path) -> str:
     run = load_run(folder, {})
-    envs = tiny_envs(run.config.output)
+    envs = tiny_envs(run.config.algo)
     agent = load_agent(folder, envs, baseline_envs=envs)
     observations, infos = envs.reset(seed=0)
     net = agent.policy.net
@@ -204,7 +222,7 @@ def _save_predictor(kind: str, folder: Path) -> None:
     predictor.save(folder)
 
 
-def _use_predictor(folder: Path) -> str:
+def _use_predictor(_: str, folder: Path) -> str:
     found = DynaLayPredictor.load(folder).infer(tiny_split().inputs.numpy())
     return _digest(list(found))
 
@@ -215,18 +233,82 @@ def _trainer() -> MainTrainer:
     return MainTrainer(network, tiny_split(), _TRAINING)
 
 
-def _save_training(folder: Path) -> None:
+def _save_training(_: str, folder: Path) -> None:
     trainer = _trainer()
     trainer.train_epoch(lambda step, loss: None)
     trainer.save(folder)
 
 
-def _use_training(folder: Path) -> str:
+def _use_training(_: str, folder: Path) -> str:
     trainer = _trainer()
     trainer.load(folder)
     while trainer.epoch < trainer.config.epochs:
         trainer.train_epoch(lambda step, loss: None)
     return _digest([*trainer.network.state_dict().values()])
+
+
+class _Run(TrainingRun):
+    """A training on the tiny environment, without a command line."""
+
+    def __init__(self, algo: str, folder: Path) -> None:
+        TrainingRun.__init__(self, None)  # type: ignore[arg-type]
+        self.folder, self.total = folder, _STEPS.get(algo, 64)
+        config = ALGORITHMS[algo]
+        self._build(new_envs(config), config)
+
+    def _build(self, envs: Any, config: AgentConfig) -> None:
+        self.envs = SimpleNamespace(train=envs)  # type: ignore[assignment]
+        self.agent = make_agent(envs, config, seed=0)
+
+    def begin(self) -> None:
+        """Train to the middle and save the state."""
+
+        def save(taken: int) -> None:
+            self.taken = taken
+            self._save(None)
+
+        self.agent.learn(self.total // 2, on_progress=save)
+
+    def go_on(self) -> str:
+        """Load the state, train to the end, and return a digest of what was learned."""
+        self._load()
+        self.agent.learn(self.total)
+        return _digest(self.weights())
+
+    def weights(self) -> list[Any]:
+        """Return all that learns."""
+        return [*self.agent.module.state_dict().values()]
+
+
+class _JointRun(_Run, JointRun):
+    """A co-training on the tiny environment, without a command line."""
+
+    def _build(self, envs: Any, config: AgentConfig) -> None:
+        ratio, every = 16 / self.total, config.steps_per_turn
+        co = CoTrainingConfig(batch_size=4, replay_size=9, update_ratio=ratio)
+        self.trainer = CoTrainer(envs.problem, tiny_split(), co, seed=0)
+        self.train_envs = CoTrainingEnv(
+            envs, self.trainer, every=every, start=0, total=self.total
+        )
+        super()._build(self.train_envs, config)
+        self.train_envs.policy = self.agent.policy
+
+    def weights(self) -> list[Any]:
+        """Return all that learns."""
+        return [*super().weights(), *self.trainer.weights().values()]
+
+
+def _save_run(kind: type[_Run], algo: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        kind(algo, Path(place)).begin()
+        shutil.copytree(Path(place) / STATE, folder)
+
+
+def _use_run(kind: type[_Run], algo: str, folder: Path) -> str:
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / STATE).symlink_to(folder)
+        (Path(place) / "agent").mkdir()  # it was saved after its first state
+        return kind(algo, Path(place)).go_on()
 
 
 def _digest(values: list[Any]) -> str:
@@ -237,15 +319,19 @@ def _digest(values: list[Any]) -> str:
     return tensors_digest(tensors)
 
 
-def _named(save: Callable[[str, Path], None], names: Any) -> dict[str, Any]:
-    return {name: lambda folder, name=name: save(name, folder) for name in names}
-
-
 KINDS = {
-    "main-network": Kind(_named(_save_network, CONFIGS), _use_network),
-    "agent": Kind(_named(_save_agent, ALGORITHMS), _use_agent),
-    "predictor": Kind(_named(_save_predictor, _POLICIES), _use_predictor),
-    "main-training": Kind({"wide": _save_training}, _use_training),
+    "main-network": Kind(tuple(CONFIGS), _save_network, _use_network),
+    "agent": Kind(tuple(ALGORITHMS), _save_agent, _use_agent),
+    "predictor": Kind(_POLICIES, _save_predictor, _use_predictor),
+    "main-training": Kind(("wide",), _save_training, _use_training),
+    "training-run": Kind(
+        tuple(ALGORITHMS), partial(_save_run, _Run), partial(_use_run, _Run)
+    ),
+    "co-training": Kind(
+        ("policy-gradient", "exact", "ppo"),
+        partial(_save_run, _JointRun),
+        partial(_use_run, _JointRun),
+    ),
 }
 
 
@@ -254,7 +340,7 @@ def make_sources(folder: Path, kinds: list[str]) -> dict[str, dict[str, Path]]:
     places: dict[str, dict[str, Path]] = {}
     for kind in kinds:
         places[kind] = {}
-        for name, make in KINDS[kind].sources.items():
+        for name in KINDS[kind].sources:
             places[kind][name] = folder / kind / name
-            make(places[kind][name])
+            KINDS[kind].make(name, places[kind][name])
     return places

@@ -25,7 +25,7 @@ import tyro
 
 from benchmarks.reliability.folders import KINDS, make_sources
 from benchmarks.reliability.variants import PAYLOAD, Variant, variants
-from benchmarks.reliability.workers import Outcome, Worker
+from benchmarks.reliability.workers import Damage, Outcome, Worker
 from benchmarks.report import table
 from dynalay_gym.storage.io import write_json
 
@@ -133,10 +133,12 @@ def main(args: Args) -> int:
 
 def _digests(pool: Pool, sources: dict[str, dict[str, Path]]) -> dict[Path, str]:
     """Return what using every sound folder gives."""
-    pairs = [(kind, path) for kind in sources for path in sources[kind].values()]
-    found = pool.map(lambda worker, pair: worker.use(*pair), pairs)
+    places = [
+        (kind, name, path) for kind in sources for name, path in sources[kind].items()
+    ]
+    found = pool.map(lambda worker, place: worker.use(*place), places)
     digests = {}
-    for (kind, path), outcome in zip(pairs, found, strict=True):
+    for (kind, _, path), outcome in zip(places, found, strict=True):
         if outcome.what != "accepted":
             raise SystemExit(f"the sound {kind} {path.name} fails: {outcome}")
         digests[path] = outcome.detail
@@ -185,7 +187,7 @@ def _try(worker: Worker, job: Job) -> Outcome:
         folder = Path(place) / "there" / "folder"
         shutil.copytree(job.sound, folder)
         job.variant.change(folder)
-        outcome: Outcome = worker.use(job.kind, folder)
+        outcome: Outcome = worker.use(job.kind, job.source, folder)
         if list(Path(place).rglob(PAYLOAD)):
             return Outcome("executed", outcome.detail)
     return outcome
@@ -200,33 +202,33 @@ def _damage(
 ) -> list[str]:
     """Flip bits and cut files, as many each, evenly over all members."""
     members = [
-        (kind, path, member)
+        (kind, name, path, member)
         for kind, places in sources.items()
-        for path in places.values()
+        for name, path in places.items()
         for member in sorted(path.iterdir())
         if not member.name.startswith(".")
     ]
-    batches: dict[tuple[str, Path], list[tuple[str, str, int]]] = {}
+    batches: dict[tuple[str, str, Path], list[Damage]] = {}
     for i in range(number):
-        kind, path, member = members[i % len(members)]
+        kind, name, path, member = members[i % len(members)]
         size = member.stat().st_size
-        jobs = batches.setdefault((kind, path), [])
+        jobs = batches.setdefault((kind, name, path), [])
         jobs.append(("flip", member.name, chance.randrange(8 * size)))
         jobs.append(("cut", member.name, chance.randrange(size)))
     parts = [
-        (kind, path, digests[path], jobs[first : first + _BATCH])
-        for (kind, path), jobs in batches.items()
+        (kind, name, path, digests[path], jobs[first : first + _BATCH])
+        for (kind, name, path), jobs in batches.items()
         for first in range(0, len(jobs), _BATCH)
     ]
     return [line for found in pool.map(_damage_copy, parts) for line in found]
 
 
 def _damage_copy(worker: Worker, part: tuple[Any, ...]) -> list[str]:
-    kind, path, digest, jobs = part
+    kind, name, path, digest, jobs = part
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "folder"
         shutil.copytree(path, folder)
-        return worker.damage(kind, folder, digest, jobs)
+        return worker.damage(kind, name, folder, digest, jobs)
 
 
 if __name__ == "__main__":

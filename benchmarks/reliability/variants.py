@@ -6,6 +6,7 @@ has to see by its content that it is no sound one.
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -374,10 +375,10 @@ def _of_tensors(tensors: dict[str, Tensor]) -> Iterator[Variant]:
     edits: dict[str, Callable[[Tensor], Tensor]] = {
         "NaN": lambda t: _filled(t, torch.nan),
         "infinity": lambda t: _filled(t, -torch.inf),
-        "1e30": lambda t: torch.full_like(t, 1e30),
-        "-1e38": lambda t: torch.full_like(t, -1e38),
-        "1e-40": lambda t: torch.full_like(t, 1e-40),
-        "-1": lambda t: torch.full_like(t, -1),
+        "1e30": lambda t: _filled(t, 1e30),
+        "-1e38": lambda t: _filled(t, -1e38),
+        "1e-40": lambda t: _filled(t, 1e-40),
+        "-1": lambda t: _filled(t, -1),
         "0": torch.zeros_like,
         "float16": lambda t: t.half(),
         "float64": lambda t: t.double(),
@@ -429,9 +430,13 @@ def _load(data: bytes) -> dict[str, Tensor]:
 
 
 def _filled(tensor: Tensor, number: float) -> Tensor:
+    """Return a tensor of one number, or of the closest integer of its type."""
     if tensor.is_floating_point():
         return torch.full_like(tensor, number)
-    return torch.full(tensor.shape, number)
+    if not math.isfinite(number):
+        return torch.full(tensor.shape, number)
+    limits = torch.iinfo(tensor.dtype)
+    return torch.full_like(tensor, int(max(limits.min, min(limits.max, number))))
 
 
 def _random_bytes(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ SECONDS = 20.0  # a folder that takes longer hangs
 MOST_BYTES = 2**30  # that a folder may take
 _ADDRESSES = 8 * 2**30  # beyond those of the start; more is refused by the system
 _FIRST_SECONDS = 600.0  # imports and compilation
+Damage = tuple[str, str, int]  # ``flip`` or ``cut``, a member, a bit or a length
 _UNLIMITED = resource.RLIM_INFINITY
 
 
@@ -49,22 +50,24 @@ class Worker:
         self._process = target
         self._is_ready = False
 
-    def use(self, kind: str, folder: Path) -> Outcome:
-        """Use a folder."""
-        return Outcome(*self._ask(("use", kind, str(folder)), SECONDS))
+    def use(self, kind: str, source: str, folder: Path) -> Outcome:
+        """Use a folder, or a variant of it."""
+        return Outcome(*self._ask(("use", kind, source, str(folder)), SECONDS))
 
     def damage(
-        self, kind: str, folder: Path, digest: str, jobs: list[tuple[str, str, int]]
+        self, kind: str, source: str, folder: Path, digest: str, jobs: list[Damage]
     ) -> list[str]:
         """Load damaged copies of a folder; return those that load and differ.
 
         Args:
             kind: Its kind.
+            source: Its name.
             folder: A sound folder.
             digest: That of its answers.
             jobs: Each ``flip`` or ``cut``, a member's name, and a bit or a length.
         """
-        found = self._ask(("damage", kind, str(folder), digest, jobs), 60 * SECONDS)
+        message = "damage", kind, source, str(folder), digest, jobs
+        found = self._ask(message, 60 * SECONDS)
         return list(found) if isinstance(found, list) else [str(found)]
 
     def _ask(self, message: tuple[Any, ...], seconds: float) -> Any:
@@ -98,8 +101,8 @@ def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:  # everything is compiled and imported
         for kind, sources in make_sources(Path(place), list(KINDS)).items():
-            for folder in sources.values():
-                KINDS[kind].use(folder)
+            for name, folder in sources.items():
+                KINDS[kind].use(name, folder)
     limit = _status("VmSize") + _ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, _UNLIMITED))
     pipe.send(True)
@@ -117,12 +120,12 @@ def _status(name: str) -> int:
     raise KeyError(name)
 
 
-def _use(kind: str, folder: str) -> tuple[str, str]:
+def _use(kind: str, source: str, folder: str) -> tuple[str, str]:
     from benchmarks.reliability.folders import KINDS
 
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = _status("VmRSS")
-    found = _classify(lambda: KINDS[kind].use(Path(folder)))
+    found = _classify(lambda: KINDS[kind].use(source, Path(folder)))
     taken = _status("VmHWM") - before
     if taken > MOST_BYTES:
         return "memory", f"{taken / 2**30:.1f} GiB; then {found}"
@@ -152,7 +155,7 @@ def _classify(use: Any) -> tuple[str, str]:
 
 
 def _damage(
-    kind: str, folder: str, digest: str, jobs: list[tuple[str, str, int]]
+    kind: str, source: str, folder: str, digest: str, jobs: list[Damage]
 ) -> list[str]:
     wrong = []
     for what, member, number in jobs:
@@ -162,8 +165,8 @@ def _damage(
         if what == "flip":
             damaged[number // 8] ^= 1 << number % 8
         path.write_bytes(damaged)
-        found = _use(kind, folder)
+        found = _use(kind, source, folder)
         path.write_bytes(whole)
         if found[0] != "refused" and found != ("accepted", digest):
-            wrong.append(f"{kind}: {what} {member} {number}: {found}")
+            wrong.append(f"{kind} ({source}): {what} {member} {number}: {found}")
     return wrong

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.checkpoint import (
     load_network,
     load_network_facts,
@@ -21,10 +22,10 @@ from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.storage.metrics import MetricWriter
+from dynalay_gym.storage.run_folder import STATE
 from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.interrupts import finish_step
-from dynalay_gym.utils.metrics import MetricWriter
-from dynalay_gym.utils.run_folder import STATE
 
 OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
@@ -111,7 +112,7 @@ def train(
     epochs, per_epoch = trainer.config.epochs, trainer.steps_per_epoch
     best = -1.0
     if trainer.epoch > 0:
-        best = float(load_network_facts(folder / "best").about["mean"])
+        best = _mean_accuracy(folder / "best")
     # disable=None: no bar where nobody watches
     total = epochs * per_epoch
     bar = tqdm(total=total, initial=trainer.steps, unit="step", disable=None)
@@ -140,6 +141,14 @@ def train(
         run_epochs(
             trainer, epochs, folder / STATE, on_step, validate, sizes=writer.sizes
         )
+
+
+def _mean_accuracy(folder: Path) -> float:
+    """Return the accuracy that a network was kept for."""
+    mean = load_network_facts(folder).about.get("mean")
+    if not isinstance(mean, float):
+        raise CheckpointError(f"{folder} does not say how right it was; start anew")
+    return mean
 
 
 def run_epochs(
@@ -263,5 +272,5 @@ def remeasure(
         keep: Facts in it that stay.
     """
     network, facts = load_network(folder, splits["agent"].labels.device)
-    kept = {name: facts.about[name] for name in keep}
+    kept = {name: facts.about[name] for name in keep if name in facts.about}
     return export(folder, network, splits, kept | dict(about))

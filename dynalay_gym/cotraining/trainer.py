@@ -29,7 +29,7 @@ from dynalay_gym.networks.policy import Policy
 from dynalay_gym.networks.state_losses import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import state_name
-from dynalay_gym.storage.training_state import load_training_state, training_state
+from dynalay_gym.storage.training_state import load_training_state, take, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
@@ -178,9 +178,14 @@ class CoTrainer:
 
     def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `training_state` returned, in an equal trainer."""
+        recent = take(tensors, "recent", torch.int64, (None, 2), least=0)
+        numbers = len(self.problem.labels), 2**self.network.num_layers
+        for column, number in zip(recent.T, numbers, strict=True):
+            take({"recent": column}, "recent", torch.int64, (None,), most=number - 1)
+        steps = take(tensors, "steps", torch.int64, least=0)
         load_training_state(tensors, self.network, self._optimizer, self._generator)
-        self._recent = tensors["recent"]
-        self.steps = int(tensors["steps"])
+        self._recent = recent.to(self._generator.device)
+        self.steps = int(steps)
         self.problem.session.load_weights(self.weights())
 
     def _batches(

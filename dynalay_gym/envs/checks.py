@@ -27,19 +27,26 @@ class ResetOptions:
         rows: Rows that start an episode, int64 [m], ascending.
         index: Their samples, int64 [m]; None leaves them to each row's stream.
         penalty: Their penalties, float32 [m]; None likewise.
+        seeds: Seed of each of all rows [N], None where its stream goes on.
     """
 
     rows: NDArray[np.int64]
     index: NDArray[np.int64] | None = None
     penalty: NDArray[np.float32] | None = None
+    seeds: Sequence[int | None] = ()
 
     @classmethod
     def read(
-        cls, options: dict[str, Any] | None, num_envs: int, num_samples: int
+        cls,
+        seed: Seed,
+        options: dict[str, Any] | None,
+        num_envs: int,
+        num_samples: int,
     ) -> "ResetOptions":
         """Check what the caller gave.
 
         Args:
+            seed: See `row_seeds`.
             options: ``index`` and ``penalty`` are one value or N of them,
                 ``reset_mask`` is bool [N].
             num_envs: Rows N.
@@ -67,7 +74,7 @@ class ResetOptions:
                 penalty = penalty.astype(np.float32)
             if not (np.isfinite(penalty) & (penalty >= 0)).all():
                 raise ConfigError("penalty must be finite and not negative")
-        return cls(rows, index, penalty)
+        return cls(rows, index, penalty, row_seeds(seed, num_envs))
 
 
 def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:

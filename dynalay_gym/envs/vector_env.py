@@ -14,13 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.checks import (
-    ResetOptions,
-    Seed,
-    check_actions,
-    check_state,
-    row_seeds,
-)
+from dynalay_gym.envs.checks import ResetOptions, Seed, check_actions, check_state
 from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
 from dynalay_gym.envs.episodes import RowEpisodes
 from dynalay_gym.envs.observation import ALL
@@ -114,10 +108,10 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
                 the environment is closed.
         """
         self._check_open("reset")
-        asked = ResetOptions.read(options, self.num_envs, self.num_samples)
+        asked = ResetOptions.read(seed, options, self.num_envs, self.num_samples)
         if not self.process.has_reset and len(asked.rows) < self.num_envs:
             raise ResetNeededError("the first reset starts all rows: no reset_mask yet")
-        self._seed_rows(seed, asked.rows)
+        self._seed_rows(seed, asked)
         self._begin(asked)
         return self._observations(), self._infos(self.process.infos())
 
@@ -288,15 +282,14 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         if not self.process.has_reset:
             raise ResetNeededError(f"call reset() before {method}()")
 
-    def _seed_rows(self, seed: Seed, rows: NDArray[np.int64]) -> None:
+    def _seed_rows(self, seed: Seed, asked: ResetOptions) -> None:
         """Restart the episode streams of the rows that are given a seed."""
-        seeds = row_seeds(seed, self.num_envs)
         if isinstance(seed, int | np.integer) or self._np_random is None:
-            super().reset(seed=seeds[0])
+            super().reset(seed=asked.seeds[0])
         if not self._episodes.seeded:
             drawn = self.np_random.integers(2**62, size=self.num_envs)
             self._episodes.seed(self._all_rows, drawn.tolist())
-        self._episodes.seed(rows, seeds)
+        self._episodes.seed(asked.rows, asked.seeds)
 
     def _begin(self, asked: ResetOptions) -> None:
         self.process.begin(asked.rows, *self._episodes.begin(asked, self.penalty_scale))

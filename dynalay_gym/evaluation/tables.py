@@ -11,7 +11,7 @@ import numpy as np
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_intervals
-from dynalay_gym.utils.metrics import MetricWriter, last_step
+from dynalay_gym.storage.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"

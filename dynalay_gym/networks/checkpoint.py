@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
-from dynalay_gym.utils.device import torch_defaults
+from dynalay_gym.utils.device import resolve_device
 
 KIND = "main-network"
 
@@ -67,7 +67,6 @@ def load_network_facts(folder: str | Path) -> NetworkFacts:
     return load_facts(folder, KIND, NetworkFacts)
 
 
-@torch_defaults()
 def load_network(
     folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[MainNetwork, NetworkFacts]:
@@ -83,7 +82,9 @@ def load_network(
     Raises:
         CheckpointError: It is missing, damaged, or not a main network whose weights
             fit its architecture.
+        ConfigError: There is no such device.
     """
+    device = resolve_device(device)
     saved = load_folder(
         folder,
         KIND,

@@ -245,7 +245,6 @@ class DynaLayPredictor:
         save_folder(folder, KIND, tensors, asdict(facts))
 
     @classmethod
-    @torch_defaults()
     def load(
         cls,
         folder: str | Path,

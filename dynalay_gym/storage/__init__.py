@@ -1,6 +1,6 @@
-"""Files: written whole or not at all, and read as what they are declared to be.
+"""What runs write: files whole or not at all, read as what they are declared to be.
 
-Reading order: io, schema, digest, saved_folder, training_state.
+Reading order: io, schema, digest, saved_folder, training_state; run_folder, metrics.
 
-May import: errors.
+May import: errors, utils.
 """

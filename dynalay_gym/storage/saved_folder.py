@@ -7,7 +7,6 @@ folder always holds a whole save: the previous one or the new one.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from dynalay_gym.storage.io import (
     write_bytes,
     write_json,
 )
-from dynalay_gym.storage.schema import parse_json, read_as
+from dynalay_gym.storage.schema import json_digest, parse_json, read_as
+from dynalay_gym.utils.device import torch_defaults
 
 FORMAT = 2
 MANIFEST_NAME = "checkpoint.json"
@@ -114,7 +114,7 @@ def save_folder(
         "weights": {"name": name, "sha256": digest, "num_bytes": len(data)},
         "facts": plain(facts),
     }
-    manifest["sha256"] = _digest(manifest)
+    manifest["sha256"] = json_digest(manifest)
     _write(Path(folder), manifest, data)
 
 
@@ -205,6 +205,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Non
     module.load_state_dict(tensors)
 
 
+@torch_defaults()
 def restore(make: Callable[[], M], tensors: Mapping[str, Tensor], where: object) -> M:
     """Return a module with its weights; no memory is taken before they fit.
 
@@ -246,13 +247,6 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((k for k, v in tensors.items() if not bool(v.isfinite().all())), None)
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """Return the sha256 of a manifest without its own."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _read_manifest(folder: Path, kind: str) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
@@ -268,7 +262,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
     manifest = read_as(value, Manifest, path)
-    if manifest.sha256 != _digest(value):
+    if manifest.sha256 != json_digest(value):
         raise CheckpointError(
             f"{path} is corrupt (its hash is not the one recorded); "
             "copy the folder again, or train it again"
@@ -281,6 +275,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
+@torch_defaults()
 def _expect(
     expected: Callable[[T], Mapping[str, Tensor]], facts: T, folder: Path
 ) -> Mapping[str, Tensor]:

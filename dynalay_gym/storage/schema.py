@@ -3,6 +3,9 @@
 Importing it loads no torch.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,6 +32,13 @@ def parse_json(data: bytes, where: object) -> Any:
             f"{where} is truncated or corrupt ({error}); copy it again, or make it "
             "again"
         ) from None
+
+
+def json_digest(value: Mapping[str, Any]) -> str:
+    """Return the sha256 of a JSON object; its own field ``sha256`` is left out."""
+    rest = {key: each for key, each in value.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_as(value: Any, schema: type[T], where: object) -> T:

@@ -1,5 +1,6 @@
 """Network, optimiser and random numbers of a training as named tensors."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,7 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return what the moments of such an optimiser are like; they hold no numbers."""
     groups = []
     for group in optimizer.param_groups:
+        group = {k: v for k, v in group.items() if k not in ("fused", "foreach")}
         parameters = [torch.empty_like(each, device="meta") for each in group["params"]]
         for each in parameters:
             each.grad = torch.empty_like(each)
@@ -114,6 +116,42 @@ def _named_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for number, moments in optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
+
+
+def take(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    dtype: torch.dtype,
+    shape: tuple[int | None, ...] = (),
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Tensor:
+    """Return one of the tensors of a saved training, on the CPU.
+
+    Args:
+        tensors: The named tensors.
+        name: Its name.
+        dtype: The type that it must have.
+        shape: The shape that it must have; None for any length.
+        least: Smallest number that may be in it.
+        most: Largest number.
+
+    Raises:
+        CheckpointError: It is missing, or anything else.
+    """
+    value = tensors.get(name)
+    if value is None:
+        raise CheckpointError(f"the saved training has no {name!r}; start anew")
+    value = value.cpu()
+    lengths = zip(value.shape, shape, strict=False)
+    fits = value.dtype == dtype and value.ndim == len(shape)
+    fits = fits and all(want in (None, got) for got, want in lengths)
+    if not (fits and bool(((value >= least) & (value <= most)).all())):
+        raise CheckpointError(
+            f"the saved training has a {name!r} that does not belong there; start anew"
+        )
+    return value
 
 
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class FiniteGuard:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, remedy: str
     ) -> None:
         self._module, self._optimizer, self._remedy = module, optimizer, remedy
+        self._weights = list(module.parameters())
         optimizer.register_step_pre_hook(self._before_step)
 
     def check(
@@ -60,8 +61,8 @@ class FiniteGuard:
 
     def check_weights(self) -> None:
         """Raise DivergedError, naming it, if a weight or a statistic is not finite."""
-        broken = broken_part(self._module.state_dict())
-        if broken is not None:
+        if not are_finite([*self._weights, *self._module.buffers()]):
+            broken = broken_part(self._module.state_dict())
             raise self._error(f"{broken} is not finite after {self._steps()} steps")
 
     @contextmanager
@@ -77,9 +78,8 @@ class FiniteGuard:
             raise
 
     def _before_step(self, *_: Any) -> None:
-        weights = list(self._module.parameters())
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        if are_finite([*gradients, *weights]):
+        gradients = [part.grad for part in self._weights if part.grad is not None]
+        if are_finite([*gradients, *self._weights]):
             return
         self.check_weights()
         named = {

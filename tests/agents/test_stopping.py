@@ -14,7 +14,7 @@ import pytest
 import train_agent
 from agents import run as agents_run
 from agents.base import NetAgent
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = "--dataset digits --algo policy-gradient --num-envs 32 --total-timesteps 1024"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 from helpers.saved import facts_of, tensors_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,7 +22,6 @@ from agents.training_run import PlainRun
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.utils.interrupts import Stopped
-from dynalay_gym.utils.metrics import MetricWriter
 
 CONFIGS: dict[str, Any] = {
     "policy-gradient": PolicyGradientConfig(

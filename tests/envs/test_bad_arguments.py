@@ -14,6 +14,7 @@ from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.envs.table import make_process
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.predictor.predictor import DynaLayPredictor
@@ -124,6 +125,7 @@ def test_devices_that_are_not_here_are_refused_everywhere(device: str) -> None:
         lambda: resolve_device(device),
         lambda: gym.make(ID, device=device),
         lambda: load_split("digits", "test", device=device),
+        lambda: load_network(SHIPPED / "digits", device),
         load_predictor,
     ):
         with pytest.raises(ConfigError, match="use auto or cpu"):

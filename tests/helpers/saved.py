@@ -7,7 +7,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynalay_gym.storage.saved_folder import MANIFEST_NAME, _digest
+from dynalay_gym.storage.saved_folder import MANIFEST_NAME
+from dynalay_gym.storage.schema import json_digest
 
 
 def weights_of(folder: Path) -> Path:
@@ -38,5 +39,5 @@ def edit_manifest(
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["facts"] |= facts or {}
     manifest |= top
-    manifest["sha256"] = _digest(manifest)
+    manifest["sha256"] = json_digest(manifest)
     path.write_text(json.dumps(manifest), encoding="utf-8")

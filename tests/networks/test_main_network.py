@@ -464,6 +464,14 @@ def test_impossible_architectures_are_refused(changes, names: str) -> None:
         MainNetworkConfig(**config | changes)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"pools": (3, 1, 1)}, {"pools": (1, 1, 1), "unshuffle": 4}]
+)
+def test_hidden_streams_that_do_not_fit_are_refused(changes) -> None:
+    with pytest.raises(ConfigError, match=r"hidden stream of side.*strides, pools"):
+        random_model(tiny_config("wide", **changes))
+
+
 def test_config_survives_json() -> None:
     config = tiny_config("wide")
     assert MainNetworkConfig(**json.loads(json.dumps(config.to_dict()))) == config

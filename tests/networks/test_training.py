@@ -1,6 +1,7 @@
 """Main-network training: resumes to the bit, moves what it should, refuses the rest."""
 
 import copy
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynalay_gym.storage.metrics import MetricWriter
 
 from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
@@ -26,7 +28,6 @@ from dynalay_gym.networks.training import (
 )
 from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.utils.interrupts import Stopped
-from dynalay_gym.utils.metrics import MetricWriter
 
 CONFIG = MainNetworkConfig(
     in_shape=(1, 8, 8),
@@ -142,7 +143,7 @@ def test_a_divergence_in_an_epochs_last_step_keeps_what_was_saved(
     expected.train_epoch(lambda step, loss: None)
     assert rest.epoch == 1
     assert torch.equal(weights(rest), weights(expected))
-    assert json.loads((tmp_path / "best.json").read_text())["epoch"] == 1
+    assert load_network(tmp_path / "best")[1].about["epoch"] == 1
 
 
 def test_weights_that_the_last_step_broke_are_not_kept(
@@ -160,8 +161,22 @@ def test_weights_that_the_last_step_broke_are_not_kept(
         pytest.raises(DivergedError, match="not finite after 6 steps"),
     ):
         train(one, data, tmp_path, writer)
-    assert not (tmp_path / "resume").exists()
+    rest = trainer(data, replace(TRAINING, epochs=1))
+    rest.load(tmp_path / "resume")
+    assert rest.steps == 0, "the last good state is the first one"
+    assert weights(rest).isfinite().all()
     assert not (tmp_path / "best").exists()
+
+
+def run(one: MainTrainer, data: Split, folder: Path, sizes: Any = None) -> None:
+    with MetricWriter(folder, sizes) as writer:
+        train(one, data, folder, writer)
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{tag: value for tag, value in row.items() if tag != "time"} for row in rows]
 
 
 @pytest.mark.parametrize("last", [1, 3, 4, 7])
@@ -170,13 +185,8 @@ def test_a_signal_ends_a_run_after_its_step(
 ) -> None:
     """In the first step, within an epoch, at its end, and in the next one."""
     config = replace(TRAINING, epochs=2, batch_size=len(data) // 4, paths="mixed")
-
-    def run(one: MainTrainer, folder: Path, sizes: Any = None) -> None:
-        with MetricWriter(folder, sizes) as writer:
-            train(one, data, folder, writer)
-
     whole, first, second = (trainer(data, config) for _ in range(3))
-    run(whole, tmp_path / "whole")
+    run(whole, data, tmp_path / "whole")
     loss = first._loss
 
     def loss_and_signal(rows: torch.Tensor) -> torch.Tensor:
@@ -186,21 +196,41 @@ def test_a_signal_ends_a_run_after_its_step(
 
     monkeypatch.setattr(first, "_loss", loss_and_signal)
     with pytest.raises(Stopped):
-        run(first, tmp_path / "parts")
+        run(first, data, tmp_path / "parts")
     assert first.steps == last
     sizes = second.load(tmp_path / "parts" / "resume")
     assert second.steps == last
-    run(second, tmp_path / "parts", sizes)
+    run(second, data, tmp_path / "parts", sizes)
     assert torch.equal(weights(whole), weights(second))
-    curves = [
-        [
-            {tag: value for tag, value in json.loads(line).items() if tag != "time"}
-            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("whole", "parts")
-    ]
-    assert curves[0] == curves[1]
-    assert curves[0]
+    assert curves(tmp_path / "whole") == curves(tmp_path / "parts") != []
+
+
+@pytest.mark.parametrize("full", [3, 4, 5, 6])
+def test_a_full_disk_loses_nothing_that_was_saved(
+    full: int, data: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the two files of ``best`` and of ``resume`` after the first epoch."""
+    config = replace(TRAINING, epochs=2, batch_size=len(data) // 4)
+    whole, first, second = (trainer(data, config) for _ in range(3))
+    run(whole, data, tmp_path / "whole")
+    replaced, replace_file = list[Any](), os.replace
+
+    def fill_up(source: Any, target: Any) -> None:
+        replaced.append(target)
+        if len(replaced) == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "replace", fill_up)
+        run(first, data, tmp_path / "parts")
+    sizes = second.load(tmp_path / "parts" / "resume")
+    assert second.steps == 0
+    run(second, data, tmp_path / "parts", sizes)
+    assert torch.equal(weights(whole), weights(second))
+    best = [load_network(tmp_path / name / "best")[1] for name in ("whole", "parts")]
+    assert best[0] == best[1]
+    assert curves(tmp_path / "whole") == curves(tmp_path / "parts") != []
 
 
 def test_the_learning_rate_follows_its_schedule_and_is_resumed(

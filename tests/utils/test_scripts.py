@@ -14,7 +14,7 @@ HEAD = """
 import os, signal, sys
 from pathlib import Path
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 from dynalay_gym.utils.scripts import run_script
 
 def main():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_macs, conv2d_size
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.networks.layers.base import LayerMacs, LayerState, MainLayer
@@ -107,6 +108,9 @@ class WideStreamLayer(ConvLayer):
         hidden: Channels Ch of h.
         pool: Ratio of the sides of y and h.
         kappa: Bound of ||A||, in (0, 1).
+
+    Raises:
+        ConfigError: The hidden streams' sides do not fit each other.
     """
 
     def __init__(
@@ -124,6 +128,11 @@ class WideStreamLayer(ConvLayer):
         super().__init__(below, channels, stride, num_patterns)
         self.ratio, self.hidden_size = pool, conv2d_size(self.size, pool)
         self.hidden_stride = conv2d_size(below_hidden[1], self.hidden_size)
+        if conv2d_size(below_hidden[1], self.hidden_stride) != self.hidden_size:
+            raise ConfigError(
+                f"no stride takes a hidden stream of side {below_hidden[1]} to one of "
+                f"side {self.hidden_size}; choose other strides, pools or unshuffle"
+            )
         self.is_first = num_patterns == 1
         self.visible_to_hidden = conv_weight(hidden, channels)
         self.hidden_to_hidden = conv_weight(hidden, below_hidden[0])

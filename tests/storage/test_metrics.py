@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
 
-from dynalay_gym.utils import metrics
-from dynalay_gym.utils.metrics import MetricWriter, last_step, run_metadata
+from dynalay_gym.storage import metrics
 
 
 def read_events(folder: Path) -> Any:
@@ -140,7 +140,7 @@ def test_commit_is_that_of_this_checkout_only(tmp_path: Path) -> None:
 
 def test_importing_metrics_loads_neither_torch_nor_tensorboard() -> None:
     code = (
-        "import sys, dynalay_gym.utils.metrics;"
+        "import sys, dynalay_gym.storage.metrics;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard')))"
     )
     root = Path(metrics.__file__).parents[2]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynalay_gym.storage.io import plain
+from dynalay_gym.storage.io import plain, read_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LINES = "metrics.jsonl"
+_MOST_BYTES = 2**30  # of it
 _PACKAGES = (
     "dynalay_gym",
     "torch",
@@ -146,11 +147,19 @@ class MetricWriter:
 def last_step(folder: str | os.PathLike[str]) -> int:
     """Return the last step that a writer recorded in a folder; -1 if there is none."""
     try:
-        text = (Path(folder) / _LINES).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        data = read_file(Path(folder) / _LINES, _MOST_BYTES)
+    except OSError:
         return -1
-    whole = text.split("\n")[:-1]  # a kill or a full disk may leave half a line
-    return max((json.loads(line)["step"] for line in whole), default=-1)
+    whole = data.split(b"\n")[:-1]  # a kill or a full disk may leave half a line
+    return max(map(_step, whole), default=-1)
+
+
+def _step(line: bytes) -> int:
+    """Return the step of a line; -1 if it is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return -1
 
 
 def _files(folder: Path) -> list[Path]:
@@ -161,7 +170,8 @@ def _files(folder: Path) -> list[Path]:
 def _cut(folder: Path, sizes: Mapping[str, int]) -> None:
     """Take from a folder's files what was written after they had these sizes."""
     for path in _files(folder):
-        if path.name in sizes:
+        is_ours = path.is_file() and not path.is_symlink()
+        if path.name in sizes and is_ours:
             os.truncate(path, min(sizes[path.name], path.stat().st_size))
         else:
             path.unlink()

@@ -4,19 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from dynalay_gym.utils import run_folder
+from dynalay_gym.storage import run_folder
 held = run_folder.lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -37,8 +38,10 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
         run_folder.lock(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    draft = tmp_path / f".results.json.{uuid.uuid4().hex}.tmp"
+    draft.touch()
     with run_folder.lock(tmp_path):
-        pass
+        assert not draft.exists()
     run_folder.lock(tmp_path).release()
 
 

@@ -3,7 +3,6 @@
 Importing it loads no torch.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.storage.io import plain, write_json
+from dynalay_gym.storage.io import plain, read_file, remove_drafts, write_json
+from dynalay_gym.storage.schema import json_digest, parse_json
 from dynalay_gym.utils.flags import flag
 
 SETTINGS = "config.json"
 STATE = "resume"
+_MOST_BYTES = 2**20  # of the settings
 # Flags that a command to resume has in another form, or must not have.
 _REPLACED = ("--resume", "--warm-up-from")
 
@@ -26,7 +27,8 @@ _REPLACED = ("--resume", "--warm-up-from")
 def lock(folder: Path) -> FileLock:
     """Keep other processes out of a run folder until the lock is released.
 
-    It goes with its process, however that ends.
+    It goes with its process, however that ends. Drafts of files that a killed process
+    left are removed.
 
     Raises:
         ConfigError: Another process has it.
@@ -39,27 +41,36 @@ def lock(folder: Path) -> FileLock:
             f"another process is writing {folder}; wait until it has ended, or start "
             "a run of its own without --resume"
         ) from None
+    remove_drafts(folder)
     return held
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any], **facts: Any) -> None:
-    """Write what a run's numbers depend on, and facts of its start."""
-    write_json(folder / SETTINGS, {"options": settings, **facts})
+    """Write what a run's numbers depend on, facts of its start, and their hash."""
+    content = plain({"options": settings, **facts})
+    content["sha256"] = json_digest(content)
+    write_json(folder / SETTINGS, content)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return what `write_settings` wrote: ``options`` and the facts.
 
     Raises:
-        CheckpointError: It is no run folder.
+        CheckpointError: It is no run folder, or its settings were changed.
     """
+    path = folder / SETTINGS
     try:
-        found = dict(json.loads((folder / SETTINGS).read_text("utf-8")))
-    except (OSError, TypeError, ValueError):
-        found = {}
-    if not isinstance(found.get("options"), dict):
+        found = parse_json(read_file(path, _MOST_BYTES), path)
+    except (OSError, CheckpointError):
+        found = None
+    if not (isinstance(found, dict) and isinstance(found.get("options"), dict)):
         raise CheckpointError(
             f"{folder} is no run folder; give the one that the training printed"
+        )
+    if found.get("sha256") != json_digest(found):
+        raise CheckpointError(
+            f"{path} is corrupt (its hash is not the one recorded); copy the folder "
+            "again, or start anew without --resume"
         )
     return found
 
