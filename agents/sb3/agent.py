@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import stable_baselines3
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,6 +29,7 @@ from agents.sb3.state import algorithm_state, load_algorithm_state, load_for_lea
 from dynalay_gym.errors import ConfigError, DivergedError
 from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.training_state import load_training_state, training_state
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
@@ -152,7 +152,12 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
         options["learning_rate"] = lambda left: (
             rate * linear(LEARNING_RATE_END, 1, left)
         )
-        rollout = config.n_steps * envs.num_envs
+        rollout = config.num_kept(envs.num_envs)
+        if rollout < 2:
+            raise ConfigError(
+                "ppo learns from 2 decisions or more; give more than 1 for --num-envs "
+                "or --ppo.n-steps"
+            )
         options["batch_size"] = min(config.batch_size, rollout)
     options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
 
 from dynalay_gym.storage import metrics
+from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
 
 
 def read_events(folder: Path) -> Any:
