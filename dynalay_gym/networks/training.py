@@ -29,7 +29,11 @@ from dynalay_gym.networks.state_losses import (
 )
 from dynalay_gym.storage.io import plain
 from dynalay_gym.storage.saved_folder import load_folder, save_folder
-from dynalay_gym.storage.training_state import load_training_state, training_state
+from dynalay_gym.storage.training_state import (
+    load_training_state,
+    take,
+    training_state,
+)
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.ranges import (
     BatchSize,
@@ -227,8 +231,9 @@ class MainTrainer:
             )
         if saved.facts.steps > self.config.epochs * self.steps_per_epoch:
             raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
-        order = saved.tensors.get("order", torch.empty(0))
-        if not self._is_order(order):
+        num = len(self.data) if saved.facts.steps else 0  # the first step draws one
+        order = take(saved.tensors, "order", torch.int64, (num,))
+        if not torch.equal(order.sort().values, torch.arange(num, device="cpu")):
             raise CheckpointError(f"{folder}: 'order' is none of the samples")
         load_training_state(
             saved.tensors, self.network, self.optimizer, self.generator, folder
@@ -236,13 +241,6 @@ class MainTrainer:
         self.steps, self._order = saved.facts.steps, order
         self.scheduler = self._schedule(self.steps)
         return saved.facts.sizes
-
-    def _is_order(self, order: Tensor) -> bool:
-        """Return whether it has every sample once; there is none before the first."""
-        num = len(self.data) if self.steps else len(order)
-        return order.dtype == torch.int64 and torch.equal(
-            order.sort().values, torch.arange(num)
-        )
 
     def _schedule(self, taken: int) -> LambdaLR:
         """Return the schedule of learning rates after some steps."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.protocol import NetworkSession
@@ -70,5 +71,11 @@ def restore_main_network(
     what = "the predictor's network"
     config = read_as(options.pop("config", None), MainNetworkConfig, what)
     solves = read_as(options, Solves, what)
+    steps, num_layers = solves.max_steps, len(config.channels)
+    if not isinstance(steps, int) and len(steps) != num_layers:
+        raise CheckpointError(
+            f"{what} has {num_layers} layers and max_steps of {len(steps)}; save it "
+            "again with this version"
+        )
     network = restore(lambda: MainNetwork(config), tensors, what)
     return fastest_session(network, **vars(solves))

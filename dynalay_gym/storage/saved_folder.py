@@ -320,7 +320,8 @@ def _to_tensors(
     try:
         tensors = load_bytes(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} has no safetensors: {error}") from None
+        reason = "".join(each if each.isprintable() else "?" for each in str(error))
+        raise CheckpointError(f"{folder} has no safetensors: {reason}") from None
     if like is not None:
         check_like(tensors, like, folder)
     broken = first_not_finite(tensors)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.saved import facts_of, tensors_of
 
 from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
@@ -21,12 +22,14 @@ from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import (
+    KIND,
     MainTrainer,
     TrainingConfig,
     one_cycle,
 )
 from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.storage.metrics import MetricWriter
+from dynalay_gym.storage.saved_folder import save_folder
 from dynalay_gym.utils.interrupts import Stopped
 
 CONFIG = MainNetworkConfig(
@@ -341,3 +344,30 @@ def test_script_trains_and_exports(tmp_path: Path) -> None:
         "--epochs", "1", "--batch-size", "3600", "--resume", str(folder), cwd=tmp_path
     )
     assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        None,
+        torch.tensor(0),
+        torch.arange(95),
+        torch.zeros(96, dtype=torch.int64),
+        torch.arange(1, 97),
+        torch.arange(96.0),
+        torch.zeros(0, dtype=torch.int64),
+    ],
+    ids=lambda order: "none" if order is None else f"{order.dtype} {order.shape}",
+)
+def test_an_order_that_is_none_of_the_samples_is_refused(
+    order: Any, data: Split, tmp_path: Path
+) -> None:
+    """With a short one the training learned from one sample without a word."""
+    first = trainer(data)
+    first.train_epoch(lambda *_: None)
+    first.save(tmp_path)
+    others = {k: v for k, v in tensors_of(tmp_path).items() if k != "order"}
+    changed = others if order is None else others | {"order": order}
+    save_folder(tmp_path, KIND, changed, facts_of(tmp_path))
+    with pytest.raises(CheckpointError, match="'order'"):
+        trainer(data).load(tmp_path)

@@ -701,6 +701,8 @@ SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
         {"policy": {"kind": "plan", "options": {"plan": [[1] * 10_001]}}},
         {"network": network_options(max_steps=10**18)},
         {"network": network_options(max_steps=True)},
+        {"network": network_options(max_steps=[20])},
+        {"network": network_options(max_steps=[0] * 100_000)},
         {"max_decisions": 10**18},
         {"penalty": 1e300},
     ],

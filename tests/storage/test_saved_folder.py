@@ -280,6 +280,10 @@ def signed_weights(folder: Path, data: bytes) -> None:
     weights(sha256=digest, num_bytes=len(data))(folder)
 
 
+NUL_IN_A_NAME = b'{"a\\u0000b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
+NUL_IN_A_NAME = len(NUL_IN_A_NAME).to_bytes(8, "little") + NUL_IN_A_NAME + bytes(8)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -288,12 +292,14 @@ def signed_weights(folder: Path, data: bytes) -> None:
         b"\xff" * 64,
         (2**62).to_bytes(8, "little"),
         b"pickle" * 9,
+        NUL_IN_A_NAME,
     ],
 )
 def test_what_is_no_safetensors_file_is_refused(data: bytes, folder: Path) -> None:
     signed_weights(folder, data)
-    with pytest.raises(CheckpointError, match="no safetensors"):
+    with pytest.raises(CheckpointError, match="no safetensors") as caught:
         load(folder)
+    assert str(caught.value).isprintable()
 
 
 def test_numbers_that_are_not_finite_are_not_loaded(folder: Path) -> None:
