@@ -108,9 +108,9 @@ def save_for_ever(folder: Path, first: int, ready: Any, count: Any) -> None:
     while True:
         save_number(folder, number)
         number += 1
-        ready.set()
-        with count.get_lock():
-            count.value += 1
+        count.value += 1  # its own: a kill would leave a lock behind
+        if count.value == 1:
+            ready.set()
 
 
 def kill_writers(
@@ -119,17 +119,16 @@ def kill_writers(
     """Start writers and kill them, again and again; return the counts."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.reliability.folders"])
-    counts, count = Counter[str](), context.Value("q", 0)
+    counts = Counter[str]()
     save_number(folder, 0)
     reader = Reader(folder)
     with reader.reading():
         while counts["kills"] < kills:
             ready = [context.Event() for _ in range(writers)]
+            saved = [context.RawValue("q", 0) for _ in range(writers)]
             group = [
-                context.Process(
-                    target=save_for_ever, args=(folder, 1000 * i, flag, count)
-                )
-                for i, flag in enumerate(ready)
+                context.Process(target=save_for_ever, args=(folder, 1000 * i, *flags))
+                for i, flags in enumerate(zip(ready, saved, strict=True))
             ]
             for process in group:
                 process.start()
@@ -140,11 +139,11 @@ def kill_writers(
                 process.kill()
                 process.join()
                 counts["kills"] += 1
+            counts["saves"] += sum(each.value for each in saved)
             counts["unusable"] += not is_whole(folder)
             counts["drafts"] += len(drafts(folder))
     save_number(folder, 0)
     counts["unswept"] = len(drafts(folder))
-    counts["saves"] = count.value
     names = (key for key, _ in _COLUMNS.values())
     total = counts + reader.counts
     return {key: total[key] for key in names} | {"writers": writers}
