@@ -38,7 +38,7 @@ MANIFEST_NAME = "checkpoint.json"
 MOST_BYTES = 2**28
 _MOST_MANIFEST_BYTES = 2**24
 _HEADER_BYTES = 2**20  # of a safetensors file, beside its tensors
-_ATTEMPTS = 20  # a reader meets that many saves in a row by no accident
+_ATTEMPTS = 200  # each meets a save about every other time, if saves never stop
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
