@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
@@ -19,7 +18,9 @@ from agents.config import AgentConfig
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.training_state import load_training_state, take, training_state
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.finite import FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
@@ -147,6 +148,7 @@ class NetAgent:
         raise NotImplementedError
 
     @torch.enable_grad()  # whatever the caller has set
+    @torch_defaults(device=None)
     def learn(
         self,
         total_timesteps: int,
