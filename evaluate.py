@@ -130,10 +130,9 @@ def check_one_dataset(runs: "list[SavedRun]", problem: Options) -> str:
 
 def report(args: Args, dataset: str, num: int, summary: dict[str, Any]) -> None:
     """Print the tables and keep everything in a new folder."""
-    from dynalay_gym.storage.metrics import MetricWriter, run_metadata
-
     from dynalay_gym.evaluation import figures, tables
     from dynalay_gym.storage.io import make_run_dir, write_file, write_json
+    from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 
     full, title = summary["full_plan"], f"{dataset}, test split, {num} samples"
     accuracies = f"{full['nop_accuracy']:.1%} to {full['always_accuracy']:.1%}"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
+from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
     BatchSize,

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dynalay_gym.storage.metrics import MetricWriter
 from torch import Tensor
 
 from agents import saving
@@ -36,6 +35,7 @@ from dynalay_gym.networks import checkpoint
 from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.saved_folder import copy_folder
 from dynalay_gym.storage.training_state import strip_prefix
 

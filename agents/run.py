@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 from tqdm import tqdm
 
 from agents.base import Agent
@@ -32,6 +31,7 @@ from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.storage.io import make_run_dir, write_json
+from dynalay_gym.storage.metrics import MetricWriter, run_metadata
 
 VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Annotated, Any, Self
 
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from msgspec import Meta
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from agents.saving import load_agent, save_agent
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir, plain
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.saved_folder import check_like, load_folder, save_folder
 from dynalay_gym.storage.training_state import strip_prefix, take
 from dynalay_gym.utils.interrupts import finish_step

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from dynalay_gym.storage.metrics import run_metadata
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.joint_run import JointRun
@@ -46,6 +45,7 @@ from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.storage.io import write_json
+from dynalay_gym.storage.metrics import run_metadata
 
 COUNT_EVERY = 60
 COLD_STEP_MACS = 45e6  # of a step of the cold arm with its decisions, from a trial

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from dynalay_gym.storage.metrics import run_metadata
 from numpy.typing import NDArray
 
 from agents.environments import (
@@ -35,6 +34,7 @@ from dynalay_gym.evaluation.comparison import compare
 from dynalay_gym.evaluation.evaluate import EvaluationResult
 from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.storage.io import write_json
+from dynalay_gym.storage.metrics import run_metadata
 
 Returns = NDArray[np.float64]
 Results = dict[str, list[EvaluationResult]]  # one per seed, by policy

@@ -1,10 +1,14 @@
 """Hyper-parameters of exact learning; imports no torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from agents.config import AgentConfig
-from dynalay_gym.utils.ranges import Count, LearningRate, Positive, Timesteps
+from dynalay_gym.utils.ranges import Count, LearningRate, Timesteps
+
+Temperature = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +26,9 @@ class ExactConfig(AgentConfig):
     """Adam's step size; falls linearly to a tenth."""
     batch_size: Count = 128
     """Inputs per gradient step, each with all its nodes."""
-    temperature_start: Positive = 0.1
+    temperature_start: Temperature = 0.1
     """Temperature of the soft policy at the start, in units of the return."""
-    temperature_end: Positive = 0.01
+    temperature_end: Temperature = 0.01
     """Temperature at the end; falls geometrically."""
 
     @property

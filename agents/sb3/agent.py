@@ -155,7 +155,12 @@ def _build(envs: VecMonitor, config: SB3Config, seed: int) -> BaseAlgorithm:
         options["learning_rate"] = lambda left: (
             rate * linear(LEARNING_RATE_END, 1, left)
         )
-        rollout = config.n_steps * envs.num_envs
+        rollout = config.num_kept(envs.num_envs)
+        if rollout < 2:
+            raise ConfigError(
+                "ppo learns from 2 decisions or more; give more than 1 for --num-envs "
+                "or --ppo.n-steps"
+            )
         options["batch_size"] = min(config.batch_size, rollout)
     options |= {"policy_kwargs": {"net_arch": list(config.hidden)}, "seed": seed}
     make: Any = getattr(stable_baselines3, config.sb3_class)

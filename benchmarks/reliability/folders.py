@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynalay_gym.storage.run_folder import STATE
 from gymnasium.vector import AutoresetMode
 
 from agents.config import AgentConfig
@@ -41,6 +40,7 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export
 from dynalay_gym.storage.digest import tensors_digest
+from dynalay_gym.storage.run_folder import STATE
 
 CONFIGS = {
     "wide": MainNetworkConfig(

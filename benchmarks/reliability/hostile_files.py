@@ -83,10 +83,10 @@ class Job:
 class Pool:
     """Workers that are lent to threads."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, kinds: list[str]) -> None:
         self._free: SimpleQueue[Worker] = SimpleQueue()
         self._threads = ThreadPoolExecutor(size)
-        self._workers = [Worker() for _ in range(size)]
+        self._workers = [Worker(kinds) for _ in range(size)]
         for worker in self._workers:
             self._free.put(worker)
 
@@ -113,8 +113,9 @@ def main(args: Args) -> int:
     """Count; return 1 if anything went wrong."""
     start, chance = time.perf_counter(), random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
-        sources = make_sources(Path(place), args.kinds.split(","))
-        pool = Pool(args.workers)
+        kinds = args.kinds.split(",")
+        sources = make_sources(Path(place), kinds)
+        pool = Pool(args.workers, kinds)
         digests = _digests(pool, sources)
         jobs = list(_jobs(sources, args.only, args.most, chance))
         rows, faults = _count(pool, jobs, digests, args.show)

@@ -433,7 +433,7 @@ def _filled(tensor: Tensor, number: float) -> Tensor:
     """Return a tensor of one number, or of the closest integer of its type."""
     if tensor.is_floating_point():
         return torch.full_like(tensor, number)
-    if not math.isfinite(number):
+    if not math.isfinite(number) or tensor.dtype == torch.bool:
         return torch.full(tensor.shape, number)
     limits = torch.iinfo(tensor.dtype)
     return torch.full_like(tensor, int(max(limits.min, min(limits.max, number))))

@@ -3,6 +3,7 @@
 A worker is started once and serves until a folder ends it or takes too long.
 """
 
+import json
 import multiprocessing
 import resource
 import tempfile
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from dynalay_gym.storage.saved_folder import MANIFEST_NAME, load_folder
 
 SECONDS = 20.0  # a folder that takes longer hangs
 MOST_BYTES = 2**30  # that a folder may take
@@ -35,19 +38,24 @@ class Outcome:
 
 
 class Worker:
-    """One process, started anew after a hang or a crash."""
+    """One process, started anew after a hang or a crash.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: Kinds of folders that it will be given.
+    """
+
+    def __init__(self, kinds: list[str]) -> None:
+        self._kinds = kinds
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._start()
 
     def _start(self) -> None:
         self._ours, theirs = self._context.Pipe()
-        target = self._context.Process(target=_serve, args=(theirs,), daemon=True)
-        target.start()
+        how: Any = {"args": (theirs, self._kinds), "daemon": True}
+        self._process = self._context.Process(target=_serve, **how)
+        self._process.start()
         theirs.close()
-        self._process = target
         self._is_ready = False
 
     def use(self, kind: str, source: str, folder: Path) -> Outcome:
@@ -93,14 +101,14 @@ class Worker:
         self._ours.close()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, kinds: list[str]) -> None:
     import torch
 
     from benchmarks.reliability.folders import KINDS, make_sources
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:  # everything is compiled and imported
-        for kind, sources in make_sources(Path(place), list(KINDS)).items():
+        for kind, sources in make_sources(Path(place), kinds).items():
             for name, folder in sources.items():
                 KINDS[kind].use(name, folder)
     limit = _status("VmSize") + _ADDRESSES
@@ -132,6 +140,11 @@ def _use(kind: str, source: str, folder: str) -> tuple[str, str]:
     return found
 
 
+def _read(folder: str, kind: str) -> tuple[str, str]:
+    """Read a folder as all kinds are read."""
+    return _classify(lambda: str(load_folder(folder, kind, dict[str, Any])))
+
+
 def _classify(use: Any) -> tuple[str, str]:
     from benchmarks.reliability.folders import NotFiniteError
     from dynalay_gym.errors import DynaLayError
@@ -157,7 +170,9 @@ def _classify(use: Any) -> tuple[str, str]:
 def _damage(
     kind: str, source: str, folder: str, digest: str, jobs: list[Damage]
 ) -> list[str]:
-    wrong = []
+    """Try damaged files: all kinds are read by one function; what it takes is used."""
+    wrong, manifest = [], Path(folder) / MANIFEST_NAME
+    stored = json.loads(manifest.read_text("utf-8"))["kind"]
     for what, member, number in jobs:
         path = Path(folder) / member
         whole = path.read_bytes()
@@ -165,7 +180,9 @@ def _damage(
         if what == "flip":
             damaged[number // 8] ^= 1 << number % 8
         path.write_bytes(damaged)
-        found = _use(kind, source, folder)
+        found = _read(folder, stored)
+        if found[0] != "refused":
+            found = _use(kind, source, folder)
         path.write_bytes(whole)
         if found[0] != "refused" and found != ("accepted", digest):
             wrong.append(f"{kind} ({source}): {what} {member} {number}: {found}")

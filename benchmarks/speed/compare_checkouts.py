@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import tyro
-from dynalay_gym.storage.metrics import run_metadata
 
 from benchmarks.report import Columns, Table, spread, write
 from benchmarks.speed.workloads import WORKLOADS
 from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.storage.metrics import run_metadata
 
 HERE = Path(__file__).resolve().parent
 COLUMNS: Columns = {

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import tyro
-from dynalay_gym.storage.metrics import run_metadata
 
 from benchmarks.report import write
 from benchmarks.speed.common import Options
 from dynalay_gym.errors import ConfigError, DynaLayError
+from dynalay_gym.storage.metrics import run_metadata
 
 PARTS = (
     "ratios",

@@ -25,6 +25,7 @@ from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks import selective
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.overflow import check_loss
 from dynalay_gym.networks.policy import Policy
 from dynalay_gym.networks.state_losses import loss_of_states, mixed_states
 from dynalay_gym.sessions.fastest import fastest_session
@@ -237,7 +238,8 @@ class CoTrainer:
         if num_kept:
             keep_loss = self._keep_loss(num_kept)
             (kept_share * keep_loss).backward()
-        self._guard.check("loss", loss + keep_loss)
+        total, inputs = loss + keep_loss, self.problem.inputs
+        check_loss(self._guard, total, self.network, inputs, index)
         parameters = self.network.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         self._guard.check("length of the gradient", norm)

@@ -193,8 +193,9 @@ def solve(f: Map, z0: Tensor, x: Tensor, config: SolverConfig) -> SolveResult:
 
     Returns:
         SolveResult. With gradients on, ``value`` carries the gradient that the rule
-        defines. The values equal those without gradients (with ``unroll``, those of
-        plain iteration).
+        defines; differentiating it twice raises RuntimeError, but with ``unroll``. The
+        values equal those without gradients (with ``unroll``, those of plain
+        iteration).
 
     References:
         DynaLay eq. 5 (implicit gradient); Liao et al. (2018), recurrent

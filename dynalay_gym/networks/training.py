@@ -20,6 +20,7 @@ from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.overflow import check_loss
 from dynalay_gym.networks.state_losses import (
     loss_of_states,
     mixed_states,
@@ -173,7 +174,7 @@ class MainTrainer:
     def _step(self, rows: Tensor) -> float:
         """Take one optimiser step on some samples, int64 [n]; return the loss."""
         loss = self._loss(rows)
-        self.guard.check("loss", loss)
+        check_loss(self.guard, loss, self.network, self.data.inputs, rows)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.paths == "portions":

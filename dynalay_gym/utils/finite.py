@@ -55,8 +55,8 @@ class FiniteGuard:
         found = _find_broken(name, values, samples)
         if found is None:
             return
-        if remedy is None:  # it may follow from a weight
-            self.check_weights()
+        if remedy is None and not are_finite(self._weights):
+            self.check_weights()  # from which it follows
         raise self._error(f"{found} at optimiser step {self._steps() + 1}", remedy)
 
     def check_weights(self) -> None:

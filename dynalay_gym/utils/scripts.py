@@ -48,6 +48,10 @@ def _call(main: Callable[[], object]) -> int:
     except KeyboardInterrupt as error:
         _say(str(error) or "stopped by SIGINT", error)
         return error.exit_code if isinstance(error, Stopped) else 130
+    except SystemExit as end:  # --help, or a flag that cannot be parsed
+        if isinstance(end.code, str):
+            _say(end.code)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OSError as error:
         where = f": {error.filename}" if error.filename is not None else ""
         _say(f"error: {error.strerror or error}{where}", error)

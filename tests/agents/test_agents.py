@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from gymnasium.vector import AutoresetMode
 from helpers.problems import NeedEnv, best_return
 from helpers.saved import edit_manifest
@@ -17,6 +16,7 @@ from agents.saving import load_agent, load_config, save_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.saved_folder import save_folder
 
 SMALL = {

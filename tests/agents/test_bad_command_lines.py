@@ -112,6 +112,8 @@ BAD = [
         "--algo policy-gradient --num-envs 1 --policy-gradient.num-steps 1",
         "--num-envs or --policy-gradient.num-steps",
     ),
+    (AGENT, "--algo ppo --num-envs 1 --ppo.n-steps 1", "--num-envs or --ppo.n-steps"),
+    (AGENT, "--exact.temperature-end 1e-300", "--exact.temperature-end"),
     (AGENT, "--resume nowhere", "nowhere is no run folder"),
     (AGENT, "--warm-up-from nowhere", "--warm-up-from needs --co-train"),
     (AGENT, "--co-train --freeze-main", "not both"),

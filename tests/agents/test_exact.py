@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from helpers.networks import (
     make_vec,
     own_split,
@@ -42,6 +41,7 @@ from dynalay_gym.evaluation.comparison import make_reference_policies
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.sessions.states import layer_states
+from dynalay_gym.storage.metrics import MetricWriter
 
 NUM_SAMPLES = 24
 SMALL = ExactConfig(total_timesteps=30_000, learning_rate=1e-2, batch_size=12)

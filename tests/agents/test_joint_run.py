@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from helpers.saved import facts_of, tensors_of
 
 import train_agent
@@ -23,6 +22,7 @@ from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.sessions.calibration import find_calibration
+from dynalay_gym.storage.metrics import MetricWriter
 
 CO = CoTrainingConfig(agent_steps=512, validations=4, batch_size=32)
 CONFIGS: dict[str, Any] = {

@@ -99,21 +99,21 @@ def script(command: str, **env: str) -> "subprocess.Popen[str]":
 def test_the_command_that_a_stopped_script_prints(
     number: signal.Signals, command: str, folder: str, result: str, tmp_path: Path
 ) -> None:
-    process = script(command)
-    run, deadline = tmp_path / "runs" / "digits" / folder / "0", time.monotonic() + 200
-    while not (run / "resume" / "checkpoint.json").is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=200)
+    run = tmp_path / "runs" / "digits" / folder / "0"
+    with script(command) as process:
+        while not (run / "resume" / "checkpoint.json").is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate()
     assert process.returncode == 128 + number
     told, _, resume = errors.strip().partition("; continue with: ")
     assert told == f"stopped by {number.name}"
     assert not (run / result).exists()
     if "000" in command:
         return
-    again = script(resume.removeprefix("python ").removeprefix(f"{ROOT}/"))
-    _, errors = again.communicate(timeout=400)
+    with script(resume.removeprefix("python ").removeprefix(f"{ROOT}/")) as again:
+        _, errors = again.communicate()
     assert (again.returncode, errors) == (0, "")
     assert (run / result).is_file()
 
@@ -122,12 +122,12 @@ def test_the_command_that_a_stopped_script_prints(
 def test_nobody_reads_in_a_poor_terminal(tmp_path: Path) -> None:
     """``| head -1`` in 40 columns of ASCII: the agent is trained and evaluated."""
     terminal = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "40"}
-    process = script(f"train_agent.py {OPTIONS}", NO_COLOR="1", **terminal)
-    assert process.stdout is not None and process.stderr is not None
-    assert "policy-gradient on digits" in process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=200) == 0
+    with script(f"train_agent.py {OPTIONS}", NO_COLOR="1", **terminal) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "policy-gradient on digits" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
     assert list(tmp_path.rglob("results.json"))
 
 

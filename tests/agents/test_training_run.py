@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 from helpers.saved import facts_of, tensors_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,6 +20,7 @@ from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from agents.training_run import PlainRun
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.utils.interrupts import Stopped
 
 CONFIGS: dict[str, Any] = {

@@ -21,7 +21,7 @@ from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
 from dynalay_gym.cotraining.trainer import CoTrainer
 from dynalay_gym.envs.oracle import DecisionTree
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import ConfigError, DivergedError
+from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 
 CONFIG = CoTrainingConfig(
     update_ratio=1.0, batch_size=8, replay_share=0.25, replay_size=16
@@ -504,3 +504,26 @@ def test_schedules_are_linear_and_the_step_size_falls_to_a_tenth() -> None:
         assert metrics["main/epsilon"] == pytest.approx(epsilon)
         (group,) = trainer._optimizer.param_groups
         assert group["lr"] == metrics["main/learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"recent": None},
+        {"recent": torch.zeros(3, dtype=torch.int64)},
+        {"recent": torch.zeros(3, 2)},
+        {"recent": torch.tensor([[10**6, 0]])},
+        {"recent": torch.tensor([[0, 8]])},
+        {"recent": torch.tensor([[-1, 0]])},
+        {"steps": None},
+        {"steps": torch.tensor(-1)},
+        {"steps": torch.tensor([1, 2])},
+        {"steps": torch.tensor(1.0)},
+    ],
+    ids=str,
+)
+def test_a_saved_side_that_is_none_is_refused(changed: dict[str, Any]) -> None:
+    trainer = make_trainer(make_envs())
+    state = trainer.training_state() | changed
+    with pytest.raises(CheckpointError, match="the saved training"):
+        trainer.load_training_state({k: v for k, v in state.items() if v is not None})

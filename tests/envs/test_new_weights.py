@@ -110,6 +110,31 @@ def test_other_architectures_are_refused() -> None:
     assert np.array_equal(one.step([1] * 8)[0], same.step([1] * 8)[0])
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("kind", ["live", "table", "interpreted"])
+def test_weights_that_are_not_finite_are_refused(
+    kind: str, value: float, tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path))
+
+    def make() -> DynaLayVectorEnv:
+        if kind == "interpreted":
+            session: Any = TorchSession(network(0))
+            return envs(session)
+        return envs(network(0), transitions=kind)
+
+    one, same = make(), make()
+    play(one, 1), play(same, 1)
+    weights = {k: v.clone() for k, v in network(1).state_dict().items()}
+    weights["layers.1.norm.running_var"][0, 0] = value
+    before = one.problem.session.fingerprint()
+    with pytest.raises(CheckpointError, match="running_var is not finite"):
+        one.load_weights(weights)
+    assert one.problem.session.fingerprint() == before
+    for actions in ([1] * 8, [3] * 8):
+        assert np.array_equal(one.step(actions)[0], same.step(actions)[0])
+
+
 def test_the_single_form_takes_weights_too() -> None:
     one, fresh = make_single(checkpoint=network(0)), make_single(checkpoint=network(1))
     one.load_weights(network(1).state_dict())

@@ -10,12 +10,13 @@ from helpers.networks import (
     random_images,
     random_model,
     random_split,
+    shared_split,
     tiny_config,
 )
 from helpers.saved import edit_manifest
 
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
-from dynalay_gym.errors import CheckpointError, DynaLayError
+from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.sessions.calibration import calibrate, find_calibration
 from dynalay_gym.sessions.fastest import fastest_session
@@ -110,8 +111,49 @@ def test_checkpoint_errors_are_errors_of_the_package() -> None:
         {"plain_accuracy": 0.5, "always_accuracy": 1.5, "always_extra_macs": 1.0},
         {"plain_accuracy": 0.5, "always_accuracy": 0.7, "always_extra_macs": -1.0},
         {"plain_accuracy": 0.5, "always_accuracy": 0.7, "always_extra_macs": [1.0]},
+        {"plain_accuracy": 0.5, "always_accuracy": 0.7, "always_extra_macs": 1e300},
     ],
 )
 def test_malformed_calibration_is_named(stored: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="calibration"):
         find_calibration([stored], {"rtol": 0.1})
+
+
+@pytest.mark.parametrize("unit", [0.0, 1e-300])
+def test_a_unit_of_cost_that_is_none_is_refused(unit: float, tmp_path: Path) -> None:
+    """Dividing by it gave rewards that are NaN."""
+    model = random_model(tiny_config())
+    stored = calibrate(fastest_session(model), shared_split()).to_dict()
+    save_network(tmp_path, model, {}, ({**stored, "always_extra_macs": unit},))
+    with pytest.raises(ConfigError, match="nothing to decide"):
+        make_vec(1, checkpoint=tmp_path)
+
+
+# What an honestly signed manifest may say of an architecture, and must not.
+HOSTILE = {
+    "in_shape": ([0, 8, 8], [10**6, 10**6, 10**6], [1, 8], "8", [True, 8, 8]),
+    "channels": ([2, 3, 10**9], [0, 3, 4], [2] * 27, [2.0, 3, 4], None),
+    "strides": ([0, 1, 1], [1, -1, 1], [1, 2]),
+    "hidden": ([10**9, 5, 6], ["4", 5, 6]),
+    "max_steps": (10**18, True, 20.5, -1, "20", [20]),
+    "rtol": (0, -1.0, "tight", None),
+    "kappa": (1.0, 0.0, -0.5),
+    "form": ("other", 3, None),
+    "num_classes": (1, 10**9),
+    "colour": ("red",),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in HOSTILE.items() for value in values],
+)
+def test_a_hostile_architecture_is_refused(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    model = random_model(tiny_config())
+    save_network(tmp_path, model, {})
+    edit_manifest(tmp_path, {"config": model.config.to_dict() | {name: value}})
+    with pytest.raises(CheckpointError) as caught:
+        load_network(tmp_path)
+    assert "\n" not in str(caught.value)

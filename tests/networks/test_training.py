@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter
 
 from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
@@ -27,6 +26,7 @@ from dynalay_gym.networks.training import (
     one_cycle,
 )
 from dynalay_gym.sessions.measure import state_name
+from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.utils.interrupts import Stopped
 
 CONFIG = MainNetworkConfig(

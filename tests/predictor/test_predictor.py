@@ -697,6 +697,12 @@ SIZES = {"observation_size": 3, "num_actions": 4, "hidden": [8, 6]}
         {"policy": {"kind": "agent-net", "options": SIZES | {"hidden": ["8"]}}},
         {"policy": {"kind": "plan", "options": {"plan": [1.0]}}},
         {"policy": {"kind": "plan", "options": {"plan": ["1"]}}},
+        {"policy": {"kind": "plan", "options": {"plan": [1] * 10_001}}},
+        {"policy": {"kind": "plan", "options": {"plan": [[1] * 10_001]}}},
+        {"network": network_options(max_steps=10**18)},
+        {"network": network_options(max_steps=True)},
+        {"max_decisions": 10**18},
+        {"penalty": 1e300},
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(

@@ -1,6 +1,7 @@
 """What is recorded can be read back; facts about a run are complete."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
 
 from dynalay_gym.storage import metrics
+from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
 
 
 def read_events(folder: Path) -> Any:
@@ -145,3 +146,19 @@ def test_importing_metrics_loads_neither_torch_nor_tensorboard() -> None:
     )
     root = Path(metrics.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_damaged_lines_do_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    """They only say after which step a watching TensorBoard forgets."""
+    assert last_step(tmp_path) == -1
+    lines = b'{"step": 3}\n[]\n\xff\n{"step": "x"}\n{"step": 5}\n{"step": 9'
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    assert last_step(tmp_path) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_in_place_of_the_metrics_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with MetricWriter(tmp_path, {"metrics.jsonl": 0}) as writer:
+        writer.scalar("a", 1.0, 1)
+    assert [line["a"] for line in read_lines(tmp_path)] == [1.0]

@@ -57,6 +57,15 @@ def test_settings_have_to_be_the_same(tmp_path: Path) -> None:
         run_folder.check_same(tmp_path, other | {"rtol": 0.1})
 
 
+def test_changed_settings_are_noticed(tmp_path: Path) -> None:
+    """Nobody gives the start of a co-training again."""
+    run_folder.write_settings(tmp_path, {"dataset": "digits"}, start=3000)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace("3000", "3001"))
+    with pytest.raises(CheckpointError, match="hash"):
+        run_folder.read_settings(tmp_path)
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"options": 3}', "\udcff"])
 def test_what_is_no_run_folder_is_refused(text: str | None, tmp_path: Path) -> None:
     if text is not None:

@@ -21,6 +21,7 @@ def main():
 """
 TAIL = "\n    Path('done').touch()\n\nsys.exit(run_script(main))\n"
 TALK = "    for _ in range(20_000): print('0.450 ± 0.003, × 2, — done')"
+HELP = "    print('usage'); sys.exit(0)"
 
 
 def play(
@@ -53,11 +54,11 @@ def test_nobody_reads(env: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("body", [TALK, "    print('a word')"])
+@pytest.mark.parametrize("body", [TALK, "    print('a word')", HELP])
 def test_standard_output_is_full(body: str, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         code, _, errors, done = play(body, tmp_path, stdout=full)
-    assert done
+    assert done or body == HELP
     assert (code, errors) == (1, "error: standard output: No space left on device\n")
 
 
@@ -87,6 +88,7 @@ def test_a_terminal_of_ascii(tmp_path: Path) -> None:
         ("raise ConfigError('give another --seed')", 2, "error: give another --seed"),
         ("open('nowhere/file', 'w')", 1, "error: No such file or directory: nowhere/"),
         ("raise OSError(28, os.strerror(28))", 1, "error: No space left on device"),
+        ("sys.exit('give another flag')", 1, "give another flag"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "stopped by SIGTERM"),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "stopped by SIGINT"),
         ("os.kill(os.getpid(), signal.SIGHUP)", 129, "stopped by SIGHUP"),

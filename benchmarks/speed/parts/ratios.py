@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from dynalay_gym.storage.metrics import run_metadata
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.storage.metrics import run_metadata
 
 # What, against what; how the ratios developed stands in the history.
 PAIRS = (
