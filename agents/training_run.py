@@ -28,7 +28,12 @@ from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir, plain
 from dynalay_gym.storage.metrics import MetricWriter
-from dynalay_gym.storage.saved_folder import check_like, load_folder, save_folder
+from dynalay_gym.storage.saved_folder import (
+    MOST_BYTES,
+    check_like,
+    load_folder,
+    save_folder,
+)
 from dynalay_gym.storage.training_state import strip_prefix, take
 from dynalay_gym.utils.interrupts import finish_step
 
@@ -37,7 +42,6 @@ VALIDATIONS = 10  # in a plain training
 # Options that may differ when a run is resumed: where things are, and what runs them.
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
 KIND = "training-run"
-MOST_STATE_BYTES = 2**32
 
 NotNegative = Annotated[int, Meta(ge=0)]
 
@@ -241,9 +245,8 @@ class TrainingRun:
             self.sizes = {}
             return
         state = self.folder / run_folder.STATE
-        saved = load_folder(
-            state, KIND, Progress, most_bytes=MOST_STATE_BYTES, device=self.device
-        )
+        most = MOST_BYTES + buffer_bytes(self.agent)
+        saved = load_folder(state, KIND, Progress, most_bytes=most, device=self.device)
         progress = saved.facts
         self.taken, self.validated = progress.taken, progress.validated
         if progress.best is not None:
@@ -311,6 +314,13 @@ class PlainRun(TrainingRun):
         if self._best:
             check_like(self._best, self.agent.module.state_dict(), "the best weights")
         super().load_state(tensors)
+
+
+def buffer_bytes(agent: Any) -> int:
+    """Return the bytes of an agent's replay buffer; 0 if it has none."""
+    buffer = getattr(getattr(agent, "model", None), "replay_buffer", None)
+    parts = () if buffer is None else vars(buffer).values()
+    return sum(getattr(part, "nbytes", 0) for part in parts)
 
 
 def build_agent(options: Options, config: AgentConfig, envs: Environments) -> Agent:

@@ -24,7 +24,12 @@ from dynalay_gym.fixed_point.batch_invariant import (
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.layers.base import LayerState, MainLayer
-from dynalay_gym.networks.layers.conv import StateLayer, WideStreamLayer, conv_weight
+from dynalay_gym.networks.layers.conv import (
+    StateLayer,
+    WideStreamLayer,
+    check_map,
+    conv_weight,
+)
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
 from dynalay_gym.utils.device import torch_defaults
@@ -197,6 +202,7 @@ class MainNetwork(nn.Module):
                     below, below_hidden, width, stride, hidden, pool, **shared
                 )
                 below_hidden = hidden, layer.hidden_size
+            check_map(layer.recurrence)
             yield layer
             below = width, layer.size
 

@@ -144,6 +144,16 @@ HOSTILE = {
 }
 
 
+def test_a_map_too_large_to_bound_a_norm_is_refused(tmp_path: Path) -> None:
+    """All its weights have the same shapes; 32 channels would take 14 GB."""
+    config = tiny_config("state", channels=(2, 32, 4), strides=(2, 2, 2))
+    save_network(tmp_path, random_model(config), {})
+    large = {"in_shape": [1, 1024, 1024], "strides": [1, 1, 1]}
+    edit_manifest(tmp_path, {"config": config.to_dict() | large})
+    with pytest.raises(CheckpointError, match="too many to iterate"):
+        load_network(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [(name, value) for name, values in HOSTILE.items() for value in values],

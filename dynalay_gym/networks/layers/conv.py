@@ -16,6 +16,8 @@ from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.networks.layers.base import LayerMacs, LayerState, MainLayer
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 
+MOST_SYMBOL = 2**27  # bytes; bounding a norm takes several times as many
+
 
 class ConvLayer(MainLayer):
     """A layer whose plain application is ``u = Norm(U y_below)``, ``y = relu(u)``.
@@ -195,6 +197,20 @@ class WideStreamLayer(ConvLayer):
         macs = [conv2d_macs(weight.shape, side, side) for weight in weights]
         setup = sum(macs) if self.is_first else sum(macs[:2]), sum(macs)
         return LayerMacs(base.plain, setup, base.iteration)
+
+
+def check_map(layer: ConvFixedPointLayer) -> None:
+    """Check, before memory is taken, that a layer's norm can be bounded.
+
+    Raises:
+        ConfigError: Its kernel's symbol on so large a map is beyond `MOST_SYMBOL`.
+    """
+    channels = len(layer.free_weight)
+    if 8 * channels**2 * (layer.height + 1) * (layer.width // 2 + 1) > MOST_SYMBOL:
+        raise ConfigError(
+            f"{channels} channels on maps of {layer.height} x {layer.width} are too "
+            "many to iterate; give a larger stride or pool, or fewer channels"
+        )
 
 
 def conv_weight(out_channels: int, in_channels: int, kernel: int = 3) -> nn.Parameter:
