@@ -22,6 +22,7 @@ from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.sessions.calibration import find_calibration
+from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.metrics import MetricWriter
 
 CO = CoTrainingConfig(agent_steps=512, validations=4, batch_size=32)
@@ -327,9 +328,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
 ) -> None:
     other = tmp_path / "OTHER"
     other.mkdir()
-    settings = json.loads((whole.folder / "config.json").read_text())
-    settings["options"]["dataset"] = "cifar10"
-    (other / "config.json").write_text(json.dumps(settings))
+    options = run_folder.read_settings(whole.folder)["options"]
+    run_folder.write_settings(other, options | {"dataset": "cifar10"}, start=0)
     places = {"RUN": str(whole.folder), "OTHER": str(other)}
     algo = (
         []
