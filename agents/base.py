@@ -20,6 +20,7 @@ from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.training_state import load_training_state, take, training_state
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.finite import FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
@@ -147,6 +148,7 @@ class NetAgent:
         raise NotImplementedError
 
     @torch.enable_grad()  # whatever the caller has set
+    @torch_defaults(device=None)
     def learn(
         self,
         total_timesteps: int,

@@ -17,6 +17,10 @@ import torch
 from helpers.networks import shared_split, tiny_config, tiny_kwargs
 from torch import nn
 
+from agents.exact.config import ExactConfig
+from agents.policy_gradient.config import PolicyGradientConfig
+from agents.registry import make_agent
+from agents.sb3.config import PPOConfig
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
@@ -158,11 +162,35 @@ def test_training(state: str) -> None:
         assert train() == expected
 
 
+CONFIGS: dict[str, Any] = {
+    "policy-gradient": PolicyGradientConfig(num_steps=8),
+    "exact": ExactConfig(),
+    "ppo": PPOConfig(n_steps=8, batch_size=16),
+}
+
+
+def learn(kind: str) -> str:
+    """Hash of all that an agent has after some steps."""
+    transitions = "table" if kind == "exact" else "live"
+    options: dict[str, Any] = {"split": "validation", "transitions": transitions}
+    agent: Any = make_agent(gym.make_vec(DIGITS, num_envs=4, **options), CONFIGS[kind])
+    agent.learn(64)
+    return digest(agent.training_state())
+
+
+@pytest.mark.parametrize("state", ["double", "numpy-errors"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_agents(kind: str, state: str) -> None:
+    expected = learn(kind)
+    with ambient(state):
+        assert learn(kind) == expected
+
+
 # --- what a process starts with -------------------------------------------------------
 
 PROGRAM = """
 import locale, sys
-sys.path.insert(0, "tests")
+sys.path.append("tests")
 try:
     locale.setlocale(locale.LC_ALL, "")
 except locale.Error:

@@ -31,6 +31,7 @@ from dynalay_gym.integrations.sb3 import SB3VecEnv
 from dynalay_gym.networks.policy import GreedyNetPolicy, Infos
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.training_state import load_training_state, training_state
+from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
 from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
@@ -51,6 +52,7 @@ class SB3Agent:
             Stable-Baselines3 refuses the options.
     """
 
+    @torch_defaults(device=None)
     def __init__(self, envs: VectorEnv, config: SB3Config, *, seed: int = 0) -> None:
         sizes(envs)
         self.config = config
@@ -75,6 +77,7 @@ class SB3Agent:
         return self.model.policy
 
     @torch.enable_grad()  # whatever the caller has set
+    @torch_defaults(device=None)
     def learn(
         self,
         total_timesteps: int,

@@ -33,9 +33,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 _AGENT = "train_agent.py --dataset digits --num-envs 32"
-_SMALL = "--total-timesteps 20480 --algo"
+_SMALL = "--total-timesteps 10240 --algo"
 SUBJECTS = {
-    "train_main": "train_main.py --dataset digits --epochs 4",
+    "train_main": "train_main.py --dataset digits --epochs 3 --batch-size 400",
     "policy-gradient": f"{_AGENT} {_SMALL} policy-gradient --keep-best",
     "ppo": f"{_AGENT} {_SMALL} ppo",
     "a2c": f"{_AGENT} {_SMALL} a2c",

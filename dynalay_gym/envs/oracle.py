@@ -204,7 +204,9 @@ class DecisionTree:
         episode.last_action = nodes.last_action.numpy()
         episode.consecutive = nodes.consecutive.numpy()
         episode.decisions = nodes.decisions.numpy()
-        seen = torch.zeros(nodes.num_nodes, self._layout["remaining"].stop)
+        seen = torch.zeros(
+            nodes.num_nodes, self._layout["remaining"].stop, dtype=torch.float32
+        )
         start = self._layout["penalty"].start
         seen[:, start:] = torch.from_numpy(episode.features())
         return seen
@@ -288,7 +290,8 @@ def _tree_and_rewards(
     price = problem.penalty_range[0] if penalty is None else penalty
     parts = torch.arange(tree.num_samples).split(_BATCH)
     return tree, (
-        (rows, tree.rewards(rows, torch.full((len(rows),), price))) for rows in parts
+        (rows, tree.rewards(rows, torch.full((len(rows),), price, dtype=torch.float32)))
+        for rows in parts
     )
 
 

@@ -122,7 +122,7 @@ def find_calibration(
     """
     for each in stored:
         calibration = read_as(each, Calibration, "a calibration of the checkpoint")
-        about = calibration.to_dict()
+        about = plain(calibration.to_dict())
         if all(about[name] == plain(value) for name, value in options.items()):
             return calibration
     return None

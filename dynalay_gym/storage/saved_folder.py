@@ -31,6 +31,7 @@ from dynalay_gym.storage.io import (
 )
 from dynalay_gym.storage.schema import json_digest, parse_json, read_as
 from dynalay_gym.utils.device import torch_defaults
+from dynalay_gym.utils.finite import broken_part
 
 FORMAT = 2
 MANIFEST_NAME = "checkpoint.json"
@@ -99,7 +100,7 @@ def save_folder(
         DivergedError: A tensor has NaN or infinite numbers.
         TypeError: A fact has no JSON form.
     """
-    broken = first_not_finite(tensors)
+    broken = broken_part(tensors)
     if broken is not None:
         raise DivergedError(
             f"{broken} is not finite; it is not saved, and {folder} stays as it is"
@@ -242,11 +243,6 @@ def check_like(
             )
 
 
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a tensor with NaN or infinite numbers, if there is one."""
-    return next((k for k, v in tensors.items() if not bool(v.isfinite().all())), None)
-
-
 def _read_manifest(folder: Path, kind: str) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
@@ -324,7 +320,7 @@ def _to_tensors(
         raise CheckpointError(f"{folder} has no safetensors: {reason}") from None
     if like is not None:
         check_like(tensors, like, folder)
-    broken = first_not_finite(tensors)
+    broken = broken_part(tensors)
     if broken is not None:
         raise CheckpointError(
             f"{folder}: {broken!r} has NaN or infinite numbers (a training diverged); "

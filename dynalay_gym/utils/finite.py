@@ -108,9 +108,7 @@ def are_finite(tensors: Iterable[Tensor]) -> bool:
 
 def broken_part(named: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first tensor that is not finite; None if all are."""
-    if are_finite(named.values()):
-        return None
-    return next(name for name, part in named.items() if not are_finite([part]))
+    return next((k for k, v in named.items() if not bool(v.isfinite().all())), None)
 
 
 def check_finite(

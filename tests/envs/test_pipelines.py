@@ -87,3 +87,11 @@ def test_stable_baselines_evaluates_while_it_learns(tmp_path: Path) -> None:
     evaluated = np.load(tmp_path / "evaluations.npz")
     assert evaluated["results"].shape == (2, 5)
     assert (evaluated["ep_lengths"] <= envs.get_attr("max_decisions")[0]).all()
+
+
+@pytest.mark.parametrize("name", ["Digits", "Maze", "MazeHopeless"])
+def test_shipped_networks_are_not_measured_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("dynalay_gym.envs.config.calibrate")
+    gym.make_vec(f"dynalay_gym:DynaLay/{name}-v0", num_envs=1)
