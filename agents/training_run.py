@@ -43,7 +43,7 @@ VALIDATIONS = 10  # in a plain training
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
 KIND = "training-run"
 
-NotNegative = Annotated[int, Meta(ge=0)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**62)]
 
 
 @dataclass(frozen=True, kw_only=True)
