@@ -6,10 +6,12 @@ optimiser is not part of it: training continues with fresh moments.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from agents.base import Agent, sizes
 from agents.config import AgentConfig
@@ -112,9 +114,26 @@ def load_agent(
             f"{' and '.join(map(str, sizes(envs)))}; give the agent that was trained "
             "on this main network"
         )
+    _check_widths(folder, facts, config, saved.tensors)
     agent = make_agent(envs, config, seed=seed, baseline_envs=baseline_envs)
     saved_folder.fill(agent.module, saved.tensors, folder)
     return agent
+
+
+def _check_widths(
+    folder: str | Path,
+    facts: AgentFacts,
+    config: AgentConfig,
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Refuse hidden layers with more weights than are saved, before they are built."""
+    widths = (facts.observation_size, *config.hidden, facts.num_actions)
+    saved = sum(tensor.numel() for tensor in tensors.values())
+    if sum(a * b for a, b in pairwise(widths)) > saved:
+        raise CheckpointError(
+            f"the weights at {folder} are too few for hidden layers of "
+            f"{config.hidden}; train it again"
+        )
 
 
 def load_weights(folder: str | Path, agent: Agent) -> None:

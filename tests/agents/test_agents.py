@@ -155,6 +155,7 @@ class TestSaving:
         [
             ({"num_actions": 5}, "5 actions"),
             ({"config": {"hidden": [7]}}, "does not fit"),
+            ({"config": {"hidden": [65_536, 65_536]}}, "too few"),
             ({"config": {"hidden": ["7"]}}, "make it again"),
             ({"algo": "sarsa"}, "train it again"),
             ({"config": {"warp": 9}}, "make it again"),
