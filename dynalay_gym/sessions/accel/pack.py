@@ -25,20 +25,13 @@ from dynalay_gym.sessions.states import Automaton
 def is_packable(network: MainNetwork) -> bool:
     """Return whether the compiled functions do what a network does.
 
-    They know no subclasses, no numbers of iterations that differ between layers, nor
-    hidden maps whose sides do not match after the stride.
+    They know no subclasses, and no numbers of iterations that differ between layers.
     """
-    side = network.config.in_shape[1] // network.config.unshuffle
-    for layer in network.layers:
-        if type(layer) is WideStreamLayer:
-            reached = batch_invariant.conv2d_size(side, layer.hidden_stride)
-            if reached != layer.hidden_size:
-                return False
-            side = layer.hidden_size
-        elif type(layer) is not StateLayer:
-            return False
+    known = all(
+        type(layer) in (StateLayer, WideStreamLayer) for layer in network.layers
+    )
     same_steps = len(set(network.config.layer_steps)) == 1
-    return type(network) is MainNetwork and same_steps
+    return type(network) is MainNetwork and known and same_steps
 
 
 class Map(NamedTuple):
