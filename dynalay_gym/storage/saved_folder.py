@@ -262,8 +262,8 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         )
     if manifest.kind != kind:
         raise CheckpointError(
-            f"the checkpoint at {folder} holds {manifest.kind!r}, not {kind!r}; give "
-            "the folder of that kind that train_main.py or train_agent.py wrote"
+            f"the checkpoint at {folder} holds {manifest.kind!r}, not {kind!r}; "
+            "give a folder of that kind"
         )
     return manifest
 
