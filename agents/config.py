@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.memory import check_memory
-from dynalay_gym.utils.ranges import Share, Timesteps, Widths, check_fields
+from dynalay_gym.utils.ranges import Share, TotalTimesteps, Widths, check_fields
 
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -40,7 +40,7 @@ class AgentConfig:
     num_envs: ClassVar[int] = 64
     needs_table: ClassVar[bool] = False
 
-    total_timesteps: Timesteps
+    total_timesteps: TotalTimesteps
     hidden: Widths = (64, 64)
     """Widths of the hidden layers of each of its networks."""
 

@@ -36,7 +36,7 @@ from dynalay_gym.sessions.measure import state_accuracies
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.metrics import MetricWriter
-from dynalay_gym.storage.saved_folder import copy_folder
+from dynalay_gym.storage.saved_folder import copy_folder, is_saved
 from dynalay_gym.storage.training_state import strip_prefix
 
 
@@ -88,7 +88,7 @@ class JointRun(TrainingRun):
         )
         if not isinstance(self.agent, Resumable):
             raise ConfigError(f"--algo {config.algo} is not Resumable: train it alone")
-        if self.start == 0 and (self.folder / "warm-up" / "agent").is_dir():
+        if self.start == 0 and is_saved(self.folder / "warm-up" / "agent"):
             self._load_agent("warm-up/agent")
         self.train_envs.policy = self.agent.policy
         if options.resume is not None:
@@ -105,7 +105,7 @@ class JointRun(TrainingRun):
     def catch_up(self) -> None:
         """Keep the agent when its own warm-up is over."""
         target = "warm-up/agent"
-        if 0 < self.start <= self.taken and not (self.folder / target).is_dir():
+        if 0 < self.start <= self.taken and not is_saved(self.folder / target):
             self.save_agent(target)
 
     def validate(self, writer: MetricWriter | None) -> EvaluationResult:
@@ -191,7 +191,7 @@ class JointRun(TrainingRun):
             self.folder = options.resume
             self.hold()
         target = self.folder / "warm-up"
-        if not (target / "main" / "checkpoint.json").is_file():
+        if not is_saved(target / "main"):
             how: Any = {"seed": options.seed, "on_step": on_step}
             with run_folder.resumable(self.folder):
                 main_training.train_network(
@@ -247,7 +247,7 @@ def _check_start(
         )
     network, agent = run / "warm-up" / "main", run / "warm-up" / "agent"
     build_environments(replace(options, checkpoint=network), config)
-    if not agent.is_dir():
+    if not is_saved(agent):
         return network, None
     if load_config(agent) != config:
         raise ConfigError(

@@ -21,6 +21,7 @@ from dynalay_gym.storage import saved_folder
 from dynalay_gym.storage.schema import read_as
 
 KIND = "agent"
+_FEW_WEIGHTS = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,13 @@ def _check_widths(
     config: AgentConfig,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Refuse hidden layers with more weights than are saved, before they are built."""
+    """Refuse large hidden layers, before they are built, if fewer weights are saved.
+
+    Small ones may be built: an algorithm of one's own may do without them.
+    """
     widths = (facts.observation_size, *config.hidden, facts.num_actions)
     saved = sum(tensor.numel() for tensor in tensors.values())
-    if sum(a * b for a, b in pairwise(widths)) > saved:
+    if sum(a * b for a, b in pairwise(widths)) > max(saved, _FEW_WEIGHTS):
         raise CheckpointError(
             f"the weights at {folder} are too few for hidden layers of "
             f"{config.hidden}; train it again"

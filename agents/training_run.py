@@ -43,7 +43,7 @@ VALIDATIONS = 10  # in a plain training
 _FREE = ("num_threads", "data_dir", "download", "log_dir", "resume", "warm_up_from")
 KIND = "training-run"
 
-NotNegative = Annotated[int, Meta(ge=0, le=2**62)]
+Steps = Annotated[int, Meta(ge=0, le=2**62)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class Progress:
         sizes: Of the metrics' files; see `MetricWriter`.
     """
 
-    taken: NotNegative
-    validated: NotNegative
+    taken: Steps
+    validated: Steps
     best: float | None
-    best_step: NotNegative
-    sizes: dict[str, NotNegative]
+    best_step: Steps
+    sizes: dict[str, Steps]
 
 
 class TrainingRun:
@@ -128,8 +128,7 @@ class TrainingRun:
             on_progress(taken, words)
             if stop:
                 self._save(writer)
-                if not self._has_state:  # it is not `Resumable`
-                    self.save_agent("agent")
+                self.save_agent("agent")
                 stop.obey()
 
         with finish_step() as stop:

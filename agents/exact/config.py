@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from agents.config import AgentConfig
-from dynalay_gym.utils.ranges import Count, LearningRate, Timesteps
+from dynalay_gym.utils.ranges import Count, LearningRate, TotalTimesteps
 
 Temperature = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
@@ -19,7 +19,7 @@ class ExactConfig(AgentConfig):
     agent: ClassVar[str] = "agents.exact.agent:ExactAgent"
     needs_table: ClassVar[bool] = True
 
-    total_timesteps: Timesteps = 1_200_000
+    total_timesteps: TotalTimesteps = 1_200_000
     """Nodes (one input after some decisions) to train on unless --total-timesteps says
     otherwise."""
     learning_rate: LearningRate = 3e-3

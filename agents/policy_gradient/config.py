@@ -10,7 +10,7 @@ from dynalay_gym.utils.ranges import (
     NotNegative,
     Positive,
     Share,
-    Timesteps,
+    TotalTimesteps,
 )
 
 
@@ -22,7 +22,7 @@ class PolicyGradientConfig(PolicyConfig):
     agent: ClassVar[str] = "agents.policy_gradient.agent:PolicyGradientAgent"
     output: ClassVar[Literal["numpy", "torch"]] = "torch"
 
-    total_timesteps: Timesteps = 200_000
+    total_timesteps: TotalTimesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
     learning_rate: LearningRate = 3e-3
     """Adam's step size; falls linearly to a tenth."""

@@ -14,6 +14,7 @@ from dynalay_gym.utils.ranges import (
     Positive,
     Share,
     Timesteps,
+    TotalTimesteps,
 )
 
 
@@ -66,7 +67,7 @@ class PPOConfig(ActorCriticConfig):
     log_interval: ClassVar[int] = 1
     num_envs: ClassVar[int] = 256
 
-    total_timesteps: Timesteps = 200_000
+    total_timesteps: TotalTimesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
     learning_rate: LearningRate = 2e-3
     """Adam's step size; falls linearly to a tenth."""
@@ -97,7 +98,7 @@ class A2CConfig(ActorCriticConfig):
     sb3_class: ClassVar[str] = "A2C"
     log_interval: ClassVar[int] = 10
 
-    total_timesteps: Timesteps = 200_000
+    total_timesteps: TotalTimesteps = 200_000
     """Decisions to train on unless --total-timesteps says otherwise."""
     n_steps: Count = 16
     """Steps of every sub-environment per rollout; one update per rollout."""
@@ -113,7 +114,7 @@ class DQNConfig(SB3Config):
     sb3_class: ClassVar[str] = "DQN"
     log_interval: ClassVar[int] = 1000
 
-    total_timesteps: Timesteps = 60_000
+    total_timesteps: TotalTimesteps = 60_000
     """Decisions to train on unless --total-timesteps says otherwise."""
     learning_rate: LearningRate = 5e-4
     """Adam's step size."""

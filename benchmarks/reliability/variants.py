@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dynalay_gym.storage.saved_folder import MANIFEST_NAME
+from dynalay_gym.storage.schema import json_digest
 
 Change = Callable[[Path], None]
 _TIB = 2**40
@@ -99,19 +100,12 @@ def variants(folder: Path) -> Iterator[Variant]:
     yield from _of_values(manifest)
 
 
-def digest_of(manifest: dict[str, Any]) -> str:
-    """Return the hash that an honest manifest carries."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _manifest(folder: Path) -> Any:
     return json.loads((folder / MANIFEST_NAME).read_text("utf-8"))
 
 
 def _write(folder: Path, manifest: dict[str, Any]) -> None:
-    manifest["sha256"] = digest_of(manifest)
+    manifest["sha256"] = json_digest(manifest)
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest), "utf-8")
 
 

@@ -24,6 +24,7 @@ from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import export, state_accuracies
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.run_folder import STATE
+from dynalay_gym.storage.saved_folder import is_saved
 from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.interrupts import finish_step
 
@@ -147,7 +148,7 @@ def _mean_accuracy(folder: Path) -> float:
     """Return the accuracy that a network was kept for."""
     mean = load_network_facts(folder).about.get("mean")
     if not isinstance(mean, float):
-        raise CheckpointError(f"{folder} does not say how right it was; start anew")
+        raise CheckpointError(f"{folder} does not say how accurate it is; start anew")
     return mean
 
 
@@ -244,7 +245,7 @@ def train_network(
         dataset, epochs=max(epochs, 1), precision=config.precision, seed=seed
     )
     trainer = fresh_trainer(network_config(dataset), options, splits["main"])
-    if (folder / "training").is_dir():
+    if is_saved(folder / "training"):
         trainer.load(folder / "training")
     total = epochs * trainer.steps_per_epoch
     run_epochs(

@@ -1,7 +1,6 @@
 """From keyword arguments to a decision problem: data, network, reward, cost unit."""
 
 import os
-import reprlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from dynalay_gym.errors import (
     CheckpointError,
     ConfigError,
     UnknownArgumentError,
+    brief,
 )
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork
@@ -132,13 +132,13 @@ def parse_penalty(penalty: float | str) -> tuple[float, float]:
         numbers = []
     if len(numbers) not in (1, 2):
         raise ConfigError(
-            f"penalty must be a number or a range low:high, not {reprlib.repr(penalty)}"
+            f"penalty must be a number or a range low:high, not {brief(penalty)}"
         )
     low, high = numbers[0], numbers[-1]
     if not 0 <= low <= high <= _MOST_PENALTY:
         raise ConfigError(
             f"penalty must be finite, from 0 to {_MOST_PENALTY:g}, and low <= high: "
-            f"{reprlib.repr(penalty)}"
+            f"{brief(penalty)}"
         )
     return low, high
 

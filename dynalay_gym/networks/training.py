@@ -230,11 +230,14 @@ class MainTrainer:
                 "same ones, or start anew without --resume"
             )
         if saved.facts.steps > self.config.epochs * self.steps_per_epoch:
-            raise CheckpointError(f"{folder} is beyond its {self.config.epochs} epochs")
+            raise CheckpointError(
+                f"{folder} has more steps than {self.config.epochs} epochs; start anew "
+                "without --resume"
+            )
         num = len(self.data) if saved.facts.steps else 0  # the first step draws one
         order = take(saved.tensors, "order", torch.int64, (num,))
         if not torch.equal(order.sort().values, torch.arange(num, device="cpu")):
-            raise CheckpointError(f"{folder}: 'order' is none of the samples")
+            raise CheckpointError(f"{folder}: 'order' is no order of the samples")
         load_training_state(
             saved.tensors, self.network, self.optimizer, self.generator, folder
         )

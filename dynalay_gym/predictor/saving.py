@@ -1,8 +1,9 @@
 """What the manifest of a predictor holds, and a main network made of it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
@@ -13,7 +14,6 @@ from dynalay_gym.storage.saved_folder import restore
 from dynalay_gym.storage.schema import read_as
 from dynalay_gym.utils.ranges import (
     Iterations,
-    NotNegative,
     PenaltyUnit,
     Portion,
     Tolerance,
@@ -51,7 +51,7 @@ class PredictorFacts:
         policy: The policy; its tensors are ``policy.<name>``.
     """
 
-    penalty: NotNegative
+    penalty: Annotated[float, Meta(ge=0)]
     penalty_unit: PenaltyUnit
     max_decisions: Portion
     network: SavedPart

@@ -16,10 +16,9 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, StepCost
 from dynalay_gym.storage.io import plain
 from dynalay_gym.storage.schema import read_as
+from dynalay_gym.utils.ranges import Share
 
 BATCH = 256  # samples that pass through a network together
-
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,10 +48,8 @@ def get_table(
     Raises:
         ConfigError: It would not fit into memory.
     """
-    layout, key = (
-        table_layout(session, len(labels), padding),
-        table_key(session, inputs, labels),
-    )
+    layout = table_layout(session, len(labels), padding)
+    key = table_key(session, inputs, labels)
     path = cache_dir() / f"transitions-{key}.safetensors"
     table = _load(path, key, layout)
     if table is None:

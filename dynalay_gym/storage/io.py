@@ -9,11 +9,17 @@ import math
 import os
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from dynalay_gym.errors import ConfigError
+
+# Errors of network disks that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -32,7 +38,8 @@ def write_file(path: str | os.PathLike[str], write: Callable[[Path], object]) ->
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         write(draft)
-        with draft.open("rb") as stream:
+        # Windows cannot sync a file that is open for reading alone.
+        with draft.open("r+b") as stream:
             os.fsync(stream.fileno())
         os.replace(draft, path)
     finally:
@@ -71,6 +78,8 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     # A pipe without a writer would wait for ever without O_NONBLOCK.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_BINARY", 0)
+    if os.path.islink(path):  # opening it says "too many levels"
+        raise OSError(errno.ELOOP, "it is a link; copy the file itself there", path)
     with os.fdopen(os.open(path, flags), "rb") as stream:
         about = os.fstat(stream.fileno())
         if not stat.S_ISREG(about.st_mode):
@@ -81,13 +90,33 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
         return stream.read(most_bytes + 1)
 
 
-def remove_drafts(folder: str | os.PathLike[str]) -> None:
-    """Remove what `write_file` left in a folder when its process was killed.
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep other processes out of a folder that they lock, too.
 
-    Call it only where nobody else writes into the folder.
+    The lock goes with its process, however that ends. What `write_file` left when
+    such a process was killed is removed. On a disk without locks there is none.
+
+    Args:
+        folder: The folder.
+        wait: Whether to wait for a process that has it.
+
+    Raises:
+        filelock.Timeout: Another process has it.
+        OSError: The folder cannot be written to.
     """
-    for draft in Path(folder).glob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=wait)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+    try:
+        for draft in folder.glob(".*.tmp"):
+            draft.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def plain(value: Any) -> Any:

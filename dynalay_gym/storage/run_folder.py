@@ -6,14 +6,14 @@ Importing it loads no torch.
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from dynalay_gym.errors import CheckpointError, ConfigError
-from dynalay_gym.storage.io import plain, read_file, remove_drafts, write_json
+from dynalay_gym.storage.io import locked, plain, read_file, write_json
 from dynalay_gym.storage.schema import json_digest, parse_json
 from dynalay_gym.utils.flags import flag
 
@@ -24,25 +24,22 @@ _MOST_BYTES = 2**20  # of the settings
 _REPLACED = ("--resume", "--warm-up-from")
 
 
-def lock(folder: Path) -> FileLock:
-    """Keep other processes out of a run folder until the lock is released.
-
-    It goes with its process, however that ends. Drafts of files that a killed process
-    left are removed.
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder; see `locked`.
 
     Raises:
         ConfigError: Another process has it.
     """
-    held = FileLock(folder / ".lock")
-    try:
-        held.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"another process is writing {folder}; wait until it has ended, or start "
-            "a run of its own without --resume"
-        ) from None
-    remove_drafts(folder)
-    return held
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, wait=False))
+        except Timeout:
+            raise ConfigError(
+                f"another process is writing {folder}; wait until it has ended, or "
+                "start a run of its own without --resume"
+            ) from None
+        yield
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any], **facts: Any) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import torch
-from filelock import FileLock
 from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
@@ -22,13 +21,7 @@ from torch import Tensor, nn
 
 from dynalay_gym import __version__
 from dynalay_gym.errors import CheckpointError, DivergedError
-from dynalay_gym.storage.io import (
-    plain,
-    read_file,
-    remove_drafts,
-    write_bytes,
-    write_json,
-)
+from dynalay_gym.storage.io import locked, plain, read_file, write_bytes, write_json
 from dynalay_gym.storage.schema import json_digest, parse_json, read_as
 from dynalay_gym.utils.device import torch_defaults
 from dynalay_gym.utils.finite import broken_part
@@ -134,8 +127,7 @@ def _write(folder: Path, manifest: Mapping[str, Any], data: bytes) -> None:
     """Write tensors, then the manifest; remove what it no longer names."""
     name = manifest["weights"]["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        remove_drafts(folder)  # of a process that was killed
+    with locked(folder, wait=True):
         write_bytes(folder / name, data)
         write_json(folder / MANIFEST_NAME, manifest)
         for old in folder.glob("weights-*.safetensors"):
@@ -183,6 +175,11 @@ def load_folder(
             continue
         return Saved(facts, _to_tensors(data, like, folder, device))
     raise CheckpointError(f"{folder} is being written all the time; read it later")
+
+
+def is_saved(folder: str | Path) -> bool:
+    """Return whether a save into a folder has ended; it may be of any kind."""
+    return Path(folder, MANIFEST_NAME).is_file()
 
 
 def load_facts(folder: str | Path, kind: str, schema: type[T]) -> T:
@@ -249,8 +246,8 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         data = read_file(path, _MOST_MANIFEST_BYTES)
     except FileNotFoundError:
         raise CheckpointError(
-            f"no checkpoint at {folder} (it has no {MANIFEST_NAME}); "
-            "give the folder that train_main.py or train_agent.py wrote"
+            f"no checkpoint at {folder} (it has no {MANIFEST_NAME}); give a folder "
+            "with one, such as best/ or agent/ in the run's folder"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
@@ -265,8 +262,8 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
         )
     if manifest.kind != kind:
         raise CheckpointError(
-            f"the checkpoint at {folder} holds {manifest.kind!r}, not {kind!r}; give "
-            "the folder of that kind that train_main.py or train_agent.py wrote"
+            f"the checkpoint at {folder} holds {manifest.kind!r}, not {kind!r}; "
+            "give a folder of that kind"
         )
     return manifest
 
@@ -292,8 +289,13 @@ def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 def _read_tensors(folder: Path, weights: TensorFile, most_bytes: int) -> bytes:
     path = folder / weights.name
+    if weights.num_bytes > most_bytes:
+        raise CheckpointError(
+            f"checkpoint weights {path} have {weights.num_bytes} bytes, where at most "
+            f"{most_bytes} belong; train it again, or give a larger most_bytes"
+        )
     try:
-        data = read_file(path, min(most_bytes, weights.num_bytes))
+        data = read_file(path, weights.num_bytes)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint weights {path} cannot be read ({error.strerror}); "

@@ -12,12 +12,10 @@ if TYPE_CHECKING:
 
 # Limit and use of the control group that a container runs in, version 2 and 1.
 _GROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
+_CACHES = ("active_file", "inactive_file")
 
 
 def check_memory(
@@ -38,7 +36,9 @@ def check_memory(
     if device is not None and device.type == "cuda":
         import torch
 
-        free: int | None = torch.cuda.mem_get_info(device)[0]
+        # PyTorch's own pool counts as taken there, and yet can be used.
+        pool = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free: int | None = torch.cuda.mem_get_info(device)[0] + pool
     else:
         free = available_memory()
     if free is not None and needed > free:
@@ -58,16 +58,22 @@ def _limits() -> Iterator[int]:
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
-    for limit, use in _GROUPS:
-        most, taken = _read(limit).strip(), _read(use).strip()
+    for group, *names in _GROUPS:
+        most, taken = (_read(f"{group}/{name}").strip() for name in names)
         if most.isdecimal() and taken.isdecimal():
-            yield int(most) - int(taken)
+            yield int(most) - int(taken) + _cached(_read(f"{group}/memory.stat"))
     if sys.platform != "win32":
         import resource
 
         most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most_bytes != resource.RLIM_INFINITY and (used := _read("/proc/self/statm")):
             yield most_bytes - int(used.split()[0]) * resource.getpagesize()
+
+
+def _cached(stat: str) -> int:
+    """Return the bytes of files that a group keeps until somebody needs the room."""
+    lines = (line.split() for line in stat.splitlines())
+    return sum(int(number) for name, number in lines if name in _CACHES)
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,6 @@ lies in no range.
 """
 
 import re
-import reprlib
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import Enum
@@ -19,13 +18,14 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, brief
 from dynalay_gym.utils.flags import flag
 
 Count = Annotated[int, Meta(ge=1, le=10**6)]
 BatchSize = Annotated[int, Meta(ge=2, le=10**6)]
 CountOrNone = Annotated[int, Meta(ge=0, le=10**6)]
 Timesteps = Annotated[int, Meta(ge=0, le=10**12)]
+TotalTimesteps = Annotated[int, Meta(ge=1, le=10**12)]
 Rows = Annotated[int, Meta(ge=1, le=10**9)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what NumPy's generators take
 Threads = Annotated[int, Meta(ge=1, le=1024)]
@@ -76,7 +76,7 @@ def check_fields(config: Any, group: str | None = None, leave_out: str = "") -> 
         choices = [*_choices(get_type_hints(schema)[name])]
         shown = name if group is None else flag(name, group)
         allowed = f"one of {', '.join(choices)}" if choices else _describe(rule)
-        got = reprlib.repr(getattr(config, name))
+        got = brief(getattr(config, name))
         raise ConfigError(f"{shown} must be {allowed}, not {got}") from None
 
 
@@ -86,7 +86,7 @@ def check_value(name: str, value: Any, allowed: Any) -> None:
         msgspec.convert(_plain(value), allowed)
     except msgspec.ValidationError as error:
         rule = _describe(str(error))
-        raise ConfigError(f"{name} must be {rule}, not {reprlib.repr(value)}") from None
+        raise ConfigError(f"{name} must be {rule}, not {brief(value)}") from None
 
 
 @cache

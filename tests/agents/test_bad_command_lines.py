@@ -118,6 +118,7 @@ BAD = [
     (AGENT, "--warm-up-from nowhere", "--warm-up-from needs --co-train"),
     (AGENT, "--co-train --freeze-main", "not both"),
     (AGENT, "--co-train --total-timesteps 0", "--total-timesteps"),
+    (AGENT, "--algo ppo --ppo.total-timesteps 0", "--ppo.total-timesteps"),
     (AGENT, "--co-train --keep-best", "--keep-best"),
 ]
 

@@ -19,11 +19,13 @@ from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.cotraining.config import CoTrainingConfig
+from dynalay_gym.cotraining.main_training import load_splits, train_network
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.sessions.calibration import find_calibration
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.metrics import MetricWriter
+from dynalay_gym.storage.saved_folder import is_saved
 
 CO = CoTrainingConfig(agent_steps=512, validations=4, batch_size=32)
 CONFIGS: dict[str, Any] = {
@@ -224,6 +226,14 @@ def test_a_fresh_network_is_warmed_up_first(tmp_path: Path) -> None:
         lambda *_: pytest.fail("warmed up twice"),
     )
     assert again.envs.penalty == one.envs.penalty
+
+
+def test_a_warm_up_killed_in_its_first_save_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    splits = load_splits("digits", "cpu")
+    co = replace(CO, main_epochs=0)
+    train_network(tmp_path, "digits", splits, co, seed=0, on_step=lambda *_: None)
+    assert is_saved(tmp_path / "main") and is_saved(tmp_path / "training")
 
 
 def test_an_untrained_network_learns_at_a_given_penalty(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_a_signal_ends_a_run_after_its_rollout(whole: PlainRun, tmp_path: Path) 
             one.learn(writer, on_progress)
     assert seen[-1] == 640
     assert facts_of(one.folder / "resume")["taken"] == 640
+    kept, learned = tensors_of(one.folder / "agent"), one.agent.module.state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in learned.items())
     resumed = run(replace(asked, resume=one.folder))
     assert_equal(whole.folder, resumed.folder)
 

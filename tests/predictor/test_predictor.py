@@ -485,6 +485,11 @@ def test_it_comes_back_with_the_same_answers(kind: str, tmp_path: Path) -> None:
     assert_same(loaded.infer(images), predictor.infer(images))
 
 
+def test_any_penalty_that_it_takes_comes_back(tmp_path: Path) -> None:
+    DynaLayPredictor(shared_model(), PlanPolicy(()), penalty=3e9).save(tmp_path)
+    assert DynaLayPredictor.load(tmp_path).penalty == 3e9
+
+
 def test_it_is_loaded_where_there_are_no_learners(tmp_path: Path) -> None:
     predictor = make_predictor("agent-net")
     predictor.save(tmp_path)

@@ -3,6 +3,7 @@
 
 import errno
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,6 +329,16 @@ def test_code_is_kept_in_a_private_folder_of_its_version(cache_folder: Path) -> 
     assert run_double().cache_hits
 
 
+def test_code_is_kept_where_new_files_belong_to_a_group(cache_folder: Path) -> None:
+    """As on Ubuntu and Fedora, where every user has a group of one's own."""
+    before = os.umask(0o002)
+    try:
+        run_double()
+        assert run_double().cache_hits
+    finally:
+        os.umask(before)
+
+
 def damages(size: int) -> Iterator[Callable[[bytes], bytes]]:
     """Yield 87 ways to damage a file: flipped bytes, cuts, and other content."""
     for place in np.linspace(0, size - 1, 57).astype(int):
@@ -399,6 +410,6 @@ def test_a_full_disk_ends_no_run(
     def write(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dynalay_gym.sessions.accel.compiler.write_bytes", write)
+    monkeypatch.setattr("dynalay_gym.sessions.accel.compiler.write_file", write)
     assert not run_double().cache_hits
     assert not run_double().cache_hits

@@ -1,5 +1,6 @@
 """A file is written whole or not at all, and no run writes into another's folder."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.storage.io import (
     cache_dir,
+    locked,
     make_run_dir,
+    read_file,
     write_bytes,
     write_file,
     write_json,
@@ -39,6 +43,40 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path) ->
     assert only_file(tmp_path).read_bytes() == b"old"
     write_file(path, lambda draft: draft.write_bytes(b"new"))
     assert only_file(tmp_path).read_bytes() == b"new"
+
+
+def test_what_is_synced_is_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to sync a file that is open for reading alone."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(descriptor, b""))
+    write_bytes(tmp_path / "a.bin", b"new")
+    assert only_file(tmp_path).read_bytes() == b"new"
+
+
+def test_a_link_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").symlink_to(__file__)
+    with pytest.raises(OSError, match="it is a link; copy the file"):
+        read_file(tmp_path / "a.bin", 2**20)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()]
+)
+def test_a_disk_without_locks_is_written_all_the_same(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network disks are."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with locked(tmp_path, wait=True):
+        write_bytes(tmp_path / "a.bin", b"new")
+    error = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(PermissionError), locked(tmp_path, wait=True):
+        pass
 
 
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -18,10 +18,15 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from dynalay_gym.storage import run_folder
-held = run_folder.lock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
+with run_folder.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
 """
+
+
+def take(folder: Path) -> None:
+    with run_folder.lock(folder):
+        pass
 
 
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
@@ -35,14 +40,14 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     with pytest.raises(ConfigError, match="another process is writing"):
-        run_folder.lock(tmp_path)
+        take(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     draft = tmp_path / f".results.json.{uuid.uuid4().hex}.tmp"
     draft.touch()
     with run_folder.lock(tmp_path):
         assert not draft.exists()
-    run_folder.lock(tmp_path).release()
+    take(tmp_path)
 
 
 def test_settings_have_to_be_the_same(tmp_path: Path) -> None:

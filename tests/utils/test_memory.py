@@ -12,12 +12,15 @@ FILES = {
     "/sys/fs/cgroup/memory.max": "3000000\n",
     "/sys/fs/cgroup/memory.current": "1000000\n",
 }
+# Files that were read: they make room for what needs it.
+CACHED = "anon 90\nfile 900\nactive_file 300\ninactive_file 500\n"
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
         (FILES, 2_000_000),
+        (FILES | {"/sys/fs/cgroup/memory.stat": CACHED}, 2_000_800),
         (FILES | {"/sys/fs/cgroup/memory.max": "max\n"}, 4_096_000),
         ({}, None),
     ],

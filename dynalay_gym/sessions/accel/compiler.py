@@ -21,7 +21,7 @@ from numba.core.caching import (
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
-from dynalay_gym.storage.io import cache_dir, write_bytes
+from dynalay_gym.storage.io import cache_dir, write_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +99,12 @@ class _Files:
     def save(self, key: Any, code: Any) -> None:
         """Write a function's code; raise an OSError if that cannot be done."""
         content = dumps((key, code))
-        write_bytes(self._path(key), hashlib.sha256(content).digest() + content)
+
+        def write(draft: Path) -> None:
+            draft.touch(mode=0o600)  # the user's alone, whatever the umask
+            draft.write_bytes(hashlib.sha256(content).digest() + content)
+
+        write_file(self._path(key), write)
 
     def load(self, key: Any) -> Any:
         """Return a function's code; None unless a whole file of it is there."""
