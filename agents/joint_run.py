@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents import saving
 from agents.base import Resumable
@@ -142,6 +142,11 @@ class JointRun(TrainingRun):
         self.trainer.load_training_state(strip_prefix("main/", tensors))
         self.train_envs.resume(self.taken)
         super().load_state(tensors)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that is trained."""
+        return [*super().networks, self.trainer.network]
 
     def take_best(self) -> dict[str, Any]:
         """Give agent and environments the weights of the best pair, and measure it.

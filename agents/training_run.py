@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 import torch
 from msgspec import Meta
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.base import Agent, Resumable
 from agents.config import AgentConfig
@@ -34,7 +34,7 @@ from dynalay_gym.storage.saved_folder import (
     load_folder,
     save_folder,
 )
-from dynalay_gym.storage.training_state import strip_prefix, take
+from dynalay_gym.storage.training_state import strip_prefix, take, training_bytes
 from dynalay_gym.utils.interrupts import finish_step
 
 SAVE_SECONDS = 30.0  # longest time between two saves of the state
@@ -179,6 +179,11 @@ class TrainingRun:
         shown = train.set_state(rows) if rows else (None, {})
         self.agent.load_training_state(strip_prefix("agent/", tensors), *shown)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that is trained."""
+        return [self.agent.module]
+
     def save_agent(self, name: str) -> None:
         """Write the agent to a folder in the run's."""
         about = options_dict(self.options)
@@ -245,6 +250,7 @@ class TrainingRun:
             return
         state = self.folder / run_folder.STATE
         most = MOST_BYTES + buffer_bytes(self.agent)
+        most += sum(map(training_bytes, self.networks))
         saved = load_folder(state, KIND, Progress, most_bytes=most, device=self.device)
         progress = saved.facts
         self.taken, self.validated = progress.taken, progress.validated

@@ -28,10 +28,11 @@ from dynalay_gym.networks.state_losses import (
     weighted_loss,
 )
 from dynalay_gym.storage.io import plain
-from dynalay_gym.storage.saved_folder import load_folder, save_folder
+from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.storage.training_state import (
     load_training_state,
     take,
+    training_bytes,
     training_state,
 )
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
@@ -223,7 +224,8 @@ class MainTrainer:
         Raises:
             CheckpointError: It is missing, corrupt, or of another training.
         """
-        saved = load_folder(folder, KIND, TrainingFacts)
+        most = MOST_BYTES + training_bytes(self.network)
+        saved = load_folder(folder, KIND, TrainingFacts, most_bytes=most)
         if saved.facts.options != self._options():
             raise CheckpointError(
                 f"{folder} belongs to a training with other options; resume with the "

@@ -36,6 +36,11 @@ def training_state(
     return tensors
 
 
+def training_bytes(network: nn.Module) -> int:
+    """Return the most bytes that a network and its optimiser's moments take."""
+    return 4 * sum(int(part.nbytes) for part in network.state_dict().values())
+
+
 def load_training_state(
     tensors: Mapping[str, Tensor],
     network: nn.Module,

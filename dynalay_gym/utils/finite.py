@@ -16,7 +16,7 @@ MEND_DATA = "mend the data, or the environment, that it comes from"
 class FiniteGuard:
     """Keeps an optimiser from stepping on, or to, numbers that are not finite.
 
-    A hook sums gradients and weights before each of the optimiser's steps, whoever
+    A hook looks at gradients and weights before each of the optimiser's steps, whoever
     calls it. What is not finite after the last one shows in `check_weights`; what goes
     into a loss, and the loss, is given to `check`.
 
@@ -101,9 +101,10 @@ class FiniteGuard:
 
 @torch.no_grad()
 def are_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether all numbers are finite: their sum is, in double precision."""
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    return not flat or math.isfinite(torch.cat(flat).sum(dtype=torch.float64).item())
+    """Return whether all numbers are finite: their extremes are; no mask is made."""
+    flat = [tensor.reshape(-1) for tensor in tensors if tensor.numel()]
+    extremes = torch.aminmax(torch.cat(flat)) if flat else ()
+    return all(math.isfinite(extreme.item()) for extreme in extremes)
 
 
 def broken_part(named: Mapping[str, Tensor]) -> str | None:
@@ -122,10 +123,7 @@ def check_finite(
 
 def _find_broken(name: str, values: Tensor, samples: Tensor | None) -> str | None:
     """Return a sentence on the first number that is not finite; None if all are."""
-    # The extremes are finite if all numbers are; no mask of all is made.
-    if values.numel() == 0 or all(
-        math.isfinite(extreme.item()) for extreme in torch.aminmax(values.detach())
-    ):
+    if are_finite([values]):
         return None
     place = tuple(values.isfinite().logical_not().nonzero()[0].tolist())
     number = values[place].item()
