@@ -31,7 +31,7 @@ MANIFEST_NAME = "checkpoint.json"
 # Tensors of unknown shapes are not read beyond this.
 MOST_BYTES = 2**28
 _MOST_MANIFEST_BYTES = 2**24
-_HEADER_BYTES = 2**20  # of a safetensors file, beside its tensors
+_HEADER_BYTES = 2**20  # of a safetensors file: names and shapes of 10,000 tensors
 _ATTEMPTS = 200  # each meets a save about every other time, if saves never stop
 
 T = TypeVar("T")
@@ -316,6 +316,8 @@ def _to_tensors(
     device: str | torch.device,
 ) -> dict[str, Tensor]:
     try:
+        if int.from_bytes(data[:8], "little") > _HEADER_BYTES:
+            raise ValueError("its header is larger than that of any network")
         tensors = load_bytes(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = "".join(each if each.isprintable() else "?" for each in str(error))

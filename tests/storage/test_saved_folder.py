@@ -291,6 +291,7 @@ NUL_IN_A_NAME = len(NUL_IN_A_NAME).to_bytes(8, "little") + NUL_IN_A_NAME + bytes
         b"\0" * 7,
         b"\xff" * 64,
         (2**62).to_bytes(8, "little"),
+        saved_folder.save_bytes({str(k): torch.empty(0) for k in range(20_000)}),
         b"pickle" * 9,
         NUL_IN_A_NAME,
     ],
