@@ -23,8 +23,10 @@ from typing import Any
 
 import tyro
 
+from benchmarks.reliability.file_variants import PAYLOAD
 from benchmarks.reliability.folders import KINDS, make_sources
-from benchmarks.reliability.variants import PAYLOAD, Variant, variants
+from benchmarks.reliability.variant import Variant
+from benchmarks.reliability.variants import variants
 from benchmarks.reliability.workers import Damage, Outcome, Worker
 from benchmarks.report import table
 from dynalay_gym.storage.io import write_json

@@ -111,7 +111,8 @@ class _Files:
         with suppress(FileNotFoundError), open(self._path(key), "rb") as file:
             kept, is_own = file.read(), _is_private(os.fstat(file.fileno()))
             digest, content = kept[:32], kept[32:]
-            # Unpickling executes what is in the file, so this comes first.
+            # Numba's machine code has no form but pickle, which executes what is in it:
+            # only a whole file that this user alone can write gets there.
             if is_own and hashlib.sha256(content).digest() == digest:
                 stored, code = pickle.loads(content)
                 return code if stored == key else None
