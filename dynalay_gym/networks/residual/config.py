@@ -1,0 +1,88 @@
+"""Architectures of residual networks, and those with a name.
+
+References:
+    He et al. (2016), Deep Residual Learning: the CIFAR networks of 20 and 32 layers,
+    with shortcuts that are padded, and ResNet-18, in the form for 32 x 32 pixels.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.ranges import check_fields
+
+Side = Annotated[int, Meta(ge=4, le=1024)]
+Channels = Annotated[int, Meta(ge=1, le=4096)]
+_STAGES = Meta(min_length=1, max_length=8)
+Widths = Annotated[tuple[Channels, ...], _STAGES]
+Depths = Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], _STAGES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig:
+    """Architecture of a residual network; JSON-able.
+
+    Attributes:
+        in_shape: Channels, height and width of an image (square).
+        num_classes: Classes K, at least 2.
+        form: ``classic``, the published one: stem of one 3 x 3 convolution,
+            ``relu(shortcut + branch)``. ``fast``, for short trainings: a stem that
+            whitens patches and halves the sides, GELU, ``shortcut + gelu(branch)``.
+        widths: Channels of each stage; each after the first halves the sides.
+        depths: Blocks of each stage.
+        shortcut: Where sides or channels change: ``pad`` drops pixels and pads channels
+            with zeros, ``project`` is a strided 1 x 1 convolution, ``pool`` averages
+            pixels before it.
+
+    Raises:
+        ConfigError: Fields are out of range or do not fit each other.
+    """
+
+    in_shape: tuple[Channels, Side, Side]
+    num_classes: Annotated[int, Meta(ge=2, le=2**16)]
+    form: Literal["classic", "fast"] = "classic"
+    widths: Widths
+    depths: Depths
+    shortcut: Literal["pad", "project", "pool"] = "pad"
+
+    def __post_init__(self) -> None:
+        """Check ranges, and what the fields must agree on."""
+        for field in fields(self):  # JSON has lists where we have tuples
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        check_fields(self)
+        if len(self.widths) != len(self.depths):
+            raise ConfigError("widths and depths have one entry per stage each")
+        if self.in_shape[1] != self.in_shape[2]:
+            raise ConfigError(f"images must be square, not {self.in_shape[1:]}")
+        if self.shortcut == "pad" and list(self.widths) != sorted(self.widths):
+            raise ConfigError("padded shortcuts need widths that do not fall")
+
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks B."""
+        return sum(self.depths)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+RESIDUAL_PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {
+        "form": "fast",
+        "widths": (48, 96, 192),
+        "depths": (2, 2, 2),
+        "shortcut": "pool",
+    },
+    "resnet20": {"widths": (16, 32, 64), "depths": (3, 3, 3)},
+    "resnet32": {"widths": (16, 32, 64), "depths": (5, 5, 5)},
+    "resnet18": {
+        "widths": (64, 128, 256, 512),
+        "depths": (2, 2, 2, 2),
+        "shortcut": "project",
+    },
+}

@@ -1,0 +1,177 @@
+"""A residual network: stem, B residual blocks, head.
+
+Axes: n samples, K classes, B blocks.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size, linear
+from dynalay_gym.networks.residual.blocks import (
+    Conv2d,
+    ResidualBlock,
+    activate,
+    batch_norm,
+    init_dirac,
+)
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.utils.device import torch_defaults
+
+_PATCH = 2  # side of the patches that are whitened
+_MIN_VARIANCE = 1e-3  # directions of less contrast are not blown up further
+
+
+class PlainStem(nn.Module):
+    """One 3 x 3 convolution, normalised and activated.
+
+    Args:
+        in_channels: Channels of an image.
+        out_channels: Channels of the first stage.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, 3)
+        self.norm = batch_norm(out_channels, "classic")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [n, C, H, W] to [n, C_out, H, W]."""
+        return activate(self.norm(self.conv(images)), "classic")
+
+    def out_size(self, size: int) -> int:
+        """Return the side of the maps for images of a side."""
+        return size
+
+    def macs(self, size: int) -> int:
+        """Return the multiply-adds for one image of a side."""
+        return conv2d_macs(self.conv.weight.shape, size, size)
+
+
+class WhiteningStem(nn.Module):
+    """Whitened patches, a 3 x 3 convolution, and pooling that halves the sides.
+
+    The first convolution projects 2 x 2 patches on their principal directions, each
+    divided by its standard deviation, and on the negatives of these. `whiten` sets it
+    from images; it is not trained.
+
+    Args:
+        in_channels: Channels of an image.
+        out_channels: Channels of the first stage.
+
+    References:
+        K. Jordan (2024), 94 % on CIFAR-10 in 3.29 seconds on a single GPU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        directions = in_channels * _PATCH**2
+        self.patches = Conv2d(in_channels, 2 * directions, _PATCH)
+        self.patches.weight.requires_grad_(False)
+        self.bias = nn.Parameter(torch.zeros(2 * directions))
+        self.conv = Conv2d(2 * directions, out_channels, 3)
+        self.norm = batch_norm(out_channels, "fast")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [n, C, H, W] to [n, C_out, H // 2, W // 2]."""
+        x = activate(self.patches(images) + self.bias[:, None, None], "fast")
+        pooled = F.max_pool2d(self.conv(x), 2, ceil_mode=True)
+        return activate(self.norm(pooled), "fast")
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor) -> None:
+        """Set the first convolution from images [n, C, H, W]."""
+        patches = F.unfold(images, _PATCH).movedim(1, 2).flatten(0, 1)
+        covariance = patches.double().T.cov()
+        variances, directions = torch.linalg.eigh(covariance)
+        scaled = (
+            directions.T / variances.clamp(min=0).add(_MIN_VARIANCE).sqrt()[:, None]
+        )
+        kernels = scaled.reshape(-1, *self.patches.weight.shape[1:])
+        self.patches.weight.copy_(torch.cat([kernels, -kernels]))
+
+    def out_size(self, size: int) -> int:
+        """Return the side of the maps for images of a side."""
+        return size // 2
+
+    def macs(self, size: int) -> int:
+        """Return the multiply-adds for one image of a side."""
+        kernels = self.patches.weight.shape, self.conv.weight.shape
+        side = size - _PATCH + 1
+        return sum(conv2d_macs(kernel, side, side) for kernel in kernels)
+
+
+class ResidualNetwork(nn.Module):
+    """Stem, residual blocks, head; ``forward`` runs all of them.
+
+    Args:
+        config: Architecture.
+    """
+
+    @torch_defaults(device=None)
+    def __init__(self, config: ResidualConfig) -> None:
+        super().__init__()
+        self.config = config
+        make_stem = PlainStem if config.form == "classic" else WhiteningStem
+        self.stem: PlainStem | WhiteningStem = make_stem(
+            config.in_shape[0], config.widths[0]
+        )
+        blocks, below = [], config.widths[0]
+        for stage, (width, depth) in enumerate(
+            zip(config.widths, config.depths, strict=True)
+        ):
+            for place in range(depth):
+                stride = 2 if stage > 0 and place == 0 else 1
+                blocks.append(
+                    ResidualBlock(below, width, stride, config.form, config.shortcut)
+                )
+                below = width
+        self.block_list = nn.ModuleList(blocks)
+        self.head = nn.Linear(below, config.num_classes)
+        if config.form == "fast":
+            init_dirac(self.block_list)
+
+    @property
+    def blocks(self) -> Sequence[ResidualBlock]:
+        """The residual blocks, bottom up."""
+        return [cast(ResidualBlock, block) for block in self.block_list]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [n, K] of images [n, C, H, W]."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.answer(x)
+
+    def answer(self, top: Tensor) -> Tensor:
+        """Return logits [n, K] of the last block's output [n, C, H, W]."""
+        return linear(top.mean((2, 3)), self.head.weight) + self.head.bias
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Side of the maps that enter each block."""
+        sizes = [self.stem.out_size(self.config.in_shape[1])]
+        for block in self.blocks[:-1]:
+            sizes.append(conv2d_size(sizes[-1], block.stride))
+        return tuple(sizes)
+
+    @property
+    def stem_macs(self) -> int:
+        """Multiply-adds of the stem for one image."""
+        return self.stem.macs(self.config.in_shape[1])
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-adds of the head for one image."""
+        return self.head.weight.numel()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the whole network for one image."""
+        parts = zip(self.blocks, self.block_sizes, strict=True)
+        costs = [block.macs(size) for block, size in parts]
+        blocks = sum(cost.shortcut + cost.branch for cost in costs)
+        return self.stem_macs + blocks + self.head_macs
