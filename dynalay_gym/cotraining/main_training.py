@@ -1,7 +1,7 @@
 """Training a main network by itself: alone, or as the start of a co-training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,38 @@ from tqdm import tqdm
 from dynalay_gym.cotraining.config import CoTrainingConfig
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.errors import CheckpointError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.checkpoint import (
     load_network,
     load_network_facts,
     save_network,
 )
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.networks.presets import make_config
+from dynalay_gym.networks.presets import make_any_config
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.training import (
+    ResidualTrainer,
+    ResidualTrainingConfig,
+)
 from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
-from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.sessions.measure import accuracy, export, state_accuracies
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.run_folder import STATE
 from dynalay_gym.storage.saved_folder import is_saved
 from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.interrupts import finish_step
 
 OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
+Architecture = MainNetworkConfig | ResidualConfig
+AnyTrainer = MainTrainer | ResidualTrainer
+AnyTrainingConfig = TrainingConfig | ResidualTrainingConfig
+
+_RESIDUAL_EPOCHS = 8
 # Epochs and states that suit a preset.
 _DEFAULTS: dict[str, tuple[int, Paths]] = {
     "digits": (16, "all"),
@@ -46,58 +58,76 @@ def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
 
 def network_config(
     dataset: str, preset: str | None = None, **solver: Any
-) -> MainNetworkConfig:
+) -> Architecture:
     """Return the architecture for a data set.
 
     Args:
         dataset: Name of the data set.
         preset: Name of the preset; the data set's own if None.
-        **solver: ``rtol`` and ``max_steps`` in place of the preset's; None changes
-            nothing.
+        **solver: ``rtol`` and ``max_steps`` in place of a main network's own; None
+            changes nothing.
+
+    Raises:
+        ConfigError: The preset is unknown, does not fit, or is solved by nothing.
     """
     spec = dataset_spec(dataset)
-    config = make_config(preset or spec.preset, spec.in_shape, spec.num_classes)
+    config = make_any_config(preset or spec.preset, spec.in_shape, spec.num_classes)
     given = {name: value for name, value in solver.items() if value is not None}
+    _check_known(given, type(config))
     return replace(config, **given)
 
 
 def training_config(
-    dataset: str,
-    *,
-    epochs: int | None = None,
-    paths: Paths | None = None,
-    **options: Any,
-) -> TrainingConfig:
+    architecture: Architecture, dataset: str, **options: Any
+) -> AnyTrainingConfig:
     """Return how a network is trained on a data set.
 
     Args:
+        architecture: Its architecture.
         dataset: Name of the data set. Those that do not come with the package are
             shifted and mirrored.
-        epochs: Passes over the main split; what suits the data set's preset if None.
-        paths: States of every step; what suits the preset if None.
-        **options: Other fields of `TrainingConfig`.
+        **options: Fields of `TrainingConfig`, or of `ResidualTrainingConfig` for a
+            residual network; None stands for what suits network and data.
+
+    Raises:
+        ConfigError: An option is out of range, or not of this kind of network.
     """
     spec = dataset_spec(dataset)
-    suits: tuple[int, Paths] = _DEFAULTS.get(spec.preset, (20, "mixed"))
-    return TrainingConfig(
-        epochs=suits[0] if epochs is None else epochs,
-        paths=paths or suits[1],
-        augment=not spec.embedded,
-        **options,
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("augment", not spec.embedded)
+    if isinstance(architecture, ResidualConfig):
+        _check_known(given, ResidualTrainingConfig)
+        return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
+    _check_known(given, TrainingConfig)
+    epochs, paths = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    return TrainingConfig(**{"epochs": epochs, "paths": paths} | given)
 
 
-def fresh_trainer(
-    architecture: MainNetworkConfig, options: TrainingConfig, main: Split
-) -> MainTrainer:
+def new_trainer(
+    architecture: Architecture, config: AnyTrainingConfig, main: Split
+) -> AnyTrainer:
     """Return the training of a new network, on the device of the main split."""
-    torch.manual_seed(options.seed)
-    network = MainNetwork(architecture).to(main.labels.device)
-    return MainTrainer(network, main, options)
+    torch.manual_seed(config.seed)
+    device = main.labels.device
+    if isinstance(architecture, ResidualConfig):
+        assert isinstance(config, ResidualTrainingConfig)
+        residual = ResidualNetwork(architecture).to(device)
+        return ResidualTrainer(residual, main, config)
+    assert isinstance(config, TrainingConfig)
+    return MainTrainer(MainNetwork(architecture).to(device), main, config)
+
+
+def _check_known(given: Mapping[str, Any], config: Any) -> None:
+    """Raise ConfigError for an option that is not of this kind of network."""
+    for name in sorted(given.keys() - {field.name for field in fields(config)}):
+        raise ConfigError(
+            f"{flag(name)} is no option of this kind of network (--preset); leave it "
+            "out"
+        )
 
 
 def train(
-    trainer: MainTrainer, validation: Split, folder: Path, writer: MetricWriter
+    trainer: AnyTrainer, validation: Split, folder: Path, writer: MetricWriter
 ) -> None:
     """Train all epochs; validate after each, and save the last and the best network.
 
@@ -125,14 +155,14 @@ def train(
 
     def validate() -> None:
         nonlocal best
-        accuracy = state_accuracies(fastest_session(trainer.network), validation)
+        found = _accuracies(trainer.network, validation)
         step = trainer.steps
-        writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
+        writer.scalars({f"main/accuracy/{k}": v for k, v in found.items()}, step)
         rate = trainer.optimizer.param_groups[0]["lr"]
         writer.scalar("main/learning_rate", rate, step)
-        plain, *_, always = accuracy.values()
-        bar.set_postfix_str(f"validation: plain {plain:.3f} always {always:.3f}")
-        mean = sum(accuracy.values()) / len(accuracy)
+        shown = " ".join(f"{name} {value:.3f}" for name, value in found.items())
+        bar.set_postfix_str(f"validation: {shown}")
+        mean = sum(found.values()) / len(found)
         if mean > best:
             best = mean
             facts = {"epoch": trainer.epoch, "mean": mean}
@@ -144,6 +174,15 @@ def train(
         )
 
 
+def _accuracies(
+    network: MainNetwork | ResidualNetwork, split: Split
+) -> dict[str, float]:
+    """Return the accuracy of every state, or of all blocks, by name."""
+    if isinstance(network, MainNetwork):
+        return state_accuracies(fastest_session(network), split)
+    return {"all": accuracy(network, split)}
+
+
 def _mean_accuracy(folder: Path) -> float:
     """Return the accuracy that a network was kept for."""
     mean = load_network_facts(folder).about.get("mean")
@@ -153,7 +192,7 @@ def _mean_accuracy(folder: Path) -> float:
 
 
 def run_epochs(
-    trainer: MainTrainer,
+    trainer: AnyTrainer,
     epochs: int,
     folder: Path,
     on_step: Callable[[int, float], None],
@@ -191,7 +230,7 @@ def run_epochs(
 
 
 def report(
-    trainer: MainTrainer,
+    trainer: AnyTrainer,
     splits: Splits,
     folder: Path,
     about: Mapping[str, Any],
@@ -241,10 +280,10 @@ def train_network(
         on_step: Called after every step with its number, all steps, and the loss.
     """
     epochs = config.main_epochs or 0
-    options = training_config(
-        dataset, epochs=max(epochs, 1), precision=config.precision, seed=seed
-    )
-    trainer = fresh_trainer(network_config(dataset), options, splits["main"])
+    architecture = network_config(dataset)
+    options = {"epochs": max(epochs, 1), "precision": config.precision, "seed": seed}
+    training = training_config(architecture, dataset, **options)
+    trainer = new_trainer(architecture, training, splits["main"])
     if is_saved(folder / "training"):
         trainer.load(folder / "training")
     total = epochs * trainer.steps_per_epoch

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
 from dynalay_gym.utils.device import resolve_device
 
 KIND = "main-network"
+RESIDUAL_KIND = "residual-network"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +35,15 @@ class NetworkFacts:
 
 def save_network(
     folder: str | Path,
-    network: MainNetwork,
+    network: MainNetwork | ResidualNetwork,
     about: Mapping[str, Any],
     calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a main network with its architecture.
+    """Write a network with its architecture.
 
     Args:
         folder: Folder of the checkpoint, made if absent.
-        network: The main network.
+        network: The network.
         about: JSON-able values to keep beside it.
         calibrations: Units of cost that were measured.
 
@@ -52,14 +55,15 @@ def save_network(
 
 def save_weights(
     folder: str | Path,
-    config: MainNetworkConfig,
+    config: MainNetworkConfig | ResidualConfig,
     weights: Mapping[str, Tensor],
     about: Mapping[str, Any],
     calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write weights of an architecture; see `save_network`."""
     facts = {"config": config.to_dict(), "calibrations": calibrations, "about": about}
-    save_folder(folder, KIND, weights, facts)
+    kind = KIND if isinstance(config, MainNetworkConfig) else RESIDUAL_KIND
+    save_folder(folder, kind, weights, facts)
 
 
 def load_network_facts(folder: str | Path) -> NetworkFacts:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
@@ -22,6 +22,16 @@ from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
 def state_name(state_id: int, num_layers: int) -> str:
     """Return the bits of a state, layer 1 first: 0b001 of three layers is ``"100"``."""
     return f"{state_id:0{num_layers}b}"[::-1]
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, split: Split) -> float:
+    """Return the share of a split that a network answers rightly, in its eval mode."""
+    was_training = network.training
+    network.eval()
+    found = [network(inputs).argmax(1) for inputs in split.inputs.split(BATCH)]
+    network.train(was_training)
+    return float((torch.cat(found) == split.labels).double().mean())
 
 
 def state_accuracies(session: FiniteSession, split: Split) -> dict[str, float]:
