@@ -119,7 +119,7 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.scheduler = self._schedule(0)
         remedy = "lower --learning-rate, or use --precision fp32"
-        self.guard = FiniteGuard(network, optimizer, remedy)
+        self.guard = FiniteGuard(network, optimizer, remedy, lambda: self.steps)
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
