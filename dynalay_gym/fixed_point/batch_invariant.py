@@ -67,6 +67,28 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return conv2d(x[:, None, None, :], weight[:, None, None, :])[:, :, 0, 0]
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Apply GELU; each row's bits are independent of the other rows.
+
+    PyTorch's own kernel, which it uses for maps with channels last and for lone
+    numbers, treats what does not fill a vector at the end of a tensor otherwise;
+    oneDNN's does not.
+
+    Args:
+        x: Maps [n, C, H, W].
+
+    Returns:
+        Maps of the same layout.
+    """
+    if torch.compiler.is_exporting():
+        return F.gelu(x)
+    if x.numel() == 1:
+        return gelu(torch.cat([x, x]))[:1]
+    if x.is_contiguous():
+        return F.gelu(x)
+    return F.gelu(x.movedim(1, 3)).movedim(3, 1)
+
+
 def conv2d_macs(kernel: torch.Size, out_height: int, out_width: int) -> int:
     """Return the multiply-adds of one row: ``C_out * C_in * k * k * H' * W'``."""
     return kernel.numel() * out_height * out_width

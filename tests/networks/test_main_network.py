@@ -400,6 +400,24 @@ def test_rows_of_a_product_do_not_depend_on_the_batch(
     torch.testing.assert_close(whole, x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(8, 9, 9), (6, 3, 3), (48, 16, 17), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"]
+)
+def test_rows_of_a_gelu_do_not_depend_on_the_batch(
+    shape: tuple[int, int, int], layout: torch.memory_format, threads: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(70, *shape, generator=generator).contiguous(memory_format=layout)
+    whole = batch_invariant.gelu(x)
+    assert whole.stride() == x.stride()
+    for n in BATCHES:
+        rows = torch.randperm(70, generator=generator)[:n]
+        part = x[rows].contiguous(memory_format=layout)
+        assert torch.equal(batch_invariant.gelu(part), whole[rows]), n
+    torch.testing.assert_close(whole, F.gelu(x))
+
+
 def test_convolution_of_no_rows() -> None:
     out = batch_invariant.conv2d(
         torch.zeros(0, 2, 4, 4), torch.zeros(3, 2, 3, 3), padding=1

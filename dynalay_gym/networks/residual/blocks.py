@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_macs, conv2d_size
+from dynalay_gym.fixed_point.batch_invariant import (
+    conv2d,
+    conv2d_macs,
+    conv2d_size,
+    gelu,
+)
 
 Form = Literal["classic", "fast"]
 # Short trainings see few batches: their statistics have to follow faster.
@@ -63,7 +68,7 @@ class Conv2d(nn.Conv2d):
 
 def activate(x: Tensor, form: Form) -> Tensor:
     """Apply the activation of a form."""
-    return F.relu(x) if form == "classic" else F.gelu(x)
+    return F.relu(x) if form == "classic" else gelu(x)
 
 
 def batch_norm(channels: int, form: Form) -> nn.BatchNorm2d:
@@ -129,7 +134,11 @@ class ResidualBlock(nn.Module):
 
     def outer(self, inner: Tensor) -> Tensor:
         """Return the branch's output for inner activations, [n, C_out, H', W']."""
-        branch = self.norm2(self.conv2(inner))
+        return self.finish(self.conv2(inner))
+
+    def finish(self, read: Tensor) -> Tensor:
+        """Return the branch's output for what the second convolution has read."""
+        branch: Tensor = self.norm2(read)
         return branch if self.form == "classic" else activate(branch, self.form)
 
     def merge(self, shortcut: Tensor, branch: Tensor | None = None) -> Tensor:
