@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.residual.network import ResidualNetwork, WhiteningStem
+from dynalay_gym.networks.residual.skipping import mask_block
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
@@ -89,11 +90,11 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         if rate > 0:
             rate *= float(torch.rand((), generator=self.generator))
         for block in self.network.blocks:
-            branch = block.outer(block.inner(x))
             if rate > 0:
                 kept = torch.rand(len(x), generator=self.generator) >= rate
-                branch = branch * kept.to(branch)[:, None, None, None]
-            x = block.merge(block.shortcut(x), branch)
+                x = mask_block(block, x, kept.to(x))
+            else:
+                x = block(x)
         logits = self.network.answer(x).float()
         return F.cross_entropy(
             logits, labels, label_smoothing=self.config.label_smoothing
