@@ -243,7 +243,9 @@ def _check_start(
             EnvConfig(dataset=options.dataset, **env_arguments(options))
             return None, None
         build_environments(options, config)  # whatever does not fit shows here
-        return options.checkpoint or SHIPPED / options.dataset, None
+        network = options.checkpoint or SHIPPED / options.dataset
+        checkpoint.check_main_network(network)
+        return network, None
     theirs = read_start(run)["options"]["dataset"]
     if theirs != options.dataset:
         raise ConfigError(

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.report import table
 from dynalay_gym.data.maze import is_hopeless, make_maze_split
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.layers.base import LayerState
 from dynalay_gym.networks.main_network import MainNetwork
 
@@ -53,7 +53,7 @@ class Args:
 @torch.no_grad()
 def main(args: Args) -> None:
     """Print a table of accuracies, and the convergence."""
-    network, _ = load_network(args.checkpoint)
+    network, _ = load_main_network(args.checkpoint)
     split = load_split(args.dataset, args.split)
     if args.size is not None:
         split = make_maze_split(4000, args.size, seed=99)

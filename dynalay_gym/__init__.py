@@ -20,3 +20,15 @@ for _spec in DATASETS.values():
             "reward": _spec.reward,
         },
     )
+
+# Blocks that are skipped: decided on one by one (SkipNet), or all at once (BlockDrop).
+for _id, _maker, _reward in (
+    ("DynaLay/SkipCIFAR10-v0", "skip", "three-term"),
+    ("DynaLay/BlockDropCIFAR10-v0", "one_shot", "blockdrop"),
+):
+    register(
+        id=_id,
+        entry_point=f"dynalay_gym.envs.skipping.make:{_maker}_env",
+        vector_entry_point=f"dynalay_gym.envs.skipping.make:{_maker}_vector_env",
+        kwargs={"dataset": "cifar10", "reward": _reward},
+    )

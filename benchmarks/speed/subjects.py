@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.speed.common import Options
 from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.envs.config import SHIPPED
-from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 
@@ -46,7 +46,7 @@ def load_subject(name: str, options: Options) -> Subject:
         if name == "digits":
             dataset, folder = name, SHIPPED / name
         assert folder is not None
-        network, _ = load_network(folder, options.device)
+        network, _ = load_main_network(folder, options.device)
         files = {"data_dir": options.data_dir}
         env = {"dataset": dataset, "checkpoint": folder, **files}
         inputs = load_split(dataset, "test", data_dir=options.data_dir).inputs

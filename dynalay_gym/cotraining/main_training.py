@@ -13,11 +13,13 @@ from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.checkpoint import (
+    Config,
+    Network,
     load_network,
     load_network_facts,
     save_network,
 )
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_any_config
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -38,7 +40,6 @@ from dynalay_gym.utils.interrupts import finish_step
 OnStep = Callable[[int, int, float], None]
 Splits = Mapping[str, Split]
 
-Architecture = MainNetworkConfig | ResidualConfig
 AnyTrainer = MainTrainer | ResidualTrainer
 AnyTrainingConfig = TrainingConfig | ResidualTrainingConfig
 
@@ -56,9 +57,7 @@ def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
     return {name: load_split(dataset, name, **files) for name in SPLITS}
 
 
-def network_config(
-    dataset: str, preset: str | None = None, **solver: Any
-) -> Architecture:
+def network_config(dataset: str, preset: str | None = None, **solver: Any) -> Config:
     """Return the architecture for a data set.
 
     Args:
@@ -78,7 +77,7 @@ def network_config(
 
 
 def training_config(
-    architecture: Architecture, dataset: str, **options: Any
+    architecture: Config, dataset: str, **options: Any
 ) -> AnyTrainingConfig:
     """Return how a network is trained on a data set.
 
@@ -104,7 +103,7 @@ def training_config(
 
 
 def new_trainer(
-    architecture: Architecture, config: AnyTrainingConfig, main: Split
+    architecture: Config, config: AnyTrainingConfig, main: Split
 ) -> AnyTrainer:
     """Return the training of a new network, on the device of the main split."""
     torch.manual_seed(config.seed)
@@ -174,13 +173,11 @@ def train(
         )
 
 
-def _accuracies(
-    network: MainNetwork | ResidualNetwork, split: Split
-) -> dict[str, float]:
+def _accuracies(network: Network, split: Split) -> dict[str, float]:
     """Return the accuracy of every state, or of all blocks, by name."""
     if isinstance(network, MainNetwork):
         return state_accuracies(fastest_session(network), split)
-    return {"all": accuracy(network, split)}
+    return {"all blocks": accuracy(network, split)}
 
 
 def _mean_accuracy(folder: Path) -> float:
@@ -247,10 +244,14 @@ def report(
     """
     export(folder / "last", trainer.network, splits, about)
     meta = remeasure(folder / "best", splits, about, keep=("epoch", "mean"))
-    test = meta["state_accuracy"]["test"]
+    if isinstance(trainer.network, MainNetwork):
+        test = meta["state_accuracy"]["test"]
+        print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
+    else:
+        test = meta["accuracy"]["test"]
+        print("test accuracy:")
     values = {f"main/test_accuracy/{k}": v for k, v in test.items()}
     writer.scalars(values, trainer.steps)
-    print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
     print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
     print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
     print(f"always: {meta['calibrations'][0]['always_extra_macs']:,.0f} more; ", end="")

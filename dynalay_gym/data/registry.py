@@ -27,8 +27,9 @@ class DatasetSpec:
         preset: Main network that is used unless another is asked for.
         iterations_per_action: Portion in which the environment's actions iterate; None
             for whole solves.
-        reward: Reward of the environment. The paper's squares the cost of a layer that
-            is chosen several times in a row, as portions are.
+        reward: Reward of the environment; None for that of its network. The paper's
+            squares the cost of a layer that is chosen several times in a row, as
+            portions are.
         embedded: Ships with the installation; nothing is downloaded.
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official test set.
@@ -44,7 +45,7 @@ class DatasetSpec:
     num_classes: int
     preset: str
     iterations_per_action: int | None = None
-    reward: str = "paper"
+    reward: str | None = None
     embedded: bool = False
     cut: Mapping[str, int]
     hidden_share: float | None = None

@@ -18,8 +18,7 @@ from dynalay_gym.errors import (
     UnknownArgumentError,
     brief,
 )
-from dynalay_gym.networks.checkpoint import load_network
-from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.checkpoint import Network, load_network
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
 from dynalay_gym.sessions.checks import check_fit
 from dynalay_gym.sessions.fastest import as_session
@@ -47,8 +46,8 @@ class EnvConfig:
 
     Attributes:
         dataset: Name of the data set.
-        checkpoint: Folder of a main network, a `MainNetwork`, any `NetworkSession`, or
-            None for the network that ships with the package.
+        checkpoint: Folder of a network, a `MainNetwork`, a `ResidualNetwork`, any
+            `NetworkSession`, or None for the network that ships with the package.
         split: ``main``, ``agent``, ``validation``, ``test``, or a `Split` of one's own
             tensors.
         data_dir: Folder of the data files; see `load_split`.
@@ -58,7 +57,8 @@ class EnvConfig:
             network's break-even.
         penalty_unit: Penalty that observations show as 1/2, above 0.
         alpha: Weight of a right answer, at least 0.
-        reward: Name of the reward.
+        reward: Name of the reward; the network's own if None (``paper``, or
+            ``three-term`` where blocks are skipped).
         max_decisions: Most decisions of an episode, at least 1; as many as *always*
             takes, and one to stop, if None.
         rtol: Relative tolerance of a solve; the network's own if None.
@@ -73,14 +73,14 @@ class EnvConfig:
     """
 
     dataset: str = "digits"
-    checkpoint: str | Path | MainNetwork | NetworkSession | None = None
+    checkpoint: str | Path | Network | NetworkSession | None = None
     split: str | Split = "agent"
     data_dir: str | Path | None = None
     download: bool = True
     penalty: float | str | None = None
     penalty_unit: PenaltyUnit = 1.0
     alpha: NotNegative = 0.5
-    reward: str = "paper"
+    reward: str | None = None
     max_decisions: Portion | None = None
     rtol: Tolerance | None = None
     max_steps: Iterations | None = None
@@ -105,7 +105,7 @@ class EnvConfig:
         """Check everything that needs no file."""
         check_fields(self, leave_out="checkpoint split data_dir penalty device")
         dataset_spec(self.dataset)
-        make_reward(self.reward, self.alpha)
+        make_reward(self.reward or "paper", self.alpha)
         resolve_device(self.device)
         if not isinstance(self.data_dir, str | os.PathLike | None):
             raise ConfigError(f"data_dir must be a folder, not {self.data_dir!r}")
@@ -167,11 +167,12 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
     penalty = config.penalty
     if penalty is None:
         penalty = calibration.break_even(config.alpha)
+    reward = config.reward or str(getattr(session, "default_reward", "paper"))
     problem = DecisionProblem(
         session=session,
         inputs=split.inputs.contiguous(),
         labels=split.labels,
-        reward=make_reward(config.reward, config.alpha),
+        reward=make_reward(reward, config.alpha),
         max_decisions=config.max_decisions or default_decisions(session),
         penalty_range=parse_penalty(penalty),
         cost_unit=calibration.cost_unit,
@@ -189,7 +190,7 @@ def make_problem(config: EnvConfig) -> DecisionProblem:
         )
     if problem.reward.uses_iterated and "iterated" not in session.feature_layout:
         raise ConfigError(
-            f"the reward {config.reward!r} reads the feature 'iterated', which "
+            f"the reward {reward!r} reads the feature 'iterated', which "
             f"{type(session).__name__} does not have; choose another reward"
         )
     return problem
@@ -216,9 +217,9 @@ def _session(
     """Return the network and the calibrations that are stored beside it."""
     given = config.checkpoint
     options = config.rtol, config.max_steps, config.iterations_per_action
-    if isinstance(given, MainNetwork):
+    if isinstance(given, Network):
         calibrations: tuple[dict[str, Any], ...] = ()
-        network = given.to(resolve_device(config.device))
+        network: Network = given.to(resolve_device(config.device))
     elif given is None or isinstance(given, str | Path):
         folder = SHIPPED / config.dataset if given is None else Path(given)
         if given is None and not folder.is_dir():

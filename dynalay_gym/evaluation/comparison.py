@@ -65,16 +65,17 @@ def make_reference_policies(
         seed: Seed of the random policy.
 
     Returns:
-        In this order: nop, always, layer-k for every action of the full plan, random;
-        max-prob, entropy, residual, patience and fixed-k, as far as the observation
-        has what they read, then max-prob-once and entropy-once; and, where all samples
-        together have at most `MOST_ROWS` states, best-fixed and oracle.
+        In this order: nop, always, layer-k for every action of a full plan of several,
+        random; max-prob, entropy, residual, patience and fixed-k, as far as the
+        observation has what they read, then max-prob-once and entropy-once; and, where
+        all samples together have at most `MOST_ROWS` states, best-fixed and oracle.
     """
     base: Any = envs.unwrapped
+    single_layers = base.full_plan if len(base.full_plan) > 1 else ()  # that is always
     return [
         SweepPolicy(envs, (), name="nop"),
         SweepPolicy(envs, base.full_plan, name="always"),
-        *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in base.full_plan),
+        *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in single_layers),
         RandomPolicy(base.num_actions, seed),
         *_tuned(envs, validation_envs, penalty),
         *_enumerated(envs, validation_envs, penalty),

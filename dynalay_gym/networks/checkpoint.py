@@ -1,26 +1,55 @@
-"""Checkpoints of main networks: weights, architecture, and what was measured."""
+"""Checkpoints of networks: weights, architecture, and what was measured.
+
+The manifest's kind says which network it is; `KINDS` has all that are known.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.storage.saved_folder import load_facts, load_folder, save_folder
+from dynalay_gym.storage.saved_folder import (
+    load_facts,
+    load_folder,
+    save_folder,
+    saved_kind,
+)
 from dynalay_gym.utils.device import resolve_device
 
 KIND = "main-network"
-RESIDUAL_KIND = "residual-network"
+Network = MainNetwork | ResidualNetwork
+Config = MainNetworkConfig | ResidualConfig
+C = TypeVar("C")
+
+
+class NetworkKind(NamedTuple):
+    """A kind of network: the class of its architecture, and its own."""
+
+    config: type[Any]
+    network: type[Any]
+
+
+KINDS: Mapping[str, NetworkKind] = {
+    KIND: NetworkKind(MainNetworkConfig, MainNetwork),
+    "residual-network": NetworkKind(ResidualConfig, ResidualNetwork),
+}
+
+
+def kind_of(network: Network | Config) -> str:
+    """Return the kind of a network, or of an architecture; see `KINDS`."""
+    return next(kind for kind, types in KINDS.items() if isinstance(network, types))
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkFacts:
-    """What the manifest of a main network holds.
+class NetworkFacts(Generic[C]):
+    """What the manifest of a network holds.
 
     Attributes:
         config: Its architecture.
@@ -28,14 +57,14 @@ class NetworkFacts:
         about: Anything else: where it comes from, its accuracies.
     """
 
-    config: MainNetworkConfig
+    config: C
     calibrations: tuple[dict[str, Any], ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
 
 def save_network(
     folder: str | Path,
-    network: MainNetwork | ResidualNetwork,
+    network: Network,
     about: Mapping[str, Any],
     calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -43,7 +72,7 @@ def save_network(
 
     Args:
         folder: Folder of the checkpoint, made if absent.
-        network: The network.
+        network: A network of a known kind.
         about: JSON-able values to keep beside it.
         calibrations: Units of cost that were measured.
 
@@ -55,26 +84,26 @@ def save_network(
 
 def save_weights(
     folder: str | Path,
-    config: MainNetworkConfig | ResidualConfig,
+    config: Config,
     weights: Mapping[str, Tensor],
     about: Mapping[str, Any],
     calibrations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write weights of an architecture; see `save_network`."""
     facts = {"config": config.to_dict(), "calibrations": calibrations, "about": about}
-    kind = KIND if isinstance(config, MainNetworkConfig) else RESIDUAL_KIND
-    save_folder(folder, kind, weights, facts)
+    save_folder(folder, kind_of(config), weights, facts)
 
 
-def load_network_facts(folder: str | Path) -> NetworkFacts:
-    """Return what is kept beside a main network; see `load_network`."""
-    return load_facts(folder, KIND, NetworkFacts)
+def load_network_facts(folder: str | Path) -> NetworkFacts[Any]:
+    """Return what is kept beside a network; see `load_network`."""
+    kind = _known_kind(folder)
+    return load_facts(folder, kind, _schema(kind))
 
 
 def load_network(
     folder: str | Path, device: str | torch.device = "cpu"
-) -> tuple[MainNetwork, NetworkFacts]:
-    """Read a main network.
+) -> tuple[Any, NetworkFacts[Any]]:
+    """Read a network of any known kind.
 
     Args:
         folder: Folder that ``train_main.py`` wrote.
@@ -84,18 +113,56 @@ def load_network(
         The network in evaluation mode, and what is kept beside it.
 
     Raises:
-        CheckpointError: It is missing, damaged, or not a main network whose weights
-            fit its architecture.
+        CheckpointError: It is missing, damaged, or not a network whose weights fit its
+            architecture.
         ConfigError: There is no such device.
     """
-    device = resolve_device(device)
+    device, kind = resolve_device(device), _known_kind(folder)
+    types = KINDS[kind]
     saved = load_folder(
         folder,
-        KIND,
-        NetworkFacts,
-        expected=lambda facts: MainNetwork(facts.config).state_dict(),
+        kind,
+        _schema(kind),
+        expected=lambda facts: types.network(facts.config).state_dict(),
         device=device,
     )
-    network = MainNetwork(saved.facts.config).to(device)
+    network = types.network(saved.facts.config).to(device)
     network.load_state_dict(saved.tensors)
     return network.eval(), saved.facts
+
+
+def load_main_network(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[MainNetwork, NetworkFacts[MainNetworkConfig]]:
+    """Read a main network; of another kind is an error. See `load_network`."""
+    check_main_network(folder)
+    network, facts = load_network(folder, device)
+    return network, facts
+
+
+def check_main_network(folder: str | Path) -> None:
+    """Raise CheckpointError unless a folder holds a main network."""
+    kind = _known_kind(folder)
+    if kind != KIND:
+        raise CheckpointError(
+            f"the checkpoint at {folder} holds a {kind}, whose layers cannot be "
+            "iterated; give the folder of a main network"
+        )
+
+
+def _schema(kind: str) -> type[NetworkFacts[Any]]:
+    """Return the type of a kind's facts, its architecture included."""
+    facts: Any = NetworkFacts
+    schema: type[NetworkFacts[Any]] = facts[KINDS[kind].config]
+    return schema
+
+
+def _known_kind(folder: str | Path) -> str:
+    kind = saved_kind(folder)
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise CheckpointError(
+            f"the checkpoint at {folder} holds {kind!r}, no network; give a folder "
+            f"with one ({known})"
+        )
+    return kind

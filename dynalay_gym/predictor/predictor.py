@@ -20,15 +20,15 @@ from dynalay_gym.errors import (
     DataError,
     DynaLayError,
 )
-from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
 from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
 from dynalay_gym.predictor.saving import (
     KIND,
+    RESTORE,
     PredictorFacts,
     SavedPart,
-    restore_main_network,
 )
 from dynalay_gym.sessions.fastest import as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
@@ -53,7 +53,8 @@ class DynaLayPredictor:
     the bit, on the inputs beside it.
 
     Args:
-        network: A main network, of which a frozen copy is made, or any session.
+        network: A main or a residual network, of which a frozen copy is made, or any
+            session.
         policy: Chooses the actions: a policy of `dynalay_gym.predictor.policies`, or
             any object with ``act`` and ``macs_per_decision`` (which cannot be saved).
         penalty: Penalty of compute that is shown to the policy if a call names none.
@@ -81,7 +82,7 @@ class DynaLayPredictor:
     @torch_defaults()
     def __init__(
         self,
-        network: MainNetwork | NetworkSession,
+        network: Network | NetworkSession,
         policy: Policy,
         *,
         penalty: float,
@@ -277,7 +278,7 @@ class DynaLayPredictor:
             device=resolve_device(device),
         )
         facts, tensors = saved.facts, saved.tensors
-        known = {"main-network": restore_main_network} | dict(sessions or {})
+        known = RESTORE | dict(sessions or {})
         kind = facts.network.kind
         if kind not in known:
             raise CheckpointError(

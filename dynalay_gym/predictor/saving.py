@@ -1,14 +1,17 @@
-"""What the manifest of a predictor holds, and a main network made of it."""
+"""What the manifest of a predictor holds, and the networks made of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
 from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
+from dynalay_gym.networks import checkpoint
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.storage.saved_folder import restore
 from dynalay_gym.storage.schema import read_as
@@ -79,3 +82,19 @@ def restore_main_network(
         )
     network = restore(lambda: MainNetwork(config), tensors, what)
     return fastest_session(network, **vars(solves))
+
+
+def restore_other_network(
+    kind: str, options: dict[str, Any], tensors: dict[str, Tensor]
+) -> NetworkSession:
+    """Make the session of a network without solves, of a kind in `checkpoint.KINDS`."""
+    what, types = "the predictor's network", checkpoint.KINDS[kind]
+    config = read_as(options.pop("config", None), types.config, what)
+    return as_session(restore(lambda: types.network(config), tensors, what))
+
+
+# What makes a session from what its `to_saved` returned, by kind.
+RESTORE: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], NetworkSession]] = {
+    kind: partial(restore_other_network, kind) for kind in checkpoint.KINDS
+}
+RESTORE[checkpoint.KIND] = restore_main_network

@@ -1,4 +1,4 @@
-"""From a network to its session: compiled (Numba, CPU), or `TorchSession`."""
+"""From a network to its session: compiled (Numba, CPU), `TorchSession`, or another."""
 
 import importlib.util
 import os
@@ -8,8 +8,10 @@ from functools import cache
 import torch
 
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.protocol import NetworkSession
+from dynalay_gym.sessions.skip.session import SKIP_NETWORKS, SkipSession
 from dynalay_gym.sessions.torch_session import Steps, TorchSession
 from dynalay_gym.utils.device import torch_defaults
 
@@ -43,12 +45,12 @@ def fastest_session(
 
 @torch_defaults()
 def as_session(
-    network: MainNetwork | NetworkSession,
+    network: Network | NetworkSession,
     rtol: float | None = None,
     max_steps: int | None = None,
     iterations_per_action: int | None = None,
 ) -> NetworkSession:
-    """Return the fastest session of a main network, or a session as it is.
+    """Return the fastest session of a network, or a session as it is.
 
     Processes that are forked from now on run PyTorch with one thread.
 
@@ -59,13 +61,22 @@ def as_session(
         iterations_per_action: See `fastest_session`.
 
     Raises:
-        ConfigError: Options come with a session, which has its own; or it is neither.
+        ConfigError: Options come with a network that has no solves, or with a session,
+            which has its own; or it is neither.
     """
     _make_forks_usable()
     options = rtol, max_steps, iterations_per_action
     if isinstance(network, MainNetwork):
         return fastest_session(network, *options)
-    if any(option is not None for option in options):
+    is_given = any(option is not None for option in options)
+    if isinstance(network, SKIP_NETWORKS):
+        if is_given:
+            raise ConfigError(
+                f"a {type(network).__name__} has no fixed points to solve for; leave "
+                "rtol, max_steps and iterations_per_action out"
+            )
+        return SkipSession(network)
+    if is_given:
         raise ConfigError(
             "a session has its own solver settings; leave rtol, max_steps and "
             "iterations_per_action out"
@@ -73,7 +84,7 @@ def as_session(
     if not hasattr(network, "action_names"):
         raise ConfigError(
             f"a {type(network).__name__} is no network to run; give a checkpoint's "
-            "folder, a MainNetwork or a NetworkSession"
+            "folder, a MainNetwork, a ResidualNetwork or a NetworkSession"
         )
     return network
 

@@ -17,6 +17,11 @@ def squash(x: Tensor) -> Tensor:
     return (x / (1 + x)).nan_to_num(nan=1.0)
 
 
+def squash_signed(x: Tensor) -> Tensor:
+    """Map any numbers to [0, 1]: ``(1 + x / (1 + |x|)) / 2``; no number becomes 1."""
+    return ((1 + x / (1 + x.abs())) / 2).nan_to_num(nan=1.0)
+
+
 def softmax_summary(logits: Tensor) -> Tensor:
     """Return how sure an answer is, float32 [m, 3].
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its main network: accuracy, costs, break-even penalty.
+"""What a checkpoint says about its network: accuracy, costs, break-even penalty.
 
 Axes: n samples, L layers, S states.
 """
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
-from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.checkpoint import Network, save_network
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.sessions.calibration import BATCH, calibrate
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.calibration import BATCH, Calibration, calibrate
+from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
 
 
@@ -69,23 +69,37 @@ def _measure_states(
 
 def export(
     folder: Path,
-    network: MainNetwork,
+    network: Network,
     splits: Mapping[str, Split],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write a main network with all that an environment wants to know of it.
+    """Write a network with all that an environment wants to know of it.
 
     Args:
         folder: Where the checkpoint goes.
-        network: Main network; it stays as it is.
+        network: The network; it stays as it is.
         splits: By name; ``agent`` is what costs and penalty are measured on. The
-            accuracy of every state is stored for each of them.
+            accuracy of every state of a main network, and of a residual one without
+            and with all its blocks, is stored for each of them.
         facts: Further facts for the JSON. Where ``dataset`` names one whose environment
             takes portions, their costs are measured beside those of whole solves.
 
     Returns:
         What was written beside the weights, without the further facts.
     """
+    if isinstance(network, MainNetwork):
+        about, calibrations = _measure_main(network, splits, facts)
+    else:
+        about, calibrations = _measure_blocks(network, splits)
+    units = tuple(calibration.to_dict() for calibration in calibrations)
+    about["break_even_penalty"] = calibrations[0].break_even(alpha=0.5)
+    save_network(folder, network, about | dict(facts), units)
+    return about | {"calibrations": units}
+
+
+def _measure_main(
+    network: MainNetwork, splits: Mapping[str, Split], facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Calibration]]:
     session = fastest_session(network)
     calibrations = [calibrate(session, splits["agent"])]
     known = DATASETS.get(facts.get("dataset", ""))
@@ -93,17 +107,27 @@ def export(
         portion = known.iterations_per_action
         portions = fastest_session(network, iterations_per_action=portion)
         calibrations.append(calibrate(portions, splits["agent"]))
-    units = tuple(calibration.to_dict() for calibration in calibrations)
     about = {
-        "break_even_penalty": calibrations[0].break_even(alpha=0.5),
         "plain_macs": session.plain_macs,
         "solver_steps": _measure_states(session, splits["agent"])[1],
         "state_accuracy": {
             name: state_accuracies(session, split) for name, split in splits.items()
         },
     }
-    save_network(folder, network, about | dict(facts), units)
-    return about | {"calibrations": units}
+    return about, calibrations
+
+
+def _measure_blocks(
+    network: Network, splits: Mapping[str, Split]
+) -> tuple[dict[str, Any], list[Calibration]]:
+    session = as_session(network)
+    found = {name: calibrate(session, split) for name, split in splits.items()}
+    accuracy = {
+        name: {"no blocks": each.plain_accuracy, "all blocks": each.always_accuracy}
+        for name, each in found.items()
+    }
+    macs = {"plain_macs": session.plain_macs, "macs": network.macs}
+    return macs | {"accuracy": accuracy}, [found["agent"]]
 
 
 def row_bytes(session: NetworkSession, sample: Tensor) -> int:

@@ -64,10 +64,11 @@ def _places(num_levels: Sequence[int]) -> NDArray[np.int64]:
 def default_decisions(session: NetworkSession) -> int:
     """Return how many decisions *always* takes at most, the one to stop included.
 
-    A session without finite states gets as many as it has actions.
+    A session without finite states says it (``most_decisions``), or gets as many as it
+    has actions.
     """
     if not isinstance(session, FiniteStates):
-        return len(session.action_names)
+        return int(getattr(session, "most_decisions", len(session.action_names)))
     state, taken = 0, 1
     for action in session.full_plan:
         while session.next_state[state, action] != state:

@@ -182,6 +182,15 @@ def is_saved(folder: str | Path) -> bool:
     return Path(folder, MANIFEST_NAME).is_file()
 
 
+def saved_kind(folder: str | Path) -> str:
+    """Return what a folder holds.
+
+    Raises:
+        CheckpointError: It is missing, or its manifest is damaged.
+    """
+    return _read_manifest(Path(folder)).kind
+
+
 def load_facts(folder: str | Path, kind: str, schema: type[T]) -> T:
     """Return the facts of a folder alone; see `load_folder`."""
     folder = Path(folder)
@@ -240,7 +249,7 @@ def check_like(
             )
 
 
-def _read_manifest(folder: Path, kind: str) -> Manifest:
+def _read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         data = read_file(path, _MOST_MANIFEST_BYTES)
@@ -260,7 +269,7 @@ def _read_manifest(folder: Path, kind: str) -> Manifest:
             f"{path} is corrupt (its hash is not the one recorded); "
             "copy the folder again, or train it again"
         )
-    if manifest.kind != kind:
+    if kind not in (None, manifest.kind):
         raise CheckpointError(
             f"the checkpoint at {folder} holds {manifest.kind!r}, not {kind!r}; "
             "give a folder of that kind"

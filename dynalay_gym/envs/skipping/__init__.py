@@ -1,0 +1,4 @@
+"""Environments over networks whose blocks are skipped.
+
+Reading order: one_shot, make.
+"""

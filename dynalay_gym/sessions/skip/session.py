@@ -1,0 +1,236 @@
+"""A residual network as a session: its blocks are run or skipped, bottom up.
+
+The plain pass is the shortcuts alone. Running the next block puts its branch in, and
+takes the new map through the shortcuts above it to a new answer; skipping it moves on
+to the block above. What is not decided on when a row stops stays skipped.
+
+Axes: n rows (one input each), m of them chosen, B blocks, W channels of the widest map.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.networks.checkpoint import kind_of
+from dynalay_gym.networks.residual.blocks import ResidualBlock
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.sessions.checks import (
+    check_actions,
+    check_inputs,
+    check_rows,
+    check_states,
+    check_weights,
+)
+from dynalay_gym.sessions.features import (
+    SOFTMAX_LAYOUT,
+    softmax_summary,
+    squash_signed,
+)
+from dynalay_gym.sessions.protocol import StepCost
+from dynalay_gym.sessions.skip.decisions import (
+    ACTION_NAMES,
+    RUN,
+    STOP,
+    from_state_ids,
+    skip_states,
+    to_state_ids,
+)
+from dynalay_gym.sessions.skip.state import SkipState
+from dynalay_gym.storage.digest import tensors_digest
+from dynalay_gym.utils.device import torch_defaults
+
+
+def run_block(block: ResidualBlock, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    out = block.shortcut(x)
+    cost = block.macs(x.shape[-1])
+    some = scale.nonzero()[:, 0]
+    if len(some):
+        out = out.clone()
+        out[some] += block.outer(block.inner(x[some]))
+    return block.merge(out), cost.shortcut + cost.branch * (scale != 0).long()
+
+
+SKIP_NETWORKS = (ResidualNetwork,)
+
+
+class SkipSession:
+    """Runs a residual network on any device; see `NetworkSession` for the methods.
+
+    With more blocks than `MOST_STATES` allows it has no `next_state`, and is no
+    `FiniteStates`.
+
+    Args:
+        network: The residual network; the session works on a frozen copy of it.
+    """
+
+    action_names: tuple[str, ...] = ACTION_NAMES
+    full_plan: tuple[int, ...] = (RUN,)
+    default_reward = "three-term"  # the paper's charges a repeated action more
+
+    def __init__(self, network: ResidualNetwork) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        config = network.config
+        self.in_shape, self.in_dtype = config.in_shape, torch.float32
+        self.num_classes = config.num_classes
+        self.device = network.head.weight.device
+        blocks, sizes = self.network.blocks, self.network.block_sizes
+        self.num_blocks = len(blocks)
+        self.most_decisions = self.num_blocks + 1
+        self._shapes = [
+            (b.in_channels, s, s) for b, s in zip(blocks, sizes, strict=True)
+        ]
+        top = -(-sizes[-1] // blocks[-1].stride)
+        self._shapes.append((blocks[-1].out_channels, top, top))
+        shortcuts = sum(b.macs(s).shortcut for b, s in zip(blocks, sizes, strict=True))
+        self.plain_macs = network.stem_macs + shortcuts + network.head_macs
+        self.feature_layout: Mapping[str, int] = {
+            "activations": max(shape[0] for shape in self._shapes),
+            **SOFTMAX_LAYOUT,
+            "next_block": self.num_blocks,
+            "iterated": self.num_blocks,
+        }
+        next_state = skip_states(self.num_blocks)
+        if next_state is not None:
+            self.next_state = next_state
+
+    @torch.no_grad()
+    def begin(self, inputs: Tensor) -> SkipState:
+        """Run the plain pass over images [n, C, H, W]; see `NetworkSession.begin`."""
+        sizes = len(inputs), self.num_classes, self.device
+        state = SkipState.empty(self._shapes, *sizes)
+        self.restart(state, torch.arange(len(inputs), device=self.device), inputs)
+        return state
+
+    @torch.no_grad()
+    def restart(self, state: SkipState, rows: Tensor, inputs: Tensor) -> None:
+        """Run the plain pass in some rows; see `NetworkSession.restart`."""
+        check_rows(rows, len(state.position))
+        check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
+        if len(rows) == 0:
+            return
+        state.write(0, rows, self.network.stem(inputs.contiguous()))
+        state.position[rows], state.ran[rows] = 0, False
+        lowest = torch.zeros_like(rows)
+        self._sweep(state, rows, lowest, state.ran[rows])
+
+    @torch.no_grad()
+    def apply(self, state: SkipState, rows: Tensor, actions: Tensor) -> StepCost:
+        """Run or skip the next block of each row; see `NetworkSession.apply`."""
+        check_rows(rows, len(state.position))
+        check_actions(actions, len(rows), len(ACTION_NAMES))
+        position = state.position[rows]
+        acts, is_over = actions != STOP, position == self.num_blocks
+        runs = self._one_hot(position) & (actions == RUN)[:, None]
+        macs = self._sweep(state, rows, self._lowest(runs), runs)
+        state.position[rows] = position + (acts & ~is_over)
+        state.ran[rows] |= runs
+        return self._cost(macs, already_iterated=acts & is_over)
+
+    @torch.no_grad()
+    def reach(self, state: SkipState, rows: Tensor, state_ids: Tensor) -> StepCost:
+        """Bring rows from state 0 to given states; see `FiniteStates.reach`."""
+        check_rows(rows, len(state.position))
+        check_states(state_ids, len(rows), len(self.next_state))
+        assert not bool(state.position[rows].any()), "rows start in state 0"
+        position, runs = from_state_ids(state_ids, self.num_blocks)
+        macs = self._sweep(state, rows, self._lowest(runs), runs)
+        state.position[rows], state.ran[rows] = position, runs
+        return self._cost(macs, already_iterated=torch.zeros_like(macs).bool())
+
+    def features(self, state: SkipState, rows: Tensor) -> Tensor:
+        """Return what an observer sees; see `NetworkSession.features`."""
+        check_rows(rows, len(state.position))
+        position = state.position[rows]
+        parts = (
+            squash_signed(state.pooled[rows, position]),
+            softmax_summary(state.logits[rows]),
+            self._one_hot(position),
+            state.ran[rows],
+        )
+        return torch.cat([part.float() for part in parts], 1)
+
+    def logits(self, state: SkipState, rows: Tensor) -> Tensor:
+        """Return the current answers, float32 [m, K]."""
+        check_rows(rows, len(state.position))
+        return state.logits[rows]
+
+    def useful_actions(self, state: SkipState, rows: Tensor) -> Tensor:
+        """Return which actions can change something, bool [m, 3]."""
+        check_rows(rows, len(state.position))
+        goes_on = state.position[rows] < self.num_blocks
+        return torch.stack([torch.ones_like(goes_on), goes_on, goes_on], 1)
+
+    def state_ids(self, state: SkipState) -> Tensor:
+        """Return the state of every row, int64 [n]."""
+        return to_state_ids(state.position, state.ran)
+
+    def maps(self, state: SkipState, rows: Tensor) -> dict[str, Tensor]:
+        """Return the size of what enters each block and the head, [m, C, H, W]."""
+        check_rows(rows, len(state.position))
+        return {f"map/{i}": each[rows].abs() for i, each in enumerate(state.maps)}
+
+    def residual_curves(self, state: SkipState, row: int) -> dict[str, list[float]]:
+        """Return nothing: no block is solved."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Return a hash of weights and architecture."""
+        kind, options, weights = self.to_saved()
+        text = json.dumps([kind, options, tensors_digest(weights)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return kind, options and weights; see `Savable.to_saved`."""
+        options = {"config": self.network.config.to_dict()}
+        return kind_of(self.network), options, self.network.state_dict()
+
+    @torch_defaults()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights; see `NetworkSession.load_weights`."""
+        check_weights(weights, self.network.state_dict())
+        self.network.load_state_dict(weights)  # which stays frozen
+
+    def _sweep(
+        self, state: SkipState, rows: Tensor, lowest: Tensor, runs: Tensor
+    ) -> Tensor:
+        """Go through the blocks bottom up, then answer; return MACs, int64 [m].
+
+        Args:
+            state: Maps and answers are changed in place, decisions are not.
+            rows: Distinct rows, int64 [m].
+            lowest: Lowest block of each row whose output changes, int64 [m]; B changes
+                nothing.
+            runs: Blocks whose branch runs, bool [m, B].
+        """
+        macs = torch.zeros_like(rows)
+        for level, block in enumerate(self.network.blocks):
+            some = (lowest <= level).nonzero()[:, 0]
+            if len(some) == 0:
+                continue
+            x = state.maps[level].index_select(0, rows[some])
+            out, taken = run_block(block, x, runs[some, level].float())
+            state.write(level + 1, rows[some], out)
+            macs[some] += taken
+        changed = (lowest < self.num_blocks).nonzero()[:, 0]
+        if len(changed) > 0:
+            top = state.maps[-1].index_select(0, rows[changed])
+            state.logits[rows[changed]] = self.network.answer(top)
+            macs[changed] += self.network.head_macs
+        return macs
+
+    def _lowest(self, runs: Tensor) -> Tensor:
+        """Return the lowest block that runs, int64 [m]; B where none does."""
+        return torch.where(runs.any(1), runs.int().argmax(1), self.num_blocks)
+
+    def _one_hot(self, position: Tensor) -> Tensor:
+        """Return which block comes next, bool [m, B]; none where all are decided on."""
+        return position[:, None] == torch.arange(self.num_blocks, device=self.device)
+
+    def _cost(self, macs: Tensor, already_iterated: Tensor) -> StepCost:
+        zeros = torch.zeros_like(macs)
+        return StepCost(macs, zeros, zeros.clone(), already_iterated)

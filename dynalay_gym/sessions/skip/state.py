@@ -1,0 +1,60 @@
+"""What a residual network in progress keeps of each row.
+
+Axes: n rows, m of them chosen, B blocks, K classes, W channels of the widest map.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SkipState:
+    """Residual networks in progress, one per row.
+
+    Attributes:
+        maps: Input of each block, and last that of the head, B + 1 times
+            float [n, C, H, W]. Behind the blocks that are decided on, none has run.
+        pooled: Their global averages, float [n, B + 1, W]; 0 beyond a map's channels.
+        logits: Current answers, float [n, K].
+        position: Blocks that are decided on, int64 [n].
+        ran: Those of them that ran, bool [n, B].
+    """
+
+    maps: list[Tensor]
+    pooled: Tensor
+    logits: Tensor
+    position: Tensor
+    ran: Tensor
+
+    @classmethod
+    def empty(
+        cls,
+        shapes: list[tuple[int, int, int]],
+        num_rows: int,
+        num_classes: int,
+        device: torch.device,
+    ) -> Self:
+        """Return memory for n rows of maps of some shapes (C, H, W)."""
+        num_blocks, widest = len(shapes) - 1, max(shape[0] for shape in shapes)
+        kind: Any = {"dtype": torch.float32, "device": device}
+        return cls(
+            maps=[torch.zeros(num_rows, *shape, **kind) for shape in shapes],
+            pooled=torch.zeros(num_rows, num_blocks + 1, widest, **kind),
+            logits=torch.zeros(num_rows, num_classes, **kind),
+            position=torch.zeros(num_rows, dtype=torch.int64, device=device),
+            ran=torch.zeros(num_rows, num_blocks, dtype=torch.bool, device=device),
+        )
+
+    def write(self, level: int, rows: Tensor, maps: Tensor) -> None:
+        """Overwrite the input of block `level` (from 0) of some rows, [m, C, H, W]."""
+        self.maps[level].index_copy_(0, rows, maps)
+        self.pooled[rows, level, : maps.shape[1]] = maps.mean((2, 3))
+
+    def clone(self) -> Self:
+        """Return an independent copy."""
+        maps = [each.clone() for each in self.maps]
+        rest = (self.pooled, self.logits, self.position, self.ran)
+        return type(self)(maps, *(part.clone() for part in rest))
