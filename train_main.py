@@ -27,7 +27,7 @@ from dynalay_gym.utils.ranges import (
 from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
-    from dynalay_gym.cotraining.main_training import AnyTrainer, Splits
+    from dynalay_gym.cotraining.new_training import AnyTrainer, Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Args:
     preset: str | None = None
     """digits, small, paper or maze; residual networks: fast, resnet20, resnet32 or
     resnet18; the data set's own if not given."""
+    start_from: Path | None = None
+    """Folder of a network to go on with, in place of a preset and random weights."""
     epochs: Count | None = None
     """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 20
     elsewhere, if not given."""
@@ -133,22 +135,24 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     """Check every option, load the data and build the network; writes nothing."""
     import torch
 
-    from dynalay_gym.cotraining import main_training
+    from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    architecture = main_training.network_config(
-        args.dataset, args.preset, rtol=args.rtol, max_steps=args.max_steps
+    solver = {"rtol": args.rtol, "max_steps": args.max_steps}
+    start = args.start_from
+    architecture = new_training.network_config(
+        args.dataset, args.preset, start, **solver
     )
     names = "epochs batch_size learning_rate weight_decay paths skip_rate precision"
     options = {name: getattr(args, name) for name in (*names.split(), "seed")}
-    config = main_training.training_config(architecture, args.dataset, **options)
+    config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
-    splits = main_training.load_splits(
+    splits = new_training.load_splits(
         args.dataset, args.device, data_dir=args.data_dir, download=args.download
     )
     main = splits.pop("main")
-    return main_training.new_trainer(architecture, config, main), splits
+    return new_training.new_trainer(architecture, config, main, start), splits
 
 
 if __name__ == "__main__":

@@ -1,128 +1,36 @@
 """Training a main network by itself: alone, or as the start of a co-training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.data.registry import SPLITS, dataset_spec
-from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.cotraining.new_training import (
+    AnyTrainer,
+    Splits,
+    network_config,
+    new_trainer,
+    training_config,
+)
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.checkpoint import (
-    Config,
     Network,
     load_network,
     load_network_facts,
     save_network,
 )
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.presets import make_any_config
-from dynalay_gym.networks.residual.config import ResidualConfig
-from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.networks.residual.training import (
-    ResidualTrainer,
-    ResidualTrainingConfig,
-)
-from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import accuracy, export, state_accuracies
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.run_folder import STATE
 from dynalay_gym.storage.saved_folder import is_saved
-from dynalay_gym.utils.device import resolve_device
-from dynalay_gym.utils.flags import flag
 from dynalay_gym.utils.interrupts import finish_step
 
 OnStep = Callable[[int, int, float], None]
-Splits = Mapping[str, Split]
-
-AnyTrainer = MainTrainer | ResidualTrainer
-AnyTrainingConfig = TrainingConfig | ResidualTrainingConfig
-
-_RESIDUAL_EPOCHS = 8
-# Epochs and states that suit a preset.
-_DEFAULTS: dict[str, tuple[int, Paths]] = {
-    "digits": (16, "all"),
-    "maze": (8, "portions"),
-}
-
-
-def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
-    """Return all splits of a data set by name; see `load_split` and its errors."""
-    files["device"] = resolve_device(device)
-    return {name: load_split(dataset, name, **files) for name in SPLITS}
-
-
-def network_config(dataset: str, preset: str | None = None, **solver: Any) -> Config:
-    """Return the architecture for a data set.
-
-    Args:
-        dataset: Name of the data set.
-        preset: Name of the preset; the data set's own if None.
-        **solver: ``rtol`` and ``max_steps`` in place of a main network's own; None
-            changes nothing.
-
-    Raises:
-        ConfigError: The preset is unknown, does not fit, or is solved by nothing.
-    """
-    spec = dataset_spec(dataset)
-    config = make_any_config(preset or spec.preset, spec.in_shape, spec.num_classes)
-    given = {name: value for name, value in solver.items() if value is not None}
-    _check_known(given, type(config))
-    return replace(config, **given)
-
-
-def training_config(
-    architecture: Config, dataset: str, **options: Any
-) -> AnyTrainingConfig:
-    """Return how a network is trained on a data set.
-
-    Args:
-        architecture: Its architecture.
-        dataset: Name of the data set. Those that do not come with the package are
-            shifted and mirrored.
-        **options: Fields of `TrainingConfig`, or of `ResidualTrainingConfig` for a
-            residual network; None stands for what suits network and data.
-
-    Raises:
-        ConfigError: An option is out of range, or not of this kind of network.
-    """
-    spec = dataset_spec(dataset)
-    given = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("augment", not spec.embedded)
-    if isinstance(architecture, ResidualConfig):
-        _check_known(given, ResidualTrainingConfig)
-        return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
-    _check_known(given, TrainingConfig)
-    epochs, paths = _DEFAULTS.get(spec.preset, (20, "mixed"))
-    return TrainingConfig(**{"epochs": epochs, "paths": paths} | given)
-
-
-def new_trainer(
-    architecture: Config, config: AnyTrainingConfig, main: Split
-) -> AnyTrainer:
-    """Return the training of a new network, on the device of the main split."""
-    torch.manual_seed(config.seed)
-    device = main.labels.device
-    if isinstance(architecture, ResidualConfig):
-        assert isinstance(config, ResidualTrainingConfig)
-        residual = ResidualNetwork(architecture).to(device)
-        return ResidualTrainer(residual, main, config)
-    assert isinstance(config, TrainingConfig)
-    return MainTrainer(MainNetwork(architecture).to(device), main, config)
-
-
-def _check_known(given: Mapping[str, Any], config: Any) -> None:
-    """Raise ConfigError for an option that is not of this kind of network."""
-    for name in sorted(given.keys() - {field.name for field in fields(config)}):
-        raise ConfigError(
-            f"{flag(name)} is no option of this kind of network (--preset); leave it "
-            "out"
-        )
 
 
 def train(

@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
-from dynalay_gym.networks.residual.network import ResidualNetwork, WhiteningStem
+from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
 _PEAK_AT = 0.25  # share of the training after which the learning rate falls
-_WHITENED = 5_000  # images that the stem is set from
 _LARGEST_SHIFT = 2
 
 
@@ -50,7 +49,7 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
     """Nesterov SGD on cross-entropy; the learning rate rises and falls linearly.
 
     Args:
-        network: Residual network, on its device; the stem of a fast one is whitened.
+        network: Residual network, on its device.
         data: The main split, on the same device.
         config: Options.
 
@@ -63,8 +62,6 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
     def __init__(
         self, network: ResidualNetwork, data: Split, config: ResidualTrainingConfig
     ) -> None:
-        if isinstance(network.stem, WhiteningStem):
-            network.stem.whiten(data.inputs[:_WHITENED])
         network.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             [weight for weight in network.parameters() if weight.requires_grad],

@@ -123,7 +123,7 @@ def test_a_divergence_names_the_step_and_takes_none(data: Split) -> None:
     with torch.no_grad():
         one.network.head.weight[0, 0] = torch.nan
     before = weights(one).nan_to_num(7.0)
-    with pytest.raises(DivergedError, match="head.weight is not finite after 4 steps"):
+    with pytest.raises(DivergedError, match="after 4 steps"):
         one.train_epoch(lambda step, loss: None)
     assert one.steps == 4
     assert torch.equal(weights(one).nan_to_num(7.0), before)
