@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.checkpoint import kind_of
-from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.skipping import run_block
 from dynalay_gym.sessions.checks import (
     check_actions,
     check_inputs,
@@ -43,17 +43,6 @@ from dynalay_gym.sessions.skip.decisions import (
 from dynalay_gym.sessions.skip.state import SkipState
 from dynalay_gym.storage.digest import tensors_digest
 from dynalay_gym.utils.device import torch_defaults
-
-
-def run_block(block: ResidualBlock, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    out = block.shortcut(x)
-    cost = block.macs(x.shape[-1])
-    some = scale.nonzero()[:, 0]
-    if len(some):
-        out = out.clone()
-        out[some] += block.outer(block.inner(x[some]))
-    return block.merge(out), cost.shortcut + cost.branch * (scale != 0).long()
-
 
 SKIP_NETWORKS = (ResidualNetwork,)
 
