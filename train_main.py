@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.metrics import MetricWriter, run_metadata
@@ -28,6 +29,7 @@ from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
     from dynalay_gym.cotraining.new_training import AnyTrainer, Splits
+    from dynalay_gym.networks.lcnet.config import GateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,23 @@ class Args:
     resnet18; the data set's own if not given."""
     start_from: Path | None = None
     """Folder of a network to go on with, in place of a preset and random weights."""
+    gates: Literal["layers", "channels", "both"] | None = None
+    """Put gates on the blocks of the residual network of --start-from, on channels
+    inside them, or on both, and train them."""
+    gate_kind: Literal["scale", "binary"] | None = None
+    """Gates: scale what is open by a number up to 1, or are 0 or 1; scale if not
+    given."""
+    target: Share | None = None
+    """Gates: largest mean share of the open network's multiply-adds; 0.5 if not
+    given."""
     epochs: Count | None = None
-    """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 20
-    elsewhere, if not given."""
+    """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 4
+    for gates, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks, else 128, if not given."""
     learning_rate: LearningRate | None = None
-    """Peak of the schedule; 0.3 for residual networks (SGD), else 5e-3 (AdamW), if not
-    given."""
+    """Peak of the schedule; 0.3 for residual networks, 0.05 for gates (SGD), else 5e-3
+    (AdamW), if not given."""
     weight_decay: NotNegative | None = None
     """Weight decay; 5e-4 for residual networks, else 5e-3, if not given."""
     skip_rate: Share | None = None
@@ -138,13 +149,14 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    solver = {"rtol": args.rtol, "max_steps": args.max_steps}
-    start = args.start_from
+    start, solver = args.start_from, {"rtol": args.rtol, "max_steps": args.max_steps}
     architecture = new_training.network_config(
-        args.dataset, args.preset, start, **solver
+        args.dataset, args.preset, start, gates(args), **solver
     )
-    names = "epochs batch_size learning_rate weight_decay paths skip_rate precision"
-    options = {name: getattr(args, name) for name in (*names.split(), "seed")}
+    names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
+    options = {
+        name: getattr(args, name) for name in (*names.split(), "precision", "seed")
+    }
     config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
@@ -153,6 +165,19 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     )
     main = splits.pop("main")
     return new_training.new_trainer(architecture, config, main, start), splits
+
+
+def gates(args: Args) -> "GateConfig | None":
+    """Return the gates that are asked for."""
+    from dynalay_gym.networks.lcnet.config import GateConfig
+
+    if args.gates is None:
+        if args.gate_kind is not None:
+            raise ConfigError("--gate-kind is of --gates; give that, or leave it out")
+        return None
+    layers, channels = (args.gates in (part, "both") for part in ("layers", "channels"))
+    kind = args.gate_kind or "scale"
+    return GateConfig(layers=layers, channels=channels, kind=kind)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from dynalay_gym.networks.checkpoint import (
     load_network_facts,
     save_network,
 )
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.training import GateTrainer
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import accuracy, export, state_accuracies
@@ -70,7 +72,8 @@ def train(
         shown = " ".join(f"{name} {value:.3f}" for name, value in found.items())
         bar.set_postfix_str(f"validation: {shown}")
         mean = sum(found.values()) / len(found)
-        if mean > best:
+        # Gates are trained to less and less compute: the last ones are wanted.
+        if mean > best or isinstance(trainer, GateTrainer):
             best = mean
             facts = {"epoch": trainer.epoch, "mean": mean}
             save_network(folder / "best", trainer.network, facts)
@@ -85,7 +88,8 @@ def _accuracies(network: Network, split: Split) -> dict[str, float]:
     """Return the accuracy of every state, or of all blocks, by name."""
     if isinstance(network, MainNetwork):
         return state_accuracies(fastest_session(network), split)
-    return {"all blocks": accuracy(network, split)}
+    name = "gated" if isinstance(network, GatedNetwork) else "all blocks"
+    return {name: accuracy(network, split)}
 
 
 def _mean_accuracy(folder: Path) -> float:

@@ -45,6 +45,16 @@ class GatedConfig:
     backbone: ResidualConfig
     gates: GateConfig
 
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.backbone.in_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Classes K."""
+        return self.backbone.num_classes
+
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
         return asdict(self)
