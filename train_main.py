@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.metrics import MetricWriter, run_metadata
@@ -19,6 +20,7 @@ from dynalay_gym.utils.ranges import (
     LearningRate,
     NotNegative,
     Seed,
+    Share,
     Threads,
     Tolerance,
     check_fields,
@@ -26,8 +28,8 @@ from dynalay_gym.utils.ranges import (
 from dynalay_gym.utils.scripts import run_script
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed
-    from dynalay_gym.cotraining.main_training import Splits
-    from dynalay_gym.networks.training import MainTrainer
+    from dynalay_gym.cotraining.new_training import AnyTrainer, Splits
+    from dynalay_gym.networks.lcnet.config import GateConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +39,32 @@ class Args:
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
     preset: str | None = None
-    """digits, small, paper or maze; the data set's own if not given."""
-    epochs: Count | None = None
-    """Passes over the main split; 16 for digits, 8 for mazes, 20 elsewhere, if not
+    """digits, small, paper or maze; residual networks: fast, resnet20, resnet32 or
+    resnet18; the data set's own if not given."""
+    start_from: Path | None = None
+    """Folder of a network to go on with, in place of a preset and random weights."""
+    gates: Literal["layers", "channels", "both"] | None = None
+    """Put gates on the blocks of the residual network of --start-from, on channels
+    inside them, or on both, and train them."""
+    gate_kind: Literal["scale", "binary"] | None = None
+    """Gates: scale what is open by a number up to 1, or are 0 or 1; scale if not
     given."""
-    batch_size: BatchSize = 128
-    """Samples of a batch."""
-    learning_rate: LearningRate = 5e-3
-    """Peak of the one-cycle schedule."""
-    weight_decay: NotNegative = 5e-3
-    """Weight decay of AdamW."""
+    target: Share | None = None
+    """Gates: largest mean share of the open network's multiply-adds; 0.5 if not
+    given."""
+    epochs: Count | None = None
+    """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 4
+    for gates, 20 elsewhere, if not given."""
+    batch_size: BatchSize | None = None
+    """Samples of a batch; 256 for residual networks, else 128, if not given."""
+    learning_rate: LearningRate | None = None
+    """Peak of the schedule; 0.3 for residual networks, 0.05 for gates (SGD), else 5e-3
+    (AdamW), if not given."""
+    weight_decay: NotNegative | None = None
+    """Weight decay; 5e-4 for residual networks, else 5e-3, if not given."""
+    skip_rate: Share | None = None
+    """Residual networks: largest chance that a block is left out for a sample; 0 if not
+    given."""
     paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
     (mixed, with solves of random length); all for digits, portions for mazes, mixed
@@ -103,7 +121,7 @@ def main(args: Args) -> None:
 
 def run(
     args: Args,
-    trainer: "MainTrainer",
+    trainer: "AnyTrainer",
     splits: "Splits",
     folder: Path,
     sizes: dict[str, int] | None,
@@ -124,28 +142,42 @@ def run(
         main_training.report(trainer, splits, folder, about, writer)
 
 
-def build(args: Args) -> "tuple[MainTrainer, Splits]":
+def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     """Check every option, load the data and build the network; writes nothing."""
     import torch
 
-    from dynalay_gym.cotraining import main_training
+    from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    solver = {"rtol": args.rtol, "max_steps": args.max_steps}
-    architecture = main_training.network_config(args.dataset, args.preset, **solver)
-    names = "batch_size learning_rate weight_decay paths precision seed"
-    options = main_training.training_config(
-        args.dataset,
-        epochs=args.epochs,
-        **{name: getattr(args, name) for name in names.split()},
+    start, solver = args.start_from, {"rtol": args.rtol, "max_steps": args.max_steps}
+    architecture = new_training.network_config(
+        args.dataset, args.preset, start, gates(args), **solver
     )
+    names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
+    options = {
+        name: getattr(args, name) for name in (*names.split(), "precision", "seed")
+    }
+    config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
-    splits = main_training.load_splits(
+    splits = new_training.load_splits(
         args.dataset, args.device, data_dir=args.data_dir, download=args.download
     )
     main = splits.pop("main")
-    return main_training.fresh_trainer(architecture, options, main), splits
+    return new_training.new_trainer(architecture, config, main, start), splits
+
+
+def gates(args: Args) -> "GateConfig | None":
+    """Return the gates that are asked for."""
+    from dynalay_gym.networks.lcnet.config import GateConfig
+
+    if args.gates is None:
+        if args.gate_kind is not None:
+            raise ConfigError("--gate-kind is of --gates; give that, or leave it out")
+        return None
+    layers, channels = (args.gates in (part, "both") for part in ("layers", "channels"))
+    kind = args.gate_kind or "scale"
+    return GateConfig(layers=layers, channels=channels, kind=kind)
 
 
 if __name__ == "__main__":

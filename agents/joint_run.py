@@ -23,7 +23,7 @@ from agents.options import Options, options_dict
 from agents.registry import make_agent
 from agents.saving import load_config, load_weights
 from agents.training_run import TrainingRun, run_settings
-from dynalay_gym.cotraining import main_training
+from dynalay_gym.cotraining import main_training, new_training
 from dynalay_gym.cotraining.env_wrapper import CoTrainingEnv
 from dynalay_gym.cotraining.main_training import OnStep
 from dynalay_gym.cotraining.trainer import CoTrainer
@@ -175,9 +175,7 @@ class JointRun(TrainingRun):
         if options.resume is not None:
             run_folder.check_same(options.resume, settings)
         files = {"data_dir": options.data_dir, "download": options.download}
-        self.splits = main_training.load_splits(
-            options.dataset, options.device, **files
-        )
+        self.splits = new_training.load_splits(options.dataset, options.device, **files)
         if options.resume is None:
             options.co.check_batch(len(self.splits["main"]))
             network, agent = _check_start(options, config)

@@ -30,6 +30,7 @@ PARTS = (
     "solver",
     "backward",
     "selective",
+    "skipping",
     "agents",
     "race",
 )

@@ -1,6 +1,6 @@
 """A main network that learns beside an agent.
 
-Reading order: env_wrapper, trainer, collect; config, main_training.
+Reading order: env_wrapper, trainer, collect; config, new_training, main_training.
 
 May import: errors, storage, utils, data, fixed_point, networks, sessions, envs.
 """

@@ -1,103 +1,42 @@
 """Training a main network by itself: alone, or as the start of a co-training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.data.registry import SPLITS, dataset_spec
-from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.cotraining.new_training import (
+    AnyTrainer,
+    Splits,
+    network_config,
+    new_trainer,
+    training_config,
+)
+from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.checkpoint import (
+    Network,
     load_network,
     load_network_facts,
     save_network,
 )
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
-from dynalay_gym.networks.presets import make_config
-from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.training import GateTrainer
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.fastest import fastest_session
-from dynalay_gym.sessions.measure import export, state_accuracies
+from dynalay_gym.sessions.measure import accuracy, export, state_accuracies
 from dynalay_gym.storage.metrics import MetricWriter
 from dynalay_gym.storage.run_folder import STATE
 from dynalay_gym.storage.saved_folder import is_saved
-from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.interrupts import finish_step
 
 OnStep = Callable[[int, int, float], None]
-Splits = Mapping[str, Split]
-
-# Epochs and states that suit a preset.
-_DEFAULTS: dict[str, tuple[int, Paths]] = {
-    "digits": (16, "all"),
-    "maze": (8, "portions"),
-}
-
-
-def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
-    """Return all splits of a data set by name; see `load_split` and its errors."""
-    files["device"] = resolve_device(device)
-    return {name: load_split(dataset, name, **files) for name in SPLITS}
-
-
-def network_config(
-    dataset: str, preset: str | None = None, **solver: Any
-) -> MainNetworkConfig:
-    """Return the architecture for a data set.
-
-    Args:
-        dataset: Name of the data set.
-        preset: Name of the preset; the data set's own if None.
-        **solver: ``rtol`` and ``max_steps`` in place of the preset's; None changes
-            nothing.
-    """
-    spec = dataset_spec(dataset)
-    config = make_config(preset or spec.preset, spec.in_shape, spec.num_classes)
-    given = {name: value for name, value in solver.items() if value is not None}
-    return replace(config, **given)
-
-
-def training_config(
-    dataset: str,
-    *,
-    epochs: int | None = None,
-    paths: Paths | None = None,
-    **options: Any,
-) -> TrainingConfig:
-    """Return how a network is trained on a data set.
-
-    Args:
-        dataset: Name of the data set. Those that do not come with the package are
-            shifted and mirrored.
-        epochs: Passes over the main split; what suits the data set's preset if None.
-        paths: States of every step; what suits the preset if None.
-        **options: Other fields of `TrainingConfig`.
-    """
-    spec = dataset_spec(dataset)
-    suits: tuple[int, Paths] = _DEFAULTS.get(spec.preset, (20, "mixed"))
-    return TrainingConfig(
-        epochs=suits[0] if epochs is None else epochs,
-        paths=paths or suits[1],
-        augment=not spec.embedded,
-        **options,
-    )
-
-
-def fresh_trainer(
-    architecture: MainNetworkConfig, options: TrainingConfig, main: Split
-) -> MainTrainer:
-    """Return the training of a new network, on the device of the main split."""
-    torch.manual_seed(options.seed)
-    network = MainNetwork(architecture).to(main.labels.device)
-    return MainTrainer(network, main, options)
 
 
 def train(
-    trainer: MainTrainer, validation: Split, folder: Path, writer: MetricWriter
+    trainer: AnyTrainer, validation: Split, folder: Path, writer: MetricWriter
 ) -> None:
     """Train all epochs; validate after each, and save the last and the best network.
 
@@ -125,15 +64,16 @@ def train(
 
     def validate() -> None:
         nonlocal best
-        accuracy = state_accuracies(fastest_session(trainer.network), validation)
+        found = _accuracies(trainer.network, validation)
         step = trainer.steps
-        writer.scalars({f"main/accuracy/{k}": v for k, v in accuracy.items()}, step)
+        writer.scalars({f"main/accuracy/{k}": v for k, v in found.items()}, step)
         rate = trainer.optimizer.param_groups[0]["lr"]
         writer.scalar("main/learning_rate", rate, step)
-        plain, *_, always = accuracy.values()
-        bar.set_postfix_str(f"validation: plain {plain:.3f} always {always:.3f}")
-        mean = sum(accuracy.values()) / len(accuracy)
-        if mean > best:
+        shown = " ".join(f"{name} {value:.3f}" for name, value in found.items())
+        bar.set_postfix_str(f"validation: {shown}")
+        mean = sum(found.values()) / len(found)
+        # Gates are trained to less and less compute: the last ones are wanted.
+        if mean > best or isinstance(trainer, GateTrainer):
             best = mean
             facts = {"epoch": trainer.epoch, "mean": mean}
             save_network(folder / "best", trainer.network, facts)
@@ -142,6 +82,14 @@ def train(
         run_epochs(
             trainer, epochs, folder / STATE, on_step, validate, sizes=writer.sizes
         )
+
+
+def _accuracies(network: Network, split: Split) -> dict[str, float]:
+    """Return the accuracy of every state, or of all blocks, by name."""
+    if isinstance(network, MainNetwork):
+        return state_accuracies(fastest_session(network), split)
+    name = "gated" if isinstance(network, GatedNetwork) else "all blocks"
+    return {name: accuracy(network, split)}
 
 
 def _mean_accuracy(folder: Path) -> float:
@@ -153,7 +101,7 @@ def _mean_accuracy(folder: Path) -> float:
 
 
 def run_epochs(
-    trainer: MainTrainer,
+    trainer: AnyTrainer,
     epochs: int,
     folder: Path,
     on_step: Callable[[int, float], None],
@@ -191,7 +139,7 @@ def run_epochs(
 
 
 def report(
-    trainer: MainTrainer,
+    trainer: AnyTrainer,
     splits: Splits,
     folder: Path,
     about: Mapping[str, Any],
@@ -208,10 +156,14 @@ def report(
     """
     export(folder / "last", trainer.network, splits, about)
     meta = remeasure(folder / "best", splits, about, keep=("epoch", "mean"))
-    test = meta["state_accuracy"]["test"]
+    if isinstance(trainer.network, MainNetwork):
+        test = meta["state_accuracy"]["test"]
+        print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
+    else:
+        test = meta["accuracy"]["test"]
+        print("test accuracy:")
     values = {f"main/test_accuracy/{k}": v for k, v in test.items()}
     writer.scalars(values, trainer.steps)
-    print("test accuracy by state (bits: layer 1 first, 1 = iterated):")
     print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
     print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
     print(f"always: {meta['calibrations'][0]['always_extra_macs']:,.0f} more; ", end="")
@@ -241,10 +193,10 @@ def train_network(
         on_step: Called after every step with its number, all steps, and the loss.
     """
     epochs = config.main_epochs or 0
-    options = training_config(
-        dataset, epochs=max(epochs, 1), precision=config.precision, seed=seed
-    )
-    trainer = fresh_trainer(network_config(dataset), options, splits["main"])
+    architecture = network_config(dataset)
+    options = {"epochs": max(epochs, 1), "precision": config.precision, "seed": seed}
+    training = training_config(architecture, dataset, **options)
+    trainer = new_trainer(architecture, training, splits["main"])
     if is_saved(folder / "training"):
         trainer.load(folder / "training")
     total = epochs * trainer.steps_per_epoch

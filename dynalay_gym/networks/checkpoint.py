@@ -3,7 +3,7 @@
 The manifest's kind says which network it is; `KINDS` has all that are known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
+from dynalay_gym.networks.lcnet.config import GatedConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -24,27 +26,35 @@ from dynalay_gym.storage.saved_folder import (
 from dynalay_gym.utils.device import resolve_device
 
 KIND = "main-network"
-Network = MainNetwork | ResidualNetwork
-Config = MainNetworkConfig | ResidualConfig
+Network = MainNetwork | ResidualNetwork | GatedNetwork
+Config = MainNetworkConfig | ResidualConfig | GatedConfig
 C = TypeVar("C")
 
 
 class NetworkKind(NamedTuple):
-    """A kind of network: the class of its architecture, and its own."""
+    """A kind of network.
+
+    Attributes:
+        config: Class of its architecture.
+        network: Its own class.
+        build: Makes a network of an architecture.
+    """
 
     config: type[Any]
     network: type[Any]
+    build: Callable[[Any], Any]
 
 
 KINDS: Mapping[str, NetworkKind] = {
-    KIND: NetworkKind(MainNetworkConfig, MainNetwork),
-    "residual-network": NetworkKind(ResidualConfig, ResidualNetwork),
+    KIND: NetworkKind(MainNetworkConfig, MainNetwork, MainNetwork),
+    "residual-network": NetworkKind(ResidualConfig, ResidualNetwork, ResidualNetwork),
+    "gated-network": NetworkKind(GatedConfig, GatedNetwork, GatedNetwork.from_config),
 }
 
 
 def kind_of(network: Network | Config) -> str:
     """Return the kind of a network, or of an architecture; see `KINDS`."""
-    return next(kind for kind, types in KINDS.items() if isinstance(network, types))
+    return next(kind for kind, it in KINDS.items() if isinstance(network, it[:2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +133,10 @@ def load_network(
         folder,
         kind,
         _schema(kind),
-        expected=lambda facts: types.network(facts.config).state_dict(),
+        expected=lambda facts: types.build(facts.config).state_dict(),
         device=device,
     )
-    network = types.network(saved.facts.config).to(device)
+    network = types.build(saved.facts.config).to(device)
     network.load_state_dict(saved.tensors)
     return network.eval(), saved.facts
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.main_network import MainNetworkConfig
+from dynalay_gym.networks.residual.config import RESIDUAL_PRESETS, ResidualConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Thin plain pass over 8x8 images; a wider hidden stream at 4x4.
@@ -52,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def make_config(
     preset: str, in_shape: tuple[int, int, int], num_classes: int
 ) -> MainNetworkConfig:
-    """Return the architecture of a preset for a data set.
+    """Return the architecture of a main network's preset for a data set.
 
     Args:
         preset: A key of `PRESETS`.
@@ -63,6 +64,17 @@ def make_config(
         ConfigError: The preset is unknown, or does not fit the images.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}; choose one of {sorted(PRESETS)}")
+        known = sorted(PRESETS | RESIDUAL_PRESETS)
+        raise ConfigError(f"unknown preset {preset!r}; choose one of {known}")
     options = PRESETS[preset]
     return MainNetworkConfig(in_shape=in_shape, num_classes=num_classes, **options)
+
+
+def make_any_config(
+    preset: str, in_shape: tuple[int, int, int], num_classes: int
+) -> MainNetworkConfig | ResidualConfig:
+    """Return the architecture of any preset, also a residual one; see `make_config`."""
+    if preset in RESIDUAL_PRESETS:
+        options = RESIDUAL_PRESETS[preset]
+        return ResidualConfig(in_shape=in_shape, num_classes=num_classes, **options)
+    return make_config(preset, in_shape, num_classes)

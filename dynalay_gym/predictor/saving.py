@@ -90,7 +90,7 @@ def restore_other_network(
     """Make the session of a network without solves, of a kind in `checkpoint.KINDS`."""
     what, types = "the predictor's network", checkpoint.KINDS[kind]
     config = read_as(options.pop("config", None), types.config, what)
-    return as_session(restore(lambda: types.network(config), tensors, what))
+    return as_session(restore(lambda: types.build(config), tensors, what))
 
 
 # What makes a session from what its `to_saved` returned, by kind.

@@ -13,7 +13,9 @@ from torch import Tensor
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.checkpoint import Network, save_network
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.sessions.calibration import BATCH, Calibration, calibrate
 from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
@@ -22,6 +24,19 @@ from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
 def state_name(state_id: int, num_layers: int) -> str:
     """Return the bits of a state, layer 1 first: 0b001 of three layers is ``"100"``."""
     return f"{state_id:0{num_layers}b}"[::-1]
+
+
+@torch.no_grad()
+def accuracy(network: ResidualNetwork | GatedNetwork, split: Split) -> float:
+    """Return the share of a split that a network answers rightly, in its eval mode."""
+    was_training = network.training
+    network.eval()
+    logits = [
+        network(inputs).logits if isinstance(network, GatedNetwork) else network(inputs)
+        for inputs in split.inputs.split(BATCH)
+    ]
+    network.train(was_training)
+    return float((torch.cat(logits).argmax(1) == split.labels).double().mean())
 
 
 def state_accuracies(session: FiniteSession, split: Split) -> dict[str, float]:

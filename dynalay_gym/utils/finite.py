@@ -1,7 +1,7 @@
 """A training stops at the first number that is not finite, before it learns from it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +24,18 @@ class FiniteGuard:
         module: All that is trained and saved.
         optimizer: Its optimiser, which gets the hook.
         remedy: What a user can do about a divergence, in a few words.
+        steps: Returns the steps that were taken, for optimisers that do not count them.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, remedy: str
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        remedy: str,
+        steps: Callable[[], int] | None = None,
     ) -> None:
         self._module, self._optimizer, self._remedy = module, optimizer, remedy
+        self._count = steps
         self._weights = list(module.parameters())
         optimizer.register_step_pre_hook(self._before_step)
 
@@ -95,6 +101,8 @@ class FiniteGuard:
 
     def _steps(self) -> int:
         """Return the steps that the optimiser has taken, also before a resume."""
+        if self._count is not None:
+            return self._count()
         counts = (state.get("step", 0) for state in self._optimizer.state.values())
         return max(map(int, counts), default=0)
 

@@ -19,7 +19,8 @@ from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
 from agents.sb3.config import A2CConfig, DQNConfig, PPOConfig
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.cotraining.main_training import load_splits, train_network
+from dynalay_gym.cotraining.main_training import train_network
+from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.errors import DynaLayError
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.sessions.calibration import find_calibration

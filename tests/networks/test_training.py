@@ -22,7 +22,6 @@ from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import (
-    KIND,
     MainTrainer,
     TrainingConfig,
     one_cycle,
@@ -190,14 +189,14 @@ def test_a_signal_ends_a_run_after_its_step(
     config = replace(TRAINING, epochs=2, batch_size=len(data) // 4, paths="mixed")
     whole, first, second = (trainer(data, config) for _ in range(3))
     run(whole, data, tmp_path / "whole")
-    loss = first._loss
+    loss = first.loss
 
-    def loss_and_signal(rows: torch.Tensor) -> torch.Tensor:
+    def loss_and_signal(*batch: torch.Tensor) -> torch.Tensor:
         if first.steps + 1 == last:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(rows)
+        return loss(*batch)
 
-    monkeypatch.setattr(first, "_loss", loss_and_signal)
+    monkeypatch.setattr(first, "loss", loss_and_signal)
     with pytest.raises(Stopped):
         run(first, data, tmp_path / "parts")
     assert first.steps == last
@@ -368,6 +367,6 @@ def test_an_order_that_is_none_of_the_samples_is_refused(
     first.save(tmp_path)
     others = {k: v for k, v in tensors_of(tmp_path).items() if k != "order"}
     changed = others if order is None else others | {"order": order}
-    save_folder(tmp_path, KIND, changed, facts_of(tmp_path))
+    save_folder(tmp_path, MainTrainer.kind, changed, facts_of(tmp_path))
     with pytest.raises(CheckpointError, match="'order'"):
         trainer(data).load(tmp_path)

@@ -1,4 +1,4 @@
 """Residual networks, whose blocks can be skipped.
 
-Reading order: config, blocks, network, skipping.
+Reading order: config, blocks, network, skipping, training.
 """

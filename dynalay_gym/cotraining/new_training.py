@@ -1,0 +1,196 @@
+"""A training that begins: splits, architecture, options and network for a data set."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
+from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.networks.checkpoint import (
+    KINDS,
+    Config,
+    kind_of,
+    load_network,
+    load_network_facts,
+)
+from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
+from dynalay_gym.networks.presets import make_any_config
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.network import ResidualNetwork, WhiteningStem
+from dynalay_gym.networks.residual.training import (
+    ResidualTrainer,
+    ResidualTrainingConfig,
+)
+from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
+from dynalay_gym.utils.device import resolve_device
+from dynalay_gym.utils.flags import flag
+
+Splits = Mapping[str, Split]
+AnyTrainer = MainTrainer | ResidualTrainer | GateTrainer
+AnyTrainingConfig = TrainingConfig | ResidualTrainingConfig | GateTrainingConfig
+
+_RESIDUAL_EPOCHS = 8
+_GATE_EPOCHS = 4
+_WHITENED = 5_000  # images that a whitening stem is set from
+# Epochs and states that suit a preset.
+_DEFAULTS: dict[str, tuple[int, Paths]] = {
+    "digits": (16, "all"),
+    "maze": (8, "portions"),
+}
+
+
+def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
+    """Return all splits of a data set by name; see `load_split` and its errors."""
+    files["device"] = resolve_device(device)
+    return {name: load_split(dataset, name, **files) for name in SPLITS}
+
+
+def network_config(
+    dataset: str,
+    preset: str | None = None,
+    start_from: Path | None = None,
+    gates: GateConfig | None = None,
+    **solver: Any,
+) -> Config:
+    """Return the architecture for a data set.
+
+    Args:
+        dataset: Name of the data set.
+        preset: Name of the preset; the data set's own if None.
+        start_from: Folder of a network whose architecture is taken in place of a
+            preset's.
+        gates: Gates that it gets; None leaves it as it is.
+        **solver: ``rtol`` and ``max_steps`` in place of a main network's own; None
+            changes nothing.
+
+    Raises:
+        CheckpointError: The network to start from is missing, or of other data.
+        ConfigError: The preset is unknown or does not fit the data, or an option is not
+            of this kind of network.
+    """
+    spec = dataset_spec(dataset)
+    given = {name: value for name, value in solver.items() if value is not None}
+    if start_from is not None:
+        if preset is not None or given:
+            raise ConfigError(
+                "--start-from brings its own architecture; leave --preset, --rtol and "
+                "--max-steps out"
+            )
+        return _with_gates(_config_at(start_from, spec), gates)
+    if gates is not None:
+        raise ConfigError(
+            "gates are put on a trained network; give its folder as --start-from"
+        )
+    name = preset or spec.preset
+    config = make_any_config(name, spec.in_shape, spec.num_classes)
+    _check_known(given, type(config))
+    return replace(config, **given)
+
+
+def _with_gates(config: Config, gates: GateConfig | None) -> Config:
+    """Return an architecture with gates on its residual blocks."""
+    if gates is None:
+        return config
+    if not isinstance(config, ResidualConfig):
+        raise ConfigError(
+            "gates go on the blocks of a residual network without any; start from one "
+            "(train_main.py --preset fast, resnet20, ...)"
+        )
+    return GatedConfig(backbone=config, gates=gates)
+
+
+def _config_at(start_from: Path, spec: DatasetSpec) -> Config:
+    """Return the architecture of a network that fits a data set."""
+    config: Config = load_network_facts(start_from).config
+    if (config.in_shape, config.num_classes) != (spec.in_shape, spec.num_classes):
+        raise CheckpointError(
+            f"the network at {start_from} takes {config.in_shape} and knows "
+            f"{config.num_classes} classes; {spec.name} has {spec.in_shape} and "
+            f"{spec.num_classes}; give a network of this data set"
+        )
+    return config
+
+
+def training_config(
+    architecture: Config, dataset: str, **options: Any
+) -> AnyTrainingConfig:
+    """Return how a network is trained on a data set.
+
+    Args:
+        architecture: Its architecture.
+        dataset: Name of the data set. Those that do not come with the package are
+            shifted and mirrored.
+        **options: Fields of `TrainingConfig`, of `ResidualTrainingConfig` for a
+            residual network, or of `GateTrainingConfig` for one with gates; None stands
+            for what suits network and data.
+
+    Raises:
+        ConfigError: An option is out of range, or not of this kind of network.
+    """
+    spec = dataset_spec(dataset)
+    given = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("augment", not spec.embedded)
+    if isinstance(architecture, GatedConfig):
+        _check_known(given, GateTrainingConfig)
+        return GateTrainingConfig(**{"epochs": _GATE_EPOCHS} | given)
+    if isinstance(architecture, ResidualConfig):
+        _check_known(given, ResidualTrainingConfig)
+        return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
+    _check_known(given, TrainingConfig)
+    epochs, paths = _DEFAULTS.get(spec.preset, (20, "mixed"))
+    return TrainingConfig(**{"epochs": epochs, "paths": paths} | given)
+
+
+def new_trainer(
+    architecture: Config,
+    config: AnyTrainingConfig,
+    main: Split,
+    start_from: Path | None = None,
+) -> AnyTrainer:
+    """Return the training of a network, on the device of the main split.
+
+    Args:
+        architecture: Its architecture.
+        config: How it is trained.
+        main: The main split.
+        start_from: Folder of a network of this architecture, gates aside, whose weights
+            it begins with; None draws new ones.
+
+    Raises:
+        CheckpointError: There is no such network.
+    """
+    torch.manual_seed(config.seed)
+    if start_from is None:
+        network = _new_network(architecture, main)
+    else:
+        network = load_network(start_from, main.labels.device)[0]
+    if isinstance(architecture, GatedConfig) and isinstance(network, ResidualNetwork):
+        network = GatedNetwork(network, architecture.gates)
+    if isinstance(config, GateTrainingConfig):
+        return GateTrainer(network, main, config)
+    if isinstance(config, ResidualTrainingConfig):
+        return ResidualTrainer(network, main, config)
+    return MainTrainer(network, main, config)
+
+
+def _new_network(architecture: Config, main: Split) -> Any:
+    """Return a network with random weights, and a stem that fits the data."""
+    network = KINDS[kind_of(architecture)].build(architecture).to(main.labels.device)
+    if isinstance(network, ResidualNetwork) and isinstance(network.stem, WhiteningStem):
+        network.stem.whiten(main.inputs[:_WHITENED])
+    return network
+
+
+def _check_known(given: Mapping[str, Any], config: Any) -> None:
+    """Raise ConfigError for an option that is not of this kind of network."""
+    for name in sorted(given.keys() - {field.name for field in fields(config)}):
+        raise ConfigError(
+            f"{flag(name)} is no option of this kind of network (--preset); leave it "
+            "out"
+        )

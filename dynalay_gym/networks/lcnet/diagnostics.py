@@ -1,0 +1,101 @@
+"""What gates do over a data set: how much runs, and whether it depends on the input.
+
+Axes: N samples, B blocks, G gates.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+
+_NUM_SHUFFLES = 20
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """What a gated network did with each sample.
+
+    Attributes:
+        logits: Its answers [N, K].
+        shares: Multiply-adds in those of the open network [N].
+        layers: Which branches ran, bool [N, B].
+        channels: Which inner channels would run if the branch does, bool [N, G]; G is
+            0 without gates of channels.
+    """
+
+    logits: Tensor
+    shares: Tensor
+    layers: Tensor
+    channels: Tensor
+
+
+@torch.no_grad()
+def record_gates(
+    network: GatedNetwork, split: Split, batch_size: int = 256
+) -> GateRecord:
+    """Run a network, in evaluation mode, on a split."""
+    assert not network.training
+    parts = [_record(network, images) for images in split.inputs.split(batch_size)]
+    logits, shares, layers, channels = (
+        torch.cat(each) for each in zip(*parts, strict=True)
+    )
+    return GateRecord(logits, shares, layers, channels)
+
+
+def _record(network: GatedNetwork, images: Tensor) -> tuple[Tensor, ...]:
+    output = network(images.contiguous(memory_format=torch.channels_last))
+    layers = torch.stack([gate.layer for gate in output.gates], 1) != 0
+    channels = [g.channels != 0 for g in output.gates if g.channels is not None]
+    none = layers[:, :0]
+    shares = output.macs.double() / network.open_macs
+    return output.logits, shares, layers, torch.cat([none, *channels], 1)
+
+
+def always(gates: Tensor, value: bool) -> int:
+    """Return how many of bool [N, G] gates are the same for all: dead, or pinned."""
+    return int((gates == value).all(0).sum())
+
+
+def mutual_information(gates: Tensor, labels: Tensor) -> float:
+    """Return the bits that the pattern of gates tells about the class.
+
+    From few samples any pattern seems to tell something: what it tells, on average,
+    about shuffled labels is taken off.
+
+    Args:
+        gates: Bool [N, G].
+        labels: Classes, int64 [N].
+    """
+    _, pattern = gates.unique(dim=0, return_inverse=True)
+    generator = torch.Generator().manual_seed(0)
+    orders = (
+        torch.randperm(len(labels), generator=generator) for _ in range(_NUM_SHUFFLES)
+    )
+    chance = sum(_information(pattern, labels[order]) for order in orders)
+    return _information(pattern, labels) - chance / _NUM_SHUFFLES
+
+
+def _information(first: Tensor, second: Tensor) -> float:
+    pairs = torch.zeros(int(first.max()) + 1, int(second.max()) + 1, dtype=torch.double)
+    pairs.index_put_((first, second), pairs.new_ones(()), accumulate=True)
+    joint = pairs / len(first)
+    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    nats = torch.xlogy(joint, joint) - torch.xlogy(joint, independent)
+    return float(nats.sum()) / math.log(2)
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> float:
+    """Return Spearman's correlation of two [N]; equal numbers share their mean rank."""
+    ranks = torch.stack([_ranks(x), _ranks(y)])
+    return float(ranks.corrcoef()[0, 1])
+
+
+def _ranks(x: Tensor) -> Tensor:
+    _, place, counts = x.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    ranks: Tensor = last - (counts - 1) / 2
+    return ranks[place]

@@ -1,0 +1,86 @@
+"""Gates: numbers from a block's input that say what of the block runs.
+
+Axes: n samples, C channels, G gates.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.fixed_point.batch_invariant import linear
+
+_LEAK = 0.01  # a gate that is shut or fully open for all would not learn otherwise
+
+
+class GateScores(nn.Module):
+    """One linear score per gate of the mean activations; above 0 the gate is open.
+
+    Means are standardised, so that a weight is worth as much as the bias: without that
+    the bias alone learns, and gates end up the same for every input. At the start all
+    scores are the bias.
+
+    Args:
+        in_channels: Channels of the block's input.
+        num_gates: Gates G.
+        bias: First score of every input.
+    """
+
+    def __init__(self, in_channels: int, num_gates: int, bias: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_channels, affine=False)
+        self.weight = nn.Parameter(torch.zeros(num_gates, in_channels))
+        self.bias = nn.Parameter(torch.full((num_gates,), bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores [n, G] of maps [n, C, H, W]."""
+        return linear(self.norm(x.mean((2, 3))), self.weight) + self.bias
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.weight.numel()
+
+
+class ScaleGate(nn.Module):
+    """ReLU-1, ``min(max(score, 0), 1)``: the gate scales what it lets through.
+
+    In training it leaks on both sides.
+
+    References:
+        LC-Net (2020), arXiv 2007.15151.
+    """
+
+    first_score = 1.0
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Return gates of scores, of the same shape, in [0, 1] in evaluation."""
+        clamped = scores.clamp(0, 1)
+        return clamped + _LEAK * (scores - clamped) if self.training else clamped
+
+
+class BinaryGate(nn.Module):
+    """0 or 1, with logistic noise on the score in training.
+
+    Gradients are those of a sigmoid (straight-through). A trainer lowers the noise to
+    0: what is chosen in evaluation is then what was trained.
+
+    Attributes:
+        noise: Scale of the noise, >= 0.
+
+    References:
+        Veit & Belongie (2018), ConvNet-AIG: Gumbel noise on two scores is logistic
+        noise on their difference.
+    """
+
+    first_score = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = 1.0
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Return gates of scores, of the same shape, each 0 or 1."""
+        if not self.training:
+            return (scores > 0).to(scores)
+        uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid(scores + self.noise * uniform.logit())
+        return soft + ((soft > 0.5).to(soft) - soft).detach()

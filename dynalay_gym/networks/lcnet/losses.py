@@ -1,0 +1,48 @@
+"""What gates are trained on: right answers, like the open network's, for less compute.
+
+Axes: n samples, K classes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalay_gym.networks.lcnet.network import Gate, GatedOutput
+
+
+def excess_compute(macs: Tensor, open_macs: int, target: float) -> Tensor:
+    """Return the squared excess of a batch's mean share of compute over a target.
+
+    Only the mean is bounded: one row may use more where another uses less.
+
+    Args:
+        macs: Multiply-adds of the rows [n], with a gradient.
+        open_macs: Those of the open network.
+        target: Largest share, in [0, 1].
+    """
+    return F.relu(macs.mean() / open_macs - target).square()
+
+
+def lasso(output: GatedOutput, layer: float, channel: float) -> Tensor:
+    """Return the weighted means of all layer gates and of all channel gates.
+
+    Args:
+        output: Of the network in training.
+        layer: Weight of the layer gates' mean.
+        channel: Weight of the channel gates' mean.
+    """
+    layers = torch.stack([gate.layer.mean() for gate in output.gates]).mean()
+    return layer * layers + channel * _mean_channels(output.gates)
+
+
+def distillation(logits: Tensor, open_logits: Tensor) -> Tensor:
+    """Return the mean divergence from the open network's answers [n, K]."""
+    targets = open_logits.log_softmax(1)
+    return F.kl_div(
+        logits.log_softmax(1), targets, reduction="batchmean", log_target=True
+    )
+
+
+def _mean_channels(gates: tuple[Gate, ...]) -> Tensor | float:
+    channels = [gate.channels.mean() for gate in gates if gate.channels is not None]
+    return torch.stack(channels).mean() if channels else 0.0

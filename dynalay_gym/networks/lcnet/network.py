@@ -1,0 +1,184 @@
+"""A residual network whose blocks and inner channels run where gates are open.
+
+Axes: n samples, B blocks, C channels, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
+from dynalay_gym.networks.lcnet.gates import BinaryGate, GateScores, ScaleGate
+from dynalay_gym.networks.residual.blocks import ResidualBlock
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.skipping import mask_block, run_block
+
+_PARTS = ("stem", "blocks", "answer", "block_sizes")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gates of one block.
+
+    Attributes:
+        layer: Factor of the branch [n]; 0 skips it.
+        channels: Factors of the inner channels [n, C_inner]; None is all 1.
+    """
+
+    layer: Tensor
+    channels: Tensor | None
+
+
+@dataclass(frozen=True)
+class GatedOutput:
+    """What a gated network returns.
+
+    Attributes:
+        logits: Answers [n, K].
+        gates: Of each block, bottom up.
+        macs: Multiply-adds of each row [n], the gates' own included: int64 in
+            evaluation; in training float, with the gradient of what is open.
+    """
+
+    logits: Tensor
+    gates: tuple[Gate, ...]
+    macs: Tensor
+
+
+class GatedNetwork(nn.Module):
+    """A residual network with gates, which start open.
+
+    In training everything is computed and multiplied by the gates; in evaluation what
+    is shut does not run. With all gates 1 it is the backbone, to the bit.
+
+    Args:
+        backbone: A network of residual blocks; it is used, not copied.
+        config: Which gates it gets.
+
+    Raises:
+        ConfigError: The backbone has no residual blocks.
+    """
+
+    def __init__(self, backbone: ResidualNetwork, config: GateConfig) -> None:
+        super().__init__()
+        if any(not hasattr(backbone, part) for part in _PARTS):
+            raise ConfigError(
+                f"{type(backbone).__name__} has no residual blocks to put gates on; "
+                "give a ResidualNetwork (train_main.py --preset fast, resnet20, ...)"
+            )
+        self.backbone, self.gate_config = backbone, config
+        self.gating = ScaleGate() if config.kind == "scale" else BinaryGate()
+        sizes = [(block.in_channels, block.inner_channels) for block in self.blocks]
+        first = self.gating.first_score
+        self.layer_scores = nn.ModuleList(
+            GateScores(below, 1, first) for below, _ in sizes if config.layers
+        )
+        self.channel_scores = nn.ModuleList(
+            GateScores(below, inner, first) for below, inner in sizes if config.channels
+        )
+        self.to(backbone.head.weight.device)
+
+    @classmethod
+    def from_config(cls, config: GatedConfig) -> "GatedNetwork":
+        """Return a network of an architecture, with random weights."""
+        return cls(ResidualNetwork(config.backbone), config.gates)
+
+    @property
+    def config(self) -> GatedConfig:
+        """Architecture."""
+        return GatedConfig(backbone=self.backbone.config, gates=self.gate_config)
+
+    def forward(self, images: Tensor) -> GatedOutput:
+        """Answer images [n, C, H, W]."""
+        x, gates = self.stem(images), []
+        fixed = self.stem_macs + self.head_macs
+        macs = torch.full((len(images),), fixed, device=x.device)
+        for level in range(len(self.blocks)):
+            gates.append(self.gate(level, x))
+            x, taken = self.run_block(level, x, gates[-1])
+            macs = macs + taken + self.gate_macs(level)
+        return GatedOutput(self.answer(x), tuple(gates), macs)
+
+    def gate(self, level: int, x: Tensor) -> Gate:
+        """Return the gates of a block.
+
+        Args:
+            level: Number of the block, from 0.
+            x: What enters it [n, C_in, H, W].
+        """
+        layer, channels = x.new_ones(len(x)), None
+        if self.gate_config.layers:
+            layer = self.gating(self.layer_scores[level](x))[:, 0]
+        if self.gate_config.channels:
+            channels = self.gating(self.channel_scores[level](x))
+        return Gate(layer, channels)
+
+    def gate_macs(self, level: int) -> int:
+        """Return the multiply-adds of a block's gates, for one sample."""
+        lists = self.layer_scores, self.channel_scores
+        return sum(cast(GateScores, each[level]).macs for each in lists if len(each))
+
+    def run_block(self, level: int, x: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
+        """Run what the gates leave of a block; return its output and MACs [n].
+
+        Args:
+            level: Number of the block, from 0.
+            x: What enters it [n, C_in, H, W].
+            gate: Its gates.
+        """
+        block = self.blocks[level]
+        if not self.training:
+            return run_block(block, x, gate.layer, gate.channels)
+        cost = block.macs(x.shape[-1])
+        num: Tensor | int = cost.num_channels
+        if gate.channels is not None:
+            num = is_open(gate.channels).sum(1)
+        macs = cost.shortcut + is_open(gate.layer) * num * cost.channel
+        return mask_block(block, x, gate.layer, gate.channels), macs
+
+    def answer(self, top: Tensor) -> Tensor:
+        """Return logits [n, K] of the last block's output [n, C, H, W]."""
+        return self.backbone.answer(top)
+
+    @property
+    def stem(self) -> nn.Module:
+        """What comes below the blocks."""
+        return self.backbone.stem
+
+    @property
+    def blocks(self) -> Sequence[ResidualBlock]:
+        """The residual blocks, bottom up."""
+        return self.backbone.blocks
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Side of the maps that enter each block."""
+        return self.backbone.block_sizes
+
+    @property
+    def stem_macs(self) -> int:
+        """Multiply-adds of the stem for one image."""
+        return self.backbone.stem_macs
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-adds of the head for one image."""
+        return self.backbone.head_macs
+
+    @property
+    def open_macs(self) -> int:
+        """Multiply-adds of the backbone, without gates, for one image."""
+        return self.backbone.macs
+
+
+def is_open(gates: Tensor) -> Tensor:
+    """Return 1 where a gate is above 0 and 0 elsewhere, with the gradient of the gate.
+
+    Costs jump at 0, and a gate that is nearly shut costs all: the straight-through
+    gradient lets a loss speak about what really runs.
+    """
+    return gates + ((gates > 0).to(gates) - gates).detach()

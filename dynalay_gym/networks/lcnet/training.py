@@ -1,0 +1,139 @@
+"""Training of gates, together with the network that they are on.
+
+It starts from a trained network with open gates. A target for compute falls from all
+of it; only the batch's mean is held to it, so that rows are free.
+
+Axes: n samples of a batch, K classes.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.networks.lcnet.gates import BinaryGate
+from dynalay_gym.networks.lcnet.losses import distillation, excess_compute, lasso
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.trainer import Trainer, TrainerConfig
+from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
+
+_LARGEST_SHIFT = 2
+_PEAK_AT = 0.1  # share of the training after which the learning rate falls
+_RAMP = 0.4  # share of the training in which the target falls
+_QUIET_AT = 0.8  # share of the training after which gates are chosen without noise
+_GATE_RATE = 3.0  # learning rate of the gates, in those of the network
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateTrainingConfig(TrainerConfig):
+    """How gates are trained: see `TrainerConfig` for the other fields.
+
+    Attributes:
+        momentum: Of Nesterov's SGD, in [0, 1).
+        target: Largest mean share of the open network's multiply-adds.
+        pressure: Weight of the squared excess over it, >= 0.
+        distillation: Share of the loss that compares with the open network, in [0, 1];
+            the rest is cross-entropy.
+        layer_lasso: Weight of the mean layer gate, >= 0.
+        channel_lasso: Weight of the mean channel gate, >= 0.
+    """
+
+    batch_size: BatchSize = 256
+    learning_rate: LearningRate = 0.05
+    weight_decay: NotNegative = 5e-4
+    augment: bool = True
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    target: Share = 0.5
+    pressure: NotNegative = 50.0
+    distillation: Share = 0.5
+    layer_lasso: NotNegative = 0.0
+    channel_lasso: NotNegative = 0.0
+
+
+class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
+    """Nesterov SGD on network and gates.
+
+    Args:
+        network: On its device, with the weights of a trained backbone, whose answers
+            are taught: give the same ones again to resume.
+        data: The main split, on the same device.
+        config: Options.
+
+    Raises:
+        ConfigError: A batch is larger than the split.
+    """
+
+    kind = "gate-training"
+
+    def __init__(
+        self, network: GatedNetwork, data: Split, config: GateTrainingConfig
+    ) -> None:
+        network.to(memory_format=torch.channels_last)
+        teacher = copy.deepcopy(network.backbone)
+        self._open_network = teacher.eval().requires_grad_(False)
+        scores = [*network.layer_scores, *network.channel_scores]
+        gates = [weight for each in scores for weight in each.parameters()]
+        others = [w for w in network.backbone.parameters() if w.requires_grad]
+        rate = config.learning_rate
+        groups: list[dict[str, Any]] = [
+            {"params": others},
+            {"params": gates, "lr": _GATE_RATE * rate, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+        super().__init__(network, data, config, optimizer)
+
+    @property
+    def target(self) -> float:
+        """Share of compute that is asked for at this point of the training."""
+        return 1 - (1 - self.config.target) * min(self.progress / _RAMP, 1)
+
+    def augment(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Shift and mirror images at random."""
+        return augment(images, self.generator, shift=_LARGEST_SHIFT)
+
+    def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of a batch; see `Trainer.loss`."""
+        network, config = self.network, self.config
+        if isinstance(network.gating, BinaryGate):
+            network.gating.noise = max(0.0, 1 - self.progress / _QUIET_AT)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self._own_noise():
+            output = network(images)
+        logits, taught = output.logits.float(), config.distillation
+        loss = (1 - taught) * F.cross_entropy(logits, labels)
+        if taught > 0:
+            with torch.no_grad():
+                open_logits = self._open_network(images).float()
+            loss = loss + taught * distillation(logits, open_logits)
+        excess = excess_compute(output.macs, network.open_macs, self.target)
+        sparse = lasso(output, config.layer_lasso, config.channel_lasso)
+        return loss + config.pressure * excess + sparse
+
+    def rate(self, progress: float) -> float:
+        """Return the share of the peak learning rate: a short rise, a linear fall."""
+        return min(progress / _PEAK_AT, (1 - progress) / (1 - _PEAK_AT))
+
+    @contextmanager
+    def _own_noise(self) -> Iterator[None]:
+        """Draw the gates' noise as the trainer's random state has it."""
+        seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
+        devices = [self.data.inputs.device] if self.data.inputs.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+
+    def _architecture(self) -> dict[str, Any]:
+        return self.network.config.to_dict()

@@ -1,0 +1,105 @@
+"""Training of residual networks: short and strong for the fast form, or as published.
+
+Axes: n samples of a batch.
+
+References:
+    K. Jordan (2024), 94 % on CIFAR-10 in 3.29 seconds on a single GPU: whitened
+    patches, label smoothing, mirror images that alternate.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.skipping import mask_block
+from dynalay_gym.networks.trainer import Trainer, TrainerConfig
+from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
+
+_PEAK_AT = 0.25  # share of the training after which the learning rate falls
+_LARGEST_SHIFT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualTrainingConfig(TrainerConfig):
+    """How a residual network is trained: see `TrainerConfig` for the other fields.
+
+    Attributes:
+        momentum: Of Nesterov's SGD, in [0, 1).
+        label_smoothing: Share of the target that all classes get alike, in [0, 1].
+        skip_rate: Largest chance that a block is left out for a sample, in [0, 1]. In
+            each step it is drawn evenly between 0 and this; so that whatever is skipped
+            later, the answer is as good as it can be.
+    """
+
+    batch_size: BatchSize = 256
+    learning_rate: LearningRate = 0.3
+    weight_decay: NotNegative = 5e-4
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    label_smoothing: Share = 0.1
+    skip_rate: Share = 0.0
+
+
+class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
+    """Nesterov SGD on cross-entropy; the learning rate rises and falls linearly.
+
+    Args:
+        network: Residual network, on its device.
+        data: The main split, on the same device.
+        config: Options.
+
+    Raises:
+        ConfigError: A batch is larger than the split.
+    """
+
+    kind = "residual-training"
+
+    def __init__(
+        self, network: ResidualNetwork, data: Split, config: ResidualTrainingConfig
+    ) -> None:
+        network.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            [weight for weight in network.parameters() if weight.requires_grad],
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+        super().__init__(network, data, config, optimizer)
+        source = torch.Generator().manual_seed(config.seed)
+        self._mirrored = torch.rand(len(data), generator=source) < 0.5
+
+    def augment(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Shift images; every other epoch shows a sample's mirror image."""
+        mirrored = self._mirrored.to(rows.device)[rows] ^ bool(self.epoch % 2)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return augment(images, self.generator, flip=False, shift=_LARGEST_SHIFT)
+
+    def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        """Return the cross-entropy of a batch; see `Trainer.loss`."""
+        x = self.network.stem(images.contiguous(memory_format=torch.channels_last))
+        rate = self.config.skip_rate
+        if rate > 0:
+            rate *= float(torch.rand((), generator=self.generator))
+        for block in self.network.blocks:
+            if rate > 0:
+                kept = torch.rand(len(x), generator=self.generator) >= rate
+                x = mask_block(block, x, kept.to(x))
+            else:
+                x = block(x)
+        logits = self.network.answer(x).float()
+        return F.cross_entropy(
+            logits, labels, label_smoothing=self.config.label_smoothing
+        )
+
+    def rate(self, progress: float) -> float:
+        """Return the share of the peak learning rate: a triangle."""
+        return min(progress / _PEAK_AT, (1 - progress) / (1 - _PEAK_AT))
+
+    def _architecture(self) -> dict[str, Any]:
+        return self.network.config.to_dict()

@@ -1,0 +1,48 @@
+"""Diagnostics of gates, on cases whose answer is known."""
+
+import pytest
+import torch
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.networks.lcnet.diagnostics import (
+    always,
+    mutual_information,
+    rank_correlation,
+    record_gates,
+)
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from tests.helpers.residual import random_residual
+
+
+def test_dead_and_pinned_gates() -> None:
+    gates = torch.tensor([[True, False, True], [True, False, False]])
+    assert always(gates, True) == 1 and always(gates, False) == 1
+
+
+def test_information_of_a_gate_that_knows_the_class_and_of_noise() -> None:
+    labels = torch.arange(4000) % 4
+    knows = torch.stack([labels < 2, labels % 2 == 0], 1)
+    assert mutual_information(knows[:, :1], labels) == pytest.approx(1, abs=0.01)
+    assert mutual_information(knows, labels) == pytest.approx(2, abs=0.01)
+    noise = torch.rand(4000, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert abs(mutual_information(noise, labels)) < 0.03  # 0.3 with no correction
+
+
+def test_rank_correlation_shares_ranks() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 10.0])
+    assert rank_correlation(x, x**3) == pytest.approx(1)
+    assert rank_correlation(x, -x) == pytest.approx(-1)
+    tied = torch.tensor([1.0, 1.0, 2.0, 2.0])
+    assert rank_correlation(x, tied) == pytest.approx(2 / 5**0.5)
+
+
+def test_a_record_of_open_gates() -> None:
+    network = GatedNetwork(random_residual(), GateConfig()).eval()
+    images = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs=images, labels=torch.zeros(7, dtype=torch.int64))
+    record = record_gates(network, split, batch_size=3)
+    assert record.layers.shape == (7, 3) and record.layers.all()
+    assert record.channels.shape == (7, 4 + 4 + 8) and record.channels.all()
+    assert (record.shares > 1).all() and record.shares.std() == 0
+    torch.testing.assert_close(record.logits, network.backbone(images))

@@ -1,0 +1,106 @@
+"""Training of gates: reaches its target, resumes to the bit; its losses by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import CheckpointError
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.networks.lcnet.diagnostics import record_gates
+from dynalay_gym.networks.lcnet.losses import distillation, excess_compute, lasso
+from dynalay_gym.networks.lcnet.network import Gate, GatedNetwork, GatedOutput
+from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
+from tests.helpers.residual import random_residual
+
+TRAINING = GateTrainingConfig(epochs=8, batch_size=24, augment=False, target=0.7)
+
+
+@pytest.fixture
+def data() -> Split:
+    """Three separable classes: which third of the rows is bright."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % 3
+    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
+    for row, label in enumerate(labels.tolist()):
+        images[row, 0, 3 * label : 3 * label + 2] += 2.0
+    return Split(inputs=images, labels=labels, name="main")
+
+
+def trainer(data: Split, config: GateTrainingConfig, gates: GateConfig) -> GateTrainer:
+    return GateTrainer(GatedNetwork(random_residual(), gates), data, config)
+
+
+def run(one: GateTrainer, epochs: int) -> list[float]:
+    losses: list[float] = []
+    for _ in range(epochs):
+        one.train_epoch(lambda step, loss: losses.append(loss))
+    return losses
+
+
+def weights(one: GateTrainer) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in one.network.state_dict().values()])
+
+
+@pytest.mark.parametrize("kind", ["scale", "binary"])
+@pytest.mark.parametrize("channels", [False, True])
+def test_it_comes_near_its_target(data: Split, kind, channels) -> None:
+    one = trainer(data, TRAINING, GateConfig(channels=channels, kind=kind))
+    run(one, 8)
+    record = record_gates(one.network.eval(), data)
+    assert record.shares.mean() < 0.8
+
+
+@pytest.mark.parametrize("kind", ["scale", "binary"])
+def test_resume_continues_to_the_bit(data: Split, tmp_path: Path, kind) -> None:
+    config, gates = replace(TRAINING, epochs=3, augment=True), GateConfig(kind=kind)
+    whole, first, second = (trainer(data, config, gates) for _ in range(3))
+    losses = run(whole, 3)
+    run(first, 1)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    assert run(second, 2) == losses[len(losses) // 3 :]
+    assert torch.equal(weights(second), weights(whole))
+    other = trainer(data, replace(config, target=0.9), gates)
+    with pytest.raises(CheckpointError, match="other options"):
+        other.load(tmp_path)
+
+
+def test_noise_is_the_trainers_own(data: Split) -> None:
+    one, other = (trainer(data, TRAINING, GateConfig(kind="binary")) for _ in range(2))
+    losses = run(one, 1)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert run(other, 1) == losses
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_target_and_noise_are_annealed(data: Split) -> None:
+    one = trainer(data, replace(TRAINING, epochs=5), GateConfig(kind="binary"))
+    assert one.target == 1
+    run(one, 1)
+    assert one.target == pytest.approx(1 - 0.3 * 0.2 / 0.4)
+    run(one, 4)
+    assert one.target == pytest.approx(0.7)
+    assert one.network.gating.noise == 0
+
+
+def test_excess_is_of_the_batch() -> None:
+    macs = torch.tensor([100.0, 20.0])
+    assert excess_compute(macs, 100, 0.6) == 0  # though one row is above it
+    assert excess_compute(macs, 100, 0.5) == pytest.approx(0.01)
+
+
+def test_lasso_and_distillation_by_hand() -> None:
+    gates = (
+        Gate(torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
+        Gate(torch.tensor([1.0, 1.0]), torch.ones(2, 4)),
+    )
+    output = GatedOutput(torch.zeros(2, 2), gates, torch.zeros(2))
+    assert lasso(output, 1.0, 0.0) == 0.75
+    assert lasso(output, 0.0, 1.0) == 0.75
+    open_logits = torch.tensor([[0.0, 0.0], [0.0, torch.tensor(3.0).log()]])
+    expected = (0.25 * torch.tensor(0.5).log() + 0.75 * torch.tensor(1.5).log()) / 2
+    torch.testing.assert_close(distillation(torch.zeros(2, 2), open_logits), expected)

@@ -1,0 +1,129 @@
+"""Training of residual networks: learns, resumes to the bit, shows what it should."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError, DivergedError
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.training import (
+    ResidualTrainer,
+    ResidualTrainingConfig,
+)
+from dynalay_gym.sessions.measure import accuracy
+
+TRAINING = ResidualTrainingConfig(epochs=6, batch_size=24, augment=False)
+
+
+@pytest.fixture
+def data() -> Split:
+    """Three separable classes: which third of the rows is bright."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % 3
+    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
+    for row, label in enumerate(labels.tolist()):
+        images[row, 0, 3 * label : 3 * label + 2] += 2.0
+    return Split(inputs=images, labels=labels, name="main")
+
+
+def trainer(
+    data: Split,
+    config: ResidualTrainingConfig = TRAINING,
+    form: Literal["classic", "fast"] = "fast",
+) -> ResidualTrainer:
+    torch.manual_seed(0)
+    architecture = ResidualConfig(
+        in_shape=(1, 8, 8), num_classes=3, form=form, widths=(6, 8), depths=(1, 1)
+    )
+    return ResidualTrainer(ResidualNetwork(architecture), data, config)
+
+
+def weights(one: ResidualTrainer) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in one.network.state_dict().values()])
+
+
+@pytest.mark.parametrize("form", ["classic", "fast"])
+def test_it_learns_what_can_be_learned(
+    data: Split, form: Literal["classic", "fast"]
+) -> None:
+    one = trainer(data, form=form)
+    for _ in range(6):
+        one.train_epoch(lambda step, loss: None)
+    assert accuracy(one.network, data) > 0.95
+
+
+@pytest.mark.parametrize("skip_rate", [0.0, 0.8])
+def test_resume_continues_to_the_bit(
+    data: Split, tmp_path: Path, skip_rate: float
+) -> None:
+    config = replace(TRAINING, epochs=3, augment=True, skip_rate=skip_rate)
+    whole, first, second = (trainer(data, config) for _ in range(3))
+    losses: list[float] = []
+    for _ in range(3):
+        whole.train_epoch(lambda step, loss: losses.append(loss))
+    first.train_epoch(lambda step, loss: None)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    rest: list[float] = []
+    for _ in range(2):
+        second.train_epoch(lambda step, loss: rest.append(loss))
+    assert rest == losses[-len(rest) :]
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_every_other_epoch_shows_the_mirror_image(data: Split) -> None:
+    one, rows = trainer(data), torch.arange(len(data))
+    marked = torch.zeros(len(data), 1, 8, 8)
+    marked[:, :, :, :3] = 1.0
+
+    def on_the_left() -> torch.Tensor:
+        row = one.augment(marked, rows)[:, 0, 4]  # shifted by two pixels at most
+        return row[:, :4].sum(1) > row[:, 4:].sum(1)
+
+    first = on_the_left()
+    one.steps += one.steps_per_epoch
+    assert torch.equal(on_the_left(), ~first)
+    assert 20 < int(first.sum()) < 76
+
+
+def test_skipping_leaves_branches_out_in_the_share_that_was_drawn(data: Split) -> None:
+    """Branches that add nothing may be skipped; others change the loss."""
+    rows, losses = torch.arange(96), {}
+    for rate in (0.0, 1.0):
+        one = trainer(data, replace(TRAINING, skip_rate=rate))
+        with torch.no_grad():
+            whole = float(one.loss(data.inputs, data.labels, rows))
+            for block in one.network.blocks:  # gelu(0) is 0
+                block.norm2.weight.zero_()
+            empty = float(one.loss(data.inputs, data.labels, rows))
+        losses[rate] = whole, empty
+    assert losses[0.0][1] == losses[1.0][1]
+    assert losses[0.0][0] != losses[1.0][0]
+
+
+def test_the_learning_rate_is_a_triangle(data: Split) -> None:
+    one = trainer(data)
+    rates = [one.rate(share) for share in (0.0, 0.125, 0.25, 0.625, 1.0)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_a_batch_that_is_larger_than_the_split_is_refused(data: Split) -> None:
+    with pytest.raises(ConfigError, match="batch_size"):
+        trainer(data, replace(TRAINING, batch_size=97))
+
+
+def test_a_divergence_names_the_step_and_takes_none(data: Split) -> None:
+    one = trainer(data)
+    one.train_epoch(lambda step, loss: None)
+    with torch.no_grad():
+        one.network.head.weight[0, 0] = torch.nan
+    before = weights(one).nan_to_num(7.0)
+    with pytest.raises(DivergedError, match="after 4 steps"):
+        one.train_epoch(lambda step, loss: None)
+    assert one.steps == 4
+    assert torch.equal(weights(one).nan_to_num(7.0), before)
