@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.reference_policies import (
+    GatesPolicy,
     RandomPolicy,
     SweepPolicy,
     ThresholdPolicy,
@@ -66,7 +67,7 @@ def make_reference_policies(
 
     Returns:
         In this order: nop, always, layer-k for every action of a full plan of several,
-        random; max-prob, entropy, residual, patience and fixed-k, as far as the
+        random; gates, max-prob, entropy, residual, patience and fixed-k, as far as the
         observation has what they read, then max-prob-once and entropy-once; and, where
         all samples together have at most `MOST_ROWS` states, best-fixed and oracle.
     """
@@ -77,6 +78,7 @@ def make_reference_policies(
         SweepPolicy(envs, base.full_plan, name="always"),
         *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in single_layers),
         RandomPolicy(base.num_actions, seed),
+        *([GatesPolicy(envs)] if "gate" in base.observation_layout else []),
         *_tuned(envs, validation_envs, penalty),
         *_enumerated(envs, validation_envs, penalty),
     ]

@@ -9,9 +9,12 @@ import torch
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.checkpoint import Network
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.sessions.protocol import NetworkSession
-from dynalay_gym.sessions.skip.session import SKIP_NETWORKS, SkipSession
+from dynalay_gym.sessions.skip.gated import GatedSession
+from dynalay_gym.sessions.skip.session import SkipSession
 from dynalay_gym.sessions.torch_session import Steps, TorchSession
 from dynalay_gym.utils.device import torch_defaults
 
@@ -69,12 +72,14 @@ def as_session(
     if isinstance(network, MainNetwork):
         return fastest_session(network, *options)
     is_given = any(option is not None for option in options)
-    if isinstance(network, SKIP_NETWORKS):
+    if isinstance(network, ResidualNetwork | GatedNetwork):
         if is_given:
             raise ConfigError(
                 f"a {type(network).__name__} has no fixed points to solve for; leave "
                 "rtol, max_steps and iterations_per_action out"
             )
+        if isinstance(network, GatedNetwork):
+            return GatedSession(network)
         return SkipSession(network)
     if is_given:
         raise ConfigError(

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
 
@@ -40,3 +42,26 @@ def random_residual(
                 for part in (module.running_var, module.weight):
                     nn.init.uniform_(part, 0.5, 1.5)
     return network.eval()
+
+
+@torch.no_grad()
+def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
+    """Gates of which each is open for some images and shut for others."""
+    generator = torch.Generator().manual_seed(3)
+    x = network.stem(torch.randn(64, 1, 8, 8, generator=generator))
+    for level, block in enumerate(network.blocks):
+        for scores in (network.layer_scores, network.channel_scores):
+            if len(scores) > 0:
+                pooled = x.mean((2, 3))
+                scores[level].norm.running_mean.copy_(pooled.mean(0))
+                scores[level].norm.running_var.copy_(pooled.var(0))
+                nn.init.normal_(scores[level].weight, generator=generator)
+                nn.init.normal_(scores[level].bias, std=0.3, generator=generator)
+        x = block(x)
+    return network
+
+
+def random_gated(form: str = "pad", **gates: Any) -> GatedNetwork:
+    """Gated network in evaluation mode; see `GateConfig` for its gates."""
+    network = GatedNetwork(random_residual(form), GateConfig(**gates))
+    return with_varied_gates(network.eval())

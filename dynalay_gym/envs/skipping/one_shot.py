@@ -141,7 +141,7 @@ class OneShotVector(VectorWrapper):
         if self._waits:  # in NEXT_STEP this step starts the next episodes
             self._waits = False
             *outcome, infos = self.env.step(stop)
-            return (*outcome, _without_mask(infos))  # type: ignore[return-value]
+            return (*outcome, _without_mask(infos))
         total: Any = 0.0
         sums: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
         for each in [*plans, stop]:
@@ -189,7 +189,8 @@ def _read_bits(action: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             f"an action must be 0 or 1 for every block, of shape {shape}, not "
             f"{brief(action)}"
         )
-    return given != 0
+    bits: NDArray[np.bool_] = given != 0
+    return bits
 
 
 def _without_mask(info: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
 """Residual networks as sessions: run or skip the next block.
 
-Reading order: decisions, state, session.
+Reading order: decisions, state, session, gated.
 """

@@ -4,7 +4,7 @@ The plain pass is the shortcuts alone. Running the next block puts its branch in
 takes the new map through the shortcuts above it to a new answer; skipping it moves on
 to the block above. What is not decided on when a row stops stays skipped.
 
-Axes: n rows (one input each), m of them chosen, B blocks, W channels of the widest map.
+Axes: n rows (one input each), m of them chosen, B blocks.
 """
 
 import copy
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.networks.checkpoint import kind_of
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import run_block
 from dynalay_gym.sessions.checks import (
@@ -44,8 +45,6 @@ from dynalay_gym.sessions.skip.state import SkipState
 from dynalay_gym.storage.digest import tensors_digest
 from dynalay_gym.utils.device import torch_defaults
 
-SKIP_NETWORKS = (ResidualNetwork,)
-
 
 class SkipSession:
     """Runs a residual network on any device; see `NetworkSession` for the methods.
@@ -61,12 +60,12 @@ class SkipSession:
     full_plan: tuple[int, ...] = (RUN,)
     default_reward = "three-term"  # the paper's charges a repeated action more
 
-    def __init__(self, network: ResidualNetwork) -> None:
+    def __init__(self, network: ResidualNetwork | GatedNetwork) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         config = network.config
         self.in_shape, self.in_dtype = config.in_shape, torch.float32
         self.num_classes = config.num_classes
-        self.device = network.head.weight.device
+        self.device = next(network.parameters()).device
         blocks, sizes = self.network.blocks, self.network.block_sizes
         self.num_blocks = len(blocks)
         self.most_decisions = self.num_blocks + 1
@@ -83,6 +82,7 @@ class SkipSession:
             "next_block": self.num_blocks,
             "iterated": self.num_blocks,
         }
+        self._num_gates = [0] * self.num_blocks
         next_state = skip_states(self.num_blocks)
         if next_state is not None:
             self.next_state = next_state
@@ -91,7 +91,7 @@ class SkipSession:
     def begin(self, inputs: Tensor) -> SkipState:
         """Run the plain pass over images [n, C, H, W]; see `NetworkSession.begin`."""
         sizes = len(inputs), self.num_classes, self.device
-        state = SkipState.empty(self._shapes, *sizes)
+        state = SkipState.empty(self._shapes, self._num_gates, *sizes)
         self.restart(state, torch.arange(len(inputs), device=self.device), inputs)
         return state
 
@@ -106,6 +106,7 @@ class SkipSession:
         state.position[rows], state.ran[rows] = 0, False
         lowest = torch.zeros_like(rows)
         self._sweep(state, rows, lowest, state.ran[rows])
+        self._arrive(state, rows)
 
     @torch.no_grad()
     def apply(self, state: SkipState, rows: Tensor, actions: Tensor) -> StepCost:
@@ -116,8 +117,10 @@ class SkipSession:
         acts, is_over = actions != STOP, position == self.num_blocks
         runs = self._one_hot(position) & (actions == RUN)[:, None]
         macs = self._sweep(state, rows, self._lowest(runs), runs)
-        state.position[rows] = position + (acts & ~is_over)
+        moves = acts & ~is_over
+        state.position[rows] = position + moves
         state.ran[rows] |= runs
+        macs[moves] += self._arrive(state, rows[moves])
         return self._cost(macs, already_iterated=acts & is_over)
 
     @torch.no_grad()
@@ -129,6 +132,8 @@ class SkipSession:
         position, runs = from_state_ids(state_ids, self.num_blocks)
         macs = self._sweep(state, rows, self._lowest(runs), runs)
         state.position[rows], state.ran[rows] = position, runs
+        moves = position > 0
+        macs[moves] += self._arrive(state, rows[moves])
         return self._cost(macs, already_iterated=torch.zeros_like(macs).bool())
 
     def features(self, state: SkipState, rows: Tensor) -> Tensor:
@@ -202,15 +207,39 @@ class SkipSession:
             if len(some) == 0:
                 continue
             x = state.maps[level].index_select(0, rows[some])
-            out, taken = run_block(block, x, runs[some, level].float())
+            scale, channels, looked = self._factors(
+                state, level, rows[some], x, runs[some, level]
+            )
+            out, taken = run_block(block, x, scale, channels)
             state.write(level + 1, rows[some], out)
-            macs[some] += taken
+            macs[some] += taken + looked
         changed = (lowest < self.num_blocks).nonzero()[:, 0]
         if len(changed) > 0:
             top = state.maps[-1].index_select(0, rows[changed])
             state.logits[rows[changed]] = self.network.answer(top)
             macs[changed] += self.network.head_macs
         return macs
+
+    def _factors(
+        self, state: SkipState, level: int, rows: Tensor, x: Tensor, runs: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | int]:
+        """Return by how much branch and inner channels of some rows are multiplied.
+
+        Args:
+            state: Not changed.
+            level: Number of the block, from 0.
+            rows: Rows, int64 [m].
+            x: What enters the block, [m, C, H, W].
+            runs: Whether its branch runs, bool [m].
+
+        Returns:
+            Factors as `run_block` takes them, and the MACs [m] of finding them.
+        """
+        return runs.float(), None, 0
+
+    def _arrive(self, state: SkipState, rows: Tensor) -> Tensor | int:
+        """Look at the next block of rows that have come to it; return MACs, [m]."""
+        return 0
 
     def _lowest(self, runs: Tensor) -> Tensor:
         """Return the lowest block that runs, int64 [m]; B where none does."""

@@ -1,8 +1,11 @@
 """What a residual network in progress keeps of each row.
 
-Axes: n rows, m of them chosen, B blocks, K classes, W channels of the widest map.
+Axes: n rows, m of them chosen, B blocks, K classes, W channels of the widest map,
+G gates of a block.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,6 +24,8 @@ class SkipState:
         logits: Current answers, float [n, K].
         position: Blocks that are decided on, int64 [n].
         ran: Those of them that ran, bool [n, B].
+        gates: What the network's own gates of each block said when the row stood before
+            it, B times float [n, G]; G is 0 without gates.
     """
 
     maps: list[Tensor]
@@ -28,16 +33,18 @@ class SkipState:
     logits: Tensor
     position: Tensor
     ran: Tensor
+    gates: list[Tensor]
 
     @classmethod
     def empty(
         cls,
-        shapes: list[tuple[int, int, int]],
+        shapes: Sequence[tuple[int, int, int]],
+        num_gates: Sequence[int],
         num_rows: int,
         num_classes: int,
         device: torch.device,
     ) -> Self:
-        """Return memory for n rows of maps of some shapes (C, H, W)."""
+        """Return memory for n rows of maps (C, H, W) and G gates, of each block."""
         num_blocks, widest = len(shapes) - 1, max(shape[0] for shape in shapes)
         kind: Any = {"dtype": torch.float32, "device": device}
         return cls(
@@ -46,6 +53,7 @@ class SkipState:
             logits=torch.zeros(num_rows, num_classes, **kind),
             position=torch.zeros(num_rows, dtype=torch.int64, device=device),
             ran=torch.zeros(num_rows, num_blocks, dtype=torch.bool, device=device),
+            gates=[torch.zeros(num_rows, num, **kind) for num in num_gates],
         )
 
     def write(self, level: int, rows: Tensor, maps: Tensor) -> None:
@@ -55,6 +63,4 @@ class SkipState:
 
     def clone(self) -> Self:
         """Return an independent copy."""
-        maps = [each.clone() for each in self.maps]
-        rest = (self.pooled, self.logits, self.position, self.ran)
-        return type(self)(maps, *(part.clone() for part in rest))
+        return copy.deepcopy(self)

@@ -13,7 +13,7 @@ from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
 from dynalay_gym.networks.lcnet.gates import BinaryGate
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from tests.helpers.flops import FlopCount
-from tests.helpers.residual import FORMS, random_residual
+from tests.helpers.residual import FORMS, random_residual, with_varied_gates
 
 MODES = [(True, False), (False, True), (True, True)]  # layers, channels
 KINDS: tuple[Literal["scale", "binary"], ...] = ("scale", "binary")
@@ -26,23 +26,6 @@ def make(form: str, mode: tuple[bool, bool], kind: Literal["scale", "binary"]):
     layers, channels = mode
     config = GateConfig(layers=layers, channels=channels, kind=kind)
     return GatedNetwork(random_residual(form), config).eval()
-
-
-@torch.no_grad()
-def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
-    """Gates of which each is open for some images and shut for others."""
-    generator = torch.Generator().manual_seed(3)
-    x = network.stem(torch.randn(64, 1, 8, 8, generator=generator))
-    for level, block in enumerate(network.blocks):
-        for scores in (network.layer_scores, network.channel_scores):
-            if len(scores) > 0:
-                pooled = x.mean((2, 3))
-                scores[level].norm.running_mean.copy_(pooled.mean(0))
-                scores[level].norm.running_var.copy_(pooled.var(0))
-                nn.init.normal_(scores[level].weight, generator=generator)
-                nn.init.normal_(scores[level].bias, std=0.3, generator=generator)
-        x = block(x)
-    return network
 
 
 @pytest.fixture
