@@ -13,13 +13,23 @@ from helpers.networks import (
     shared_split,
     tiny_config,
 )
+from helpers.residual import FORMS, random_gated, random_residual
 from helpers.saved import edit_manifest
 
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError, DynaLayError
-from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.networks.checkpoint import (
+    kind_of,
+    load_main_network,
+    load_network,
+    load_network_facts,
+    save_network,
+)
 from dynalay_gym.sessions.calibration import calibrate, find_calibration
 from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.measure import export
+from dynalay_gym.sessions.skip.session import SkipSession
+from dynalay_gym.storage.saved_folder import save_folder, saved_kind
 
 
 @pytest.fixture
@@ -164,6 +174,93 @@ def test_a_hostile_architecture_is_refused(
     model = random_model(tiny_config())
     save_network(tmp_path, model, {})
     edit_manifest(tmp_path, {"config": model.config.to_dict() | {name: value}})
+    with pytest.raises(CheckpointError) as caught:
+        load_network(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- networks of other kinds ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_residual_network_comes_back(form: str, tmp_path: Path) -> None:
+    network = random_residual(form)
+    save_network(tmp_path, network, {"note": 5})
+    assert saved_kind(tmp_path) == kind_of(network) == "residual-network"
+    loaded, facts = load_network(tmp_path)
+    assert type(loaded) is type(network) and not loaded.training
+    assert loaded.config == network.config == facts.config
+    assert load_network_facts(tmp_path).about == {"note": 5}
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.equal(loaded(images), network(images))
+
+
+@pytest.mark.parametrize("layers", [True, False])
+def test_a_gated_network_comes_back(layers: bool, tmp_path: Path) -> None:
+    network = random_gated(layers=layers)
+    save_network(tmp_path, network, {})
+    assert saved_kind(tmp_path) == "gated-network"
+    loaded, facts = load_network(tmp_path)
+    assert loaded.config == network.config == facts.config
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.equal(loaded(images).logits, network(images).logits)
+
+
+def test_whoever_needs_a_main_network_says_so(folder: Path, tmp_path: Path) -> None:
+    assert load_main_network(folder)[0].config == tiny_config()
+    save_network(tmp_path / "other", random_residual(), {})
+    with pytest.raises(
+        CheckpointError, match="a residual-network, whose layers cannot"
+    ):
+        load_main_network(tmp_path / "other")
+
+
+def test_what_is_no_network_is_named(tmp_path: Path) -> None:
+    save_folder(tmp_path, "agent", {"x": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match="holds 'agent', no network"):
+        load_network(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_network(tmp_path / "nowhere")
+
+
+def test_what_is_exported_is_what_is_found(tmp_path: Path) -> None:
+    network, split = random_residual(), shared_split()
+    found = export(tmp_path, network, {"agent": split, "test": split}, {"seed": 3})
+    measured = calibrate(SkipSession(network), split)
+    expected = {
+        "no blocks": measured.plain_accuracy,
+        "all blocks": measured.always_accuracy,
+    }
+    assert found["accuracy"] == {"agent": expected, "test": expected}
+    assert found["macs"] == network.macs
+    assert found["break_even_penalty"] == measured.break_even(0.5)
+    facts = load_network_facts(tmp_path)
+    assert facts.about["seed"] == 3 and facts.about["macs"] == network.macs
+    assert find_calibration(facts.calibrations, {}) == measured
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"widths": [4, 9]},
+        {"widths": [8, 4]},
+        {"widths": [4, 10**9]},
+        {"depths": [2]},
+        {"depths": [0, 1]},
+        {"depths": [2, 65]},
+        {"form": "other"},
+        {"shortcut": "project"},
+        {"num_classes": 1},
+        {"in_shape": [1, 8, 9]},
+        {"colour": "red"},
+    ],
+)
+def test_a_hostile_residual_architecture_is_refused(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    network = random_residual()
+    save_network(tmp_path, network, {})
+    edit_manifest(tmp_path, {"config": network.config.to_dict() | changes})
     with pytest.raises(CheckpointError) as caught:
         load_network(tmp_path)
     assert "\n" not in str(caught.value)
