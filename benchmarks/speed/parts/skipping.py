@@ -1,10 +1,10 @@
-"""What leaving out half of a residual block saves, against the open block.
+"""What leaving out half of a residual block saves, against the whole block.
 
 Half of the branch's multiply-adds are left out in several ways. *Rows*: half of them
 run no branch. *Channels*: every row leaves out half of the inner ones, a half of its
 own (so that row by row kernels are gathered), one of four halves, or the last ones
 (whose number varies between rows, by eighths; kernels are read in place). *Masked*
-leaves out nothing and multiplies by 0. Widths and sides are those of ResNet-20 and -18.
+leaves out nothing and multiplies by 0; with open *gates* nothing is 0. Widths and sides are those of ResNet-20 and -18.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,8 @@ _LEAST_ROWS = 32  # of a turn: each row has gates of its own
 
 Job = Callable[[], int]  # a turn; returns multiply-adds
 Gates = tuple[Tensor, Tensor | None]
+Batches = tuple[Tensor, ...]
+WHOLE = "nothing: the block itself"
 
 
 def measure(options: Options) -> list[Table]:
@@ -55,7 +57,7 @@ def _measure_block(width: int, batch: int, options: Options) -> list[dict[str, o
     took = play_rounds(turns, options.rounds)
     rows = []
     for name in jobs:
-        time, share = ratio(took[name], took["nothing"]), macs[name] / macs["nothing"]
+        time, share = ratio(took[name], took[WHOLE]), macs[name] / macs[WHOLE]
         row = {"channels": width, "side": SIDES[width], "rows": batch, "way": name}
         row |= {"microseconds": spread(took[name]), "macs": share, "time": time}
         rows.append(row | {"realised": share / time})
@@ -74,27 +76,35 @@ def make_jobs(width: int, batch: int, num: int, device: str) -> dict[str, Job]:
         name: partial(_run, block, batches, _to_batches(each, batch, device))
         for name, each in gates.items()
     }
+    jobs[WHOLE] = partial(_run_whole, block, batches)
     masked = _to_batches(gates["channels, row by row"], batch, device)
-    jobs["masked"] = partial(_run, block, batches, masked, is_masked=True)
+    jobs["nothing: masked"] = partial(_run_masked, block, batches, masked)
     return jobs
 
 
 @torch.no_grad()
-def _run(
-    block: ResidualBlock,
-    batches: tuple[Tensor, ...],
-    gates: list[Gates],
-    is_masked: bool = False,
-) -> int:
-    """Run a block on batches with their gates; return the multiply-adds."""
-    total = 0
-    for x, (scale, channels) in zip(batches, gates, strict=True):
-        if is_masked:
-            mask_block(block, x, scale, channels)
-            total += len(x) * block.macs(x.shape[-1]).branch
-        else:
-            total += int(run_block(block, x, scale, channels)[1].sum())
-    return total
+def _run(block: ResidualBlock, batches: Batches, gates: list[Gates]) -> int:
+    """Run what is open of a block on batches; return the multiply-adds."""
+    pairs = zip(batches, gates, strict=True)
+    return sum(int(run_block(block, x, *each)[1].sum()) for x, each in pairs)
+
+
+@torch.no_grad()
+def _run_whole(block: ResidualBlock, batches: Batches) -> int:
+    for x in batches:
+        block(x)
+    return _whole_macs(block, batches)
+
+
+@torch.no_grad()
+def _run_masked(block: ResidualBlock, batches: Batches, gates: list[Gates]) -> int:
+    for x, each in zip(batches, gates, strict=True):
+        mask_block(block, x, *each)
+    return _whole_macs(block, batches)
+
+
+def _whole_macs(block: ResidualBlock, batches: Batches) -> int:
+    return sum(len(x) * block.macs(x.shape[-1]).branch for x in batches)
 
 
 def _to_batches(gates: Gates, batch: int, device: str) -> list[Gates]:
@@ -127,7 +137,7 @@ def _first_ones(num: int, width: int) -> Gates:
 
 
 WAYS: dict[str, Callable[[int, int], Gates]] = {
-    "nothing": lambda num, width: (torch.ones(num), None),
+    "nothing: open gates": lambda num, width: (torch.ones(num), None),
     "rows": _rows,
     "channels, row by row": lambda num, width: (torch.ones(num), _halves(num, width)),
     f"channels, {_NUM_PATTERNS} patterns": _patterns,

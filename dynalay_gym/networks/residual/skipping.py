@@ -3,9 +3,9 @@
 Axes: n rows, C channels, H x W pixels, m rows of a group.
 """
 
-from collections.abc import Iterator
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,67 +60,93 @@ def run_block(
         Outputs [n, C_out, H', W'], and the multiply-adds of each row, int64 [n].
     """
     assert scale.shape == x.shape[:1] and not block.training
-    shortcut = block.shortcut(x)
+    shortcut, macs = block.shortcut(x), _macs(block, x, scale, channels)
+    groups = _groups(block, scale, channels)
+    if len(groups) == 1 and len(groups[0][0]) == len(x):  # spares copies
+        branch = _branch(block, x, shortcut, channels, groups[0][1])
+        return block.merge(shortcut, scale[:, None, None, None] * branch), macs
+    total = shortcut.clone()
+    for rows, kept in groups:
+        below, like = select_rows(x, rows), select_rows(shortcut, rows)
+        gates = None if channels is None else channels.index_select(0, rows)
+        branch = _branch(block, below, like, gates, kept)
+        factor = scale.index_select(0, rows)[:, None, None, None]
+        total.index_add_(0, rows, factor * branch)
+    return block.merge(total), macs
+
+
+def _macs(
+    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None
+) -> Tensor:
+    """Return the multiply-adds of each row, int64 [n]."""
     counted = block.macs(x.shape[-1])
-    macs = torch.full_like(scale, counted.shortcut, dtype=torch.int64)
-    groups = list(_groups(block, scale, channels))
-    for number, (rows, kept) in enumerate(groups):
-        gates = None if channels is None else channels[rows][:, kept]
-        branch = _branch(block, x, shortcut, rows, gates, kept)
-        branch = scale[rows, None, None, None] * branch
-        macs[rows] += counted.channel * _count(kept)
-        if len(rows) == len(x):  # spares the plain pass a copy
-            return block.merge(shortcut, branch), macs
-        shortcut = shortcut.clone() if number == 0 else shortcut
-        shortcut.index_add_(0, rows, branch)
-    return block.merge(shortcut), macs
+    num: Tensor | int = counted.num_channels
+    if channels is not None:
+        num = channels.count_nonzero(1)
+    return (scale != 0) * num * counted.channel + counted.shortcut
 
 
 def _groups(
     block: ResidualBlock, scale: Tensor, channels: Tensor | None
-) -> Iterator[tuple[Tensor, Kept]]:
-    """Yield the rows, int64 [m], that run the branch with the same inner channels."""
+) -> list[tuple[Tensor, Kept]]:
+    """Return rows, int64 [m], that run the branch with the same inner channels."""
     rows = scale.nonzero()[:, 0]
     if len(rows) == 0:
-        return
+        return []
     if channels is None:
-        yield rows, slice(block.inner_channels)
-        return
-    patterns, of_row = (channels[rows] != 0).unique(dim=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        kept = pattern.nonzero()[:, 0]
-        num = len(kept)
-        is_slice = bool(pattern[:num].all())
-        yield rows[of_row == number], slice(num) if is_slice else kept
+        return [(rows, slice(block.inner_channels))]
+    is_open = (channels != 0).cpu().numpy()
+    alike: dict[bytes, list[int]] = {}
+    for row in rows.tolist():
+        alike.setdefault(is_open[row].tobytes(), []).append(row)
+    return [
+        (torch.tensor(some, device=rows.device), _kept(is_open[some[0]], rows.device))
+        for some in alike.values()
+    ]
+
+
+def _kept(is_open: NDArray[np.bool_], device: torch.device) -> Kept:
+    """Return which of bool [C_inner] channels are open."""
+    kept = is_open.nonzero()[0]
+    if is_open[: len(kept)].all():
+        return slice(len(kept))
+    return torch.from_numpy(kept).to(device)
 
 
 def _branch(
-    block: ResidualBlock,
-    x: Tensor,
-    shortcut: Tensor,
-    rows: Tensor,
-    gates: Tensor | None,
-    kept: Kept,
+    block: ResidualBlock, x: Tensor, shortcut: Tensor, gates: Tensor | None, kept: Kept
 ) -> Tensor:
-    """Return the branch of some rows, [m, C_out, H', W'], with some inner channels."""
-    if _count(kept) == 0:  # nothing is read, and yet there is a bias
-        return block.finish(torch.zeros_like(select_rows(shortcut, rows)))
-    if len(rows) < len(x):
-        x = select_rows(x, rows)
-    made = conv2d(x, block.conv1.weight[kept], stride=block.stride, padding=1)
+    """Return the branch [m, C_out, H', W'] with some of its inner channels.
+
+    Args:
+        block: The block.
+        x: Inputs of the rows of a group [m, C_in, H, W].
+        shortcut: Their shortcuts, whose shape the branch has.
+        gates: Their gates [m, C_inner]; None is all 1.
+        kept: The open ones.
+    """
+    if isinstance(kept, slice) and kept.stop == 0:  # only biases are left
+        return block.finish(torch.zeros_like(shortcut))
+    if isinstance(kept, slice) and kept.stop == block.inner_channels:
+        inner = block.inner(x)
+        return block.outer(inner if gates is None else inner * gates[:, :, None, None])
+    made = conv2d(x, _take(block.conv1.weight, kept), stride=block.stride, padding=1)
     inner = activate(_normalise(block.norm1, made, kept), block.form)
     if gates is not None:
-        inner = inner * gates[:, :, None, None]
-    return block.finish(conv2d(inner, block.conv2.weight[:, kept], padding=1))
+        inner = inner * _take(gates, kept, 1)[:, :, None, None]
+    return block.finish(conv2d(inner, _take(block.conv2.weight, kept, 1), padding=1))
 
 
 def _normalise(norm: nn.BatchNorm2d, x: Tensor, kept: Kept) -> Tensor:
     """Normalise some of the channels that a normalisation knows."""
     assert norm.running_mean is not None and norm.running_var is not None
     known = norm.running_mean, norm.running_var, norm.weight, norm.bias
-    mean, variance, weight, bias = (each[kept] for each in known)
+    mean, variance, weight, bias = (_take(each, kept) for each in known)
     return F.batch_norm(x, mean, variance, weight, bias, eps=norm.eps)
 
 
-def _count(kept: Kept) -> int:
-    return kept.stop if isinstance(kept, slice) else len(kept)
+def _take(values: Tensor, kept: Kept, axis: int = 0) -> Tensor:
+    """Return some channels along an axis; the first ones are not copied."""
+    if isinstance(kept, slice):
+        return values.narrow(axis, 0, kept.stop)
+    return values.index_select(axis, kept)
