@@ -26,7 +26,7 @@ from agents.environments import make_evaluation_envs
 from agents.options import Options
 from benchmarks.report import table
 from dynalay_gym.evaluation.evaluate import EvaluationResult
-from dynalay_gym.evaluation.frontier import measure_frontier
+from dynalay_gym.evaluation.frontier import BUDGETS, measure_frontier
 from dynalay_gym.evaluation.study import SETTINGS
 from dynalay_gym.evaluation.walk import sweep_thresholds, walk_full_plan
 from dynalay_gym.sessions.transition_table import CHOICE
@@ -86,11 +86,9 @@ def main(args: Args) -> None:
     rows = []
     for name, points in rules(test, validation, estimate):
         found = measure_frontier(points, nop, test.always, gains=GAINS)
-        row: dict[str, Any] = {"rule": name}
-        row["most"] = max(each.accuracy for each in points)
-        for gain in GAINS:
-            row[f"compute@{gain:g}"] = found[f"compute@{gain:g}"].interval()
-        rows.append(row)
+        most = max(each.accuracy for each in points)
+        row: dict[str, Any] = {"rule": name, "most": most}
+        rows.append(row | {key: each.interval() for key, each in found.items()})
     print(table(COLUMNS, [shown(row) for row in rows]))
     about = {"args": {"epochs": args.epochs}, "environment": run_metadata()}
     ends = {"nop": nop.accuracy, "always": test.always.accuracy}
@@ -99,15 +97,21 @@ def main(args: Args) -> None:
 
 
 COLUMNS = {"rule": ("rule", ""), "most accurate, %": ("most", ".1f")}
-COLUMNS |= {f"{100 * gain:g} %": (f"compute@{gain:g}", "") for gain in GAINS}
+COLUMNS |= {f"at {100 * b:g} %": (f"accuracy@{b:g}", ".1f") for b in BUDGETS}
+COLUMNS |= {f"for {100 * gain:g} %": (f"compute@{gain:g}", "") for gain in GAINS}
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with numbers in percent, intervals as half of their width."""
+    """Return a row in percent; of intervals, the larger distance to an end."""
     cells = {"rule": row["rule"], "most": 100 * row["most"]}
+    cells |= {f"accuracy@{b:g}": 100 * row[f"accuracy@{b:g}"][0] for b in BUDGETS}
     for gain in GAINS:
         value, low, high = (100 * x for x in row[f"compute@{gain:g}"])
-        text = "never" if np.isinf(value) else f"{value:.1f} ± {(high - low) / 2:.1f}"
+        text = (
+            "never"
+            if np.isinf(value)
+            else f"{value:.1f} ± {max(high - value, value - low):.1f}"
+        )
         cells[f"compute@{gain:g}"] = text
     return cells
 
