@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from agents.config import AgentConfig
 from agents.options import Options
 from dynalay_gym.data.registry import dataset_spec
+from dynalay_gym.data.splits import Split
 
 EVALUATION_ENVS = 256
 
@@ -70,13 +71,17 @@ def build_environments(options: Options, config: AgentConfig) -> Environments:
 
 
 def make_envs(
-    options: Options, split: str, penalty: str | None, num_envs: int, **kwargs: Any
+    options: Options,
+    split: str | Split,
+    penalty: str | None,
+    num_envs: int,
+    **kwargs: Any,
 ) -> VectorEnv:
     """Return a vector environment over one split.
 
     Args:
         options: The command line.
-        split: Name of the split.
+        split: Name of the split, or one of your own.
         penalty: A number, a range, or None for the break-even.
         num_envs: Rows.
         **kwargs: Further arguments of the environment.
@@ -97,7 +102,7 @@ def env_arguments(options: Options) -> dict[str, Any]:
 
 
 def make_evaluation_envs(
-    options: Options, split: str, penalty: str | None, transitions: str
+    options: Options, split: str | Split, penalty: str | None, transitions: str
 ) -> VectorEnv:
     """Return an environment in which a whole split can be evaluated."""
     how: Any = {"autoreset_mode": "Disabled", "transitions": transitions}

@@ -1,0 +1,67 @@
+"""What agents see, which weights are kept, which mazes are learned from."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from agents.options import Options
+from benchmarks import agent_frontiers
+from benchmarks.agent_frontiers import Args, BestWeights, agent_split, see_only
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.agent_net import AgentNet
+
+LAYOUT = {"activations": slice(0, 2), "max_prob": slice(2, 3)}
+ENVS: Any = SimpleNamespace(unwrapped=SimpleNamespace(observation_layout=LAYOUT))
+
+
+def test_an_agent_that_sees_a_part_stays_blind_to_the_rest() -> None:
+    torch.manual_seed(0)
+    net = AgentNet(3, 2)
+    see_only(SimpleNamespace(net=net), ENVS, ("max_prob",))
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    net(torch.rand(5, 3))[:, 0].sum().backward()
+    optimizer.step()
+    seen = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.2, 0.5], [0.7, 0.2, 0.6]])
+    first, second, other = net.torso(seen)
+    assert torch.equal(first, second)
+    assert not torch.equal(second, other)
+
+
+def test_parts_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match="some of activations, max_prob"):
+        see_only(SimpleNamespace(net=AgentNet(3, 2)), ENVS, ("entropy",))
+
+
+def test_the_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    returns = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr(
+        agent_frontiers,
+        "evaluate",
+        lambda *_: SimpleNamespace(mean_return=next(returns)),
+    )
+    module = nn.Linear(1, 1, bias=False)
+    agent = SimpleNamespace(module=module, policy=None)
+    keeper = BestWeights(agent, ENVS, 100)
+    for taken in (5, 10, 15, 20, 30):  # the first and the third are no tenths
+        module.weight.data.fill_(taken)
+        keeper.follow(taken)
+    assert float(keeper.weights["weight"]) == 20
+
+
+def test_own_mazes_are_none_of_the_test_split() -> None:
+    args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="maze"))
+    own = {each.numpy().tobytes() for each in agent_split(args)["agent"].inputs}
+    others = load_split("maze", "test").inputs
+    assert own.isdisjoint(each.numpy().tobytes() for each in others)
+    assert len(own) == 50
+
+
+def test_only_mazes_can_be_made() -> None:
+    args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="digits"))
+    with pytest.raises(ConfigError, match="digits are no mazes"):
+        agent_split(args)
