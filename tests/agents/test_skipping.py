@@ -19,7 +19,9 @@ POLICIES = (
 
 def write(folder: Path) -> None:
     """Write a gated network of two blocks for digits, not trained."""
-    network = random_gated(backbone={"num_classes": 10, "depths": (1, 1)})
+    network = random_gated(
+        backbone={"num_classes": 10, "depths": (1, 1)}, channels=False
+    )
     splits = {"agent": load_split("digits", "agent")}
     export(folder / "network", network, splits, {"dataset": "digits"})
 
