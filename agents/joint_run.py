@@ -240,10 +240,10 @@ def _check_start(
         if options.co.main_epochs is not None:
             EnvConfig(dataset=options.dataset, **env_arguments(options))
             return None, None
-        build_environments(options, config)  # whatever does not fit shows here
-        network = options.checkpoint or SHIPPED / options.dataset
-        checkpoint.check_main_network(network)
-        return network, None
+        if options.checkpoint is not None:
+            checkpoint.check_main_network(options.checkpoint)
+        build_environments(options, config)  # whatever else does not fit shows here
+        return options.checkpoint or SHIPPED / options.dataset, None
     theirs = read_start(run)["options"]["dataset"]
     if theirs != options.dataset:
         raise ConfigError(

@@ -84,8 +84,8 @@ def export(
         folder: Where the checkpoint goes.
         network: The network; it stays as it is.
         splits: By name; ``agent`` is what costs and penalty are measured on. The
-            accuracy of every state of a main network, and of a residual one without
-            and with all its blocks, is stored for each of them.
+            accuracy of every state of a main network, and of others without and with
+            all their blocks and as their gates say, is stored for each of them.
         facts: Further facts for the JSON. Where ``dataset`` names one whose environment
             takes portions, their costs are measured beside those of whole solves.
 
@@ -123,16 +123,35 @@ def _measure_main(
 
 
 def _measure_blocks(
-    network: Network, splits: Mapping[str, Split]
+    network: ResidualNetwork | GatedNetwork, splits: Mapping[str, Split]
 ) -> tuple[dict[str, Any], list[Calibration]]:
-    session = as_session(network)
+    session: Any = as_session(network)
     found = {name: calibrate(session, split) for name, split in splits.items()}
     accuracy = {
         name: {"no blocks": each.plain_accuracy, "all blocks": each.always_accuracy}
         for name, each in found.items()
     }
-    macs = {"plain_macs": session.plain_macs, "macs": network.macs}
-    return macs | {"accuracy": accuracy}, [found["agent"]]
+    about = {"plain_macs": session.plain_macs, "accuracy": accuracy}
+    if isinstance(network, ResidualNetwork):
+        return about | {"macs": network.macs}, [found["agent"]]
+    own = {name: _follow_gates(session.network, each) for name, each in splits.items()}
+    for name, (share, _) in own.items():
+        accuracy[name]["gates"] = share
+    gates_macs = {name: macs for name, (_, macs) in own.items()}
+    macs = {"macs": network.open_macs, "gates_macs": gates_macs}
+    return about | macs, [found["agent"]]
+
+
+@torch.no_grad()
+def _follow_gates(network: GatedNetwork, split: Split) -> tuple[float, float]:
+    """Return accuracy and mean MACs of a network in evaluation mode."""
+    outputs = [network(inputs) for inputs in split.inputs.split(BATCH)]
+    logits, macs = (
+        torch.cat([getattr(each, name) for each in outputs])
+        for name in ("logits", "macs")
+    )
+    right = logits.argmax(1) == split.labels
+    return float(right.double().mean()), float(macs.double().mean())
 
 
 def row_bytes(session: NetworkSession, sample: Tensor) -> int:

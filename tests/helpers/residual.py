@@ -61,7 +61,9 @@ def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
     return network
 
 
-def random_gated(form: str = "pad", **gates: Any) -> GatedNetwork:
+def random_gated(
+    form: str = "pad", backbone: dict[str, Any] | None = None, **gates: Any
+) -> GatedNetwork:
     """Gated network in evaluation mode; see `GateConfig` for its gates."""
-    network = GatedNetwork(random_residual(form), GateConfig(**gates))
+    network = GatedNetwork(random_residual(form, **backbone or {}), GateConfig(**gates))
     return with_varied_gates(network.eval())

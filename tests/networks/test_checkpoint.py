@@ -26,7 +26,7 @@ from dynalay_gym.networks.checkpoint import (
     save_network,
 )
 from dynalay_gym.sessions.calibration import calibrate, find_calibration
-from dynalay_gym.sessions.fastest import fastest_session
+from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.measure import export
 from dynalay_gym.sessions.skip.session import SkipSession
 from dynalay_gym.storage.saved_folder import save_folder, saved_kind
@@ -236,6 +236,21 @@ def test_what_is_exported_is_what_is_found(tmp_path: Path) -> None:
     assert found["break_even_penalty"] == measured.break_even(0.5)
     facts = load_network_facts(tmp_path)
     assert facts.about["seed"] == 3 and facts.about["macs"] == network.macs
+    assert find_calibration(facts.calibrations, {}) == measured
+
+
+def test_a_gated_network_is_measured_by_its_own_gates(tmp_path: Path) -> None:
+    network, split = random_gated(), shared_split()
+    found = export(tmp_path, network, {"agent": split}, {})
+    with torch.no_grad():
+        output = network(split.inputs)
+    right = (output.logits.argmax(1) == split.labels).double().mean()
+    assert found["accuracy"]["agent"]["gates"] == pytest.approx(float(right))
+    mean = float(output.macs.double().mean())
+    assert found["gates_macs"] == {"agent": pytest.approx(mean)}
+    assert found["macs"] == network.open_macs
+    loaded, facts = load_network(tmp_path)
+    measured = calibrate(as_session(loaded), split)
     assert find_calibration(facts.calibrations, {}) == measured
 
 
