@@ -48,6 +48,8 @@ def random_residual(
 def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
     """Gates of which each is open for some images and shut for others."""
     generator = torch.Generator().manual_seed(3)
+    # In slices, all gates before one must be open for it to matter.
+    bias = 1.0 if network.gate_config.slices else 0.0
     x = network.stem(torch.randn(64, 1, 8, 8, generator=generator))
     for level, block in enumerate(network.blocks):
         for scores in (network.layer_scores, network.channel_scores):
@@ -56,7 +58,7 @@ def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
                 scores[level].norm.running_mean.copy_(pooled.mean(0))
                 scores[level].norm.running_var.copy_(pooled.var(0))
                 nn.init.normal_(scores[level].weight, generator=generator)
-                nn.init.normal_(scores[level].bias, std=0.3, generator=generator)
+                nn.init.normal_(scores[level].bias, bias, 0.3, generator=generator)
         x = block(x)
     return network
 

@@ -4,8 +4,8 @@ Half of the branch's multiply-adds are left out in several ways. *Rows*: half of
 run no branch. *Channels*: every row leaves out half of the inner ones, a half of its
 own (so that row by row kernels are gathered), one of four halves, or the last ones
 (whose number varies between rows, by eighths; kernels are read in place). *Masked*
-leaves out nothing and multiplies by 0; with open *gates* nothing is 0. Widths and
-sides are those of ResNet-20 and -18.
+leaves out nothing and multiplies by 0; with *open gates* nothing is 0. Widths and sides
+are those of ResNet-20 and -18.
 """
 
 from collections.abc import Callable

@@ -84,3 +84,18 @@ class BinaryGate(nn.Module):
         uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
         soft = torch.sigmoid(scores + self.noise * uniform.logit())
         return soft + ((soft > 0.5).to(soft) - soft).detach()
+
+
+def to_slices(gates: Tensor, num_channels: int) -> Tensor:
+    """Return gates of all channels of which no one is more open than one before it.
+
+    Args:
+        gates: One per slice of channels [n, S].
+        num_channels: Channels C, at least S.
+
+    Returns:
+        Gates [n, C]: of the channels of a slice, the least of its own and those before.
+    """
+    num = gates.shape[1]
+    of_channel = torch.arange(num_channels, device=gates.device) * num // num_channels
+    return gates.cummin(1).values.index_select(1, of_channel)

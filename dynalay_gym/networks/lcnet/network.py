@@ -12,11 +12,17 @@ from torch import Tensor, nn
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
-from dynalay_gym.networks.lcnet.gates import BinaryGate, GateScores, ScaleGate
+from dynalay_gym.networks.lcnet.gates import (
+    BinaryGate,
+    GateScores,
+    ScaleGate,
+    to_slices,
+)
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block, run_block
 
+_NUM_SLICES = 8
 _PARTS = ("stem", "blocks", "answer", "block_sizes")
 
 
@@ -77,8 +83,10 @@ class GatedNetwork(nn.Module):
         self.layer_scores = nn.ModuleList(
             GateScores(below, 1, first) for below, _ in sizes if config.layers
         )
+        if config.slices:
+            sizes = [(below, min(inner, _NUM_SLICES)) for below, inner in sizes]
         self.channel_scores = nn.ModuleList(
-            GateScores(below, inner, first) for below, inner in sizes if config.channels
+            GateScores(below, num, first) for below, num in sizes if config.channels
         )
         self.to(backbone.head.weight.device)
 
@@ -115,6 +123,8 @@ class GatedNetwork(nn.Module):
             layer = self.gating(self.layer_scores[level](x))[:, 0]
         if self.gate_config.channels:
             channels = self.gating(self.channel_scores[level](x))
+            if self.gate_config.slices:
+                channels = to_slices(channels, self.blocks[level].inner_channels)
         return Gate(layer, channels)
 
     def gate_macs(self, level: int) -> int:

@@ -39,6 +39,8 @@ class GateTrainingConfig(TrainerConfig):
         momentum: Of Nesterov's SGD, in [0, 1).
         target: Largest mean share of the open network's multiply-adds.
         pressure: Weight of the squared excess over it, >= 0.
+        by_ease: Press a row to save by the probability that the open network gives to
+            its class, so that harder ones keep more; all alike otherwise.
         distillation: Share of the loss that compares with the open network, in [0, 1];
             the rest is cross-entropy.
         layer_lasso: Weight of the mean layer gate, >= 0.
@@ -52,6 +54,7 @@ class GateTrainingConfig(TrainerConfig):
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     target: Share = 0.5
     pressure: NotNegative = 50.0
+    by_ease: bool = False
     distillation: Share = 0.5
     layer_lasso: NotNegative = 0.0
     channel_lasso: NotNegative = 0.0
@@ -112,15 +115,16 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         images = images.contiguous(memory_format=torch.channels_last)
         with self._own_noise():
             output = network(images)
+        with torch.no_grad():
+            open_logits = self._open_network(images).float()
         logits, taught = output.logits.float(), config.distillation
-        loss = (1 - taught) * F.cross_entropy(logits, labels)
-        if taught > 0:
-            with torch.no_grad():
-                open_logits = self._open_network(images).float()
-            loss = loss + taught * distillation(logits, open_logits)
-        excess = excess_compute(output.macs, network.open_macs, self.target)
+        right = (1 - taught) * F.cross_entropy(logits, labels)
+        alike = taught * distillation(logits, open_logits)
+        chances = open_logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        ease = chances if config.by_ease else None
+        excess = excess_compute(output.macs, network.open_macs, self.target, ease)
         sparse = lasso(output, config.layer_lasso, config.channel_lasso)
-        return loss + config.pressure * excess + sparse
+        return right + alike + config.pressure * excess + sparse
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a short rise, a linear fall."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.fixed_point.batch_invariant import conv2d
+from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size
 from dynalay_gym.fixed_point.rows import select_rows
 from dynalay_gym.networks.residual.blocks import ResidualBlock, activate
 
@@ -63,13 +63,12 @@ def run_block(
     shortcut, macs = block.shortcut(x), _macs(block, x, scale, channels)
     groups = _groups(block, scale, channels)
     if len(groups) == 1 and len(groups[0][0]) == len(x):  # spares copies
-        branch = _branch(block, x, shortcut, channels, groups[0][1])
+        branch = _branch(block, x, channels, groups[0][1])
         return block.merge(shortcut, scale[:, None, None, None] * branch), macs
     total = shortcut.clone()
     for rows, kept in groups:
-        below, like = select_rows(x, rows), select_rows(shortcut, rows)
         gates = None if channels is None else channels.index_select(0, rows)
-        branch = _branch(block, below, like, gates, kept)
+        branch = _branch(block, select_rows(x, rows), gates, kept)
         factor = scale.index_select(0, rows)[:, None, None, None]
         total.index_add_(0, rows, factor * branch)
     return block.merge(total), macs
@@ -114,19 +113,19 @@ def _kept(is_open: NDArray[np.bool_], device: torch.device) -> Kept:
 
 
 def _branch(
-    block: ResidualBlock, x: Tensor, shortcut: Tensor, gates: Tensor | None, kept: Kept
+    block: ResidualBlock, x: Tensor, gates: Tensor | None, kept: Kept
 ) -> Tensor:
     """Return the branch [m, C_out, H', W'] with some of its inner channels.
 
     Args:
         block: The block.
         x: Inputs of the rows of a group [m, C_in, H, W].
-        shortcut: Their shortcuts, whose shape the branch has.
         gates: Their gates [m, C_inner]; None is all 1.
         kept: The open ones.
     """
     if isinstance(kept, slice) and kept.stop == 0:  # only biases are left
-        return block.finish(torch.zeros_like(shortcut))
+        sides = (conv2d_size(side, block.stride) for side in x.shape[2:])
+        return block.finish(x.new_zeros(len(x), block.out_channels, *sides))
     if isinstance(kept, slice) and kept.stop == block.inner_channels:
         inner = block.inner(x)
         return block.outer(inner if gates is None else inner * gates[:, :, None, None])

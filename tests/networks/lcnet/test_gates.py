@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from dynalay_gym.networks.lcnet.gates import BinaryGate, GateScores, ScaleGate
+from dynalay_gym.networks.lcnet.gates import (
+    BinaryGate,
+    GateScores,
+    ScaleGate,
+    to_slices,
+)
 
 
 def test_relu_1_and_its_leaks() -> None:
@@ -34,6 +39,13 @@ def test_binary_gates_without_noise_are_those_of_evaluation() -> None:
     gates.sum().backward()
     slope = torch.sigmoid(scores) * torch.sigmoid(-scores)
     torch.testing.assert_close(scores.grad, slope)
+
+
+def test_slices_by_hand() -> None:
+    gates = torch.tensor([[1.0, 0.4, 0.7, 0.0], [0.5, 1.0, 0.0, 1.0]])
+    of_pairs = [[1, 1, 0.4, 0.4, 0.4, 0.4, 0, 0], [0.5, 0.5, 0.5, 0.5, 0, 0, 0, 0]]
+    assert torch.equal(to_slices(gates, 8), torch.tensor(of_pairs))
+    assert (to_slices(gates, 5).diff(dim=1) <= 0).all()
 
 
 def test_scores_begin_at_the_bias_and_are_standardised() -> None:

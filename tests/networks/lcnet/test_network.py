@@ -15,16 +15,23 @@ from dynalay_gym.networks.lcnet.network import GatedNetwork
 from tests.helpers.flops import FlopCount
 from tests.helpers.residual import FORMS, random_residual, with_varied_gates
 
-MODES = [(True, False), (False, True), (True, True)]  # layers, channels
+MODES = [  # gates of layers, of channels, in slices
+    (True, False, False),
+    (False, True, False),
+    (True, True, False),
+    (True, True, True),
+]
 KINDS: tuple[Literal["scale", "binary"], ...] = ("scale", "binary")
 every_network = pytest.mark.parametrize(
     ("form", "mode", "kind"), list(itertools.product(FORMS, MODES, KINDS))
 )
 
 
-def make(form: str, mode: tuple[bool, bool], kind: Literal["scale", "binary"]):
-    layers, channels = mode
-    config = GateConfig(layers=layers, channels=channels, kind=kind)
+def make(
+    form: str, mode: tuple[bool, bool, bool], kind: Literal["scale", "binary"]
+) -> GatedNetwork:
+    layers, channels, slices = mode
+    config = GateConfig(layers=layers, channels=channels, slices=slices, kind=kind)
     return GatedNetwork(random_residual(form), config).eval()
 
 
@@ -84,7 +91,7 @@ def test_rows_do_not_depend_on_those_beside_them(form, mode, kind, images) -> No
 
 @torch.no_grad()
 def test_block_by_block_it_is_the_same(images) -> None:
-    network = with_varied_gates(make("fast", (True, True), "scale"))
+    network = with_varied_gates(make("fast", (True, True, False), "scale"))
     output, x = network(images), network.stem(images)
     for level, (block, expected) in enumerate(
         zip(network.blocks, output.gates, strict=True)
@@ -98,7 +105,7 @@ def test_block_by_block_it_is_the_same(images) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_have_the_gradient_of_the_gates(kind, images) -> None:
-    network = with_varied_gates(make("pad", (True, True), kind)).train()
+    network = with_varied_gates(make("pad", (True, True, False), kind)).train()
     if isinstance(network.gating, BinaryGate):
         network.gating.noise = 0.0
     output = network(images)
@@ -116,10 +123,12 @@ def test_other_networks_are_refused_by_name() -> None:
 def test_gates_of_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="layers or of channels"):
         GateConfig(layers=False, channels=False)
+    with pytest.raises(ConfigError, match="slices are of channels"):
+        GateConfig(channels=False, slices=True)
 
 
 def test_an_architecture_makes_the_same_network(images) -> None:
-    network = with_varied_gates(make("pad", (True, True), "scale"))
+    network = with_varied_gates(make("pad", (True, True, False), "scale"))
     config = network.config
     assert isinstance(config, GatedConfig)
     other = GatedNetwork.from_config(config).eval()

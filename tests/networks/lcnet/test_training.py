@@ -93,6 +93,14 @@ def test_excess_is_of_the_batch() -> None:
     assert excess_compute(macs, 100, 0.5) == pytest.approx(0.01)
 
 
+def test_who_is_easy_is_pressed_more() -> None:
+    macs = torch.tensor([100.0, 20.0], requires_grad=True)
+    excess = excess_compute(macs, 100, 0.5, ease=torch.tensor([0.2, 0.6]))
+    assert excess.item() == pytest.approx(0.01, rel=1e-5)
+    (grad,) = torch.autograd.grad(excess, macs)
+    assert grad.tolist() == pytest.approx([0.0005, 0.0015], rel=1e-5)
+
+
 def test_lasso_and_distillation_by_hand() -> None:
     gates = (
         Gate(torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
