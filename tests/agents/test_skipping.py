@@ -8,6 +8,8 @@ from helpers.residual import random_gated
 from test_train_agent import run
 
 from dynalay_gym.data.splits import load_split
+from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.measure import export
 
@@ -17,18 +19,15 @@ POLICIES = (
 ).split()
 
 
-def write(folder: Path) -> None:
-    """Write a gated network of two blocks for digits, not trained."""
-    network = random_gated(
-        backbone={"num_classes": 10, "depths": (1, 1)}, channels=False
-    )
-    splits = {"agent": load_split("digits", "agent")}
-    export(folder / "network", network, splits, {"dataset": "digits"})
+def make_network() -> GatedNetwork:
+    """Return a gated network of two blocks for digits, not trained."""
+    return random_gated(backbone={"num_classes": 10, "depths": (1, 1)}, channels=False)
 
 
 @pytest.mark.slow
 def test_an_agent_is_trained_evaluated_and_deployed(tmp_path: Path) -> None:
-    write(tmp_path)
+    splits = {"agent": load_split("digits", "agent")}
+    export(tmp_path / "network", make_network(), splits, {"dataset": "digits"})
     options = ("--checkpoint", "network", "--algo", "ppo", "--total-timesteps", 2048)
     result = run(tmp_path, *options)
     assert result.returncode == 0, result.stderr
@@ -43,7 +42,7 @@ def test_an_agent_is_trained_evaluated_and_deployed(tmp_path: Path) -> None:
 
 
 def test_layers_that_cannot_be_iterated_are_not_co_trained(tmp_path: Path) -> None:
-    write(tmp_path)
+    save_network(tmp_path / "network", make_network(), {})
     result = run(tmp_path, "--checkpoint", "network", "--algo", "ppo", "--co-train")
     assert result.returncode == 2
     assert result.stderr.startswith("error: the checkpoint at network holds a gated")
