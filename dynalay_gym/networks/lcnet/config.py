@@ -18,6 +18,8 @@ class GateConfig:
         slices: Channels are shut from the last one on, by eighths, so that kernels are
             read in place and rows with equally many run together. Freely chosen
             channels save multiply-adds, but in batches no time.
+        per_input: Gates depend on the input. Otherwise they are learned, but the same
+            for all: a pruned network, which is what choosing per input must beat.
         kind: ``scale``: what is open is multiplied by its gate, in (0, 1].
             ``binary``: 0 or 1, chosen with noise in training.
 
@@ -29,6 +31,7 @@ class GateConfig:
     layers: bool = True
     channels: bool = True
     slices: bool = False
+    per_input: bool = True
     kind: Literal["scale", "binary"] = "scale"
 
     def __post_init__(self) -> None:

@@ -55,6 +55,30 @@ def _record(network: GatedNetwork, images: Tensor) -> tuple[Tensor, ...]:
     return output.logits, shares, layers, torch.cat([none, *channels], 1)
 
 
+def summarise(
+    record: GateRecord, labels: Tensor, open_losses: Tensor
+) -> dict[str, float]:
+    """Return the figures that tell whether gates choose, by name.
+
+    Args:
+        record: What the network did.
+        labels: Classes, int64 [N].
+        open_losses: Losses of the open network [N]: how hard each sample is.
+    """
+    right = record.logits.argmax(1) == labels
+    return {
+        "accuracy": float(right.double().mean()),
+        "compute": float(record.shares.mean()),
+        "compute_std": float(record.shares.std()),
+        "dead_layers": always(record.layers, False),
+        "pinned_layers": always(record.layers, True),
+        "dead_channels": always(record.channels, False),
+        "pinned_channels": always(record.channels, True),
+        "class_bits": mutual_information(record.layers, labels),
+        "hard_first": rank_correlation(record.shares, open_losses),
+    }
+
+
 def always(gates: Tensor, value: bool) -> int:
     """Return how many of bool [N, G] gates are the same for all: dead, or pinned."""
     return int((gates == value).all(0).sum())
@@ -89,8 +113,13 @@ def _information(first: Tensor, second: Tensor) -> float:
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> float:
-    """Return Spearman's correlation of two [N]; equal numbers share their mean rank."""
+    """Return Spearman's correlation of two [N]; 0 if all numbers of one are equal.
+
+    Equal numbers share their mean rank.
+    """
     ranks = torch.stack([_ranks(x), _ranks(y)])
+    if bool((ranks.std(1) == 0).any()):
+        return 0.0
     return float(ranks.corrcoef()[0, 1])
 
 

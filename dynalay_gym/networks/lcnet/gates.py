@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.batch_invariant import linear
 
-_LEAK = 0.01  # a gate that is shut or fully open for all would not learn otherwise
+_LEAK = 0.1  # a gate that is shut or fully open for all would not learn otherwise
 
 
 class GateScores(nn.Module):
@@ -40,10 +40,31 @@ class GateScores(nn.Module):
         return self.weight.numel()
 
 
+class FixedScores(nn.Module):
+    """One score per gate, learned, the same for every input.
+
+    Args:
+        in_channels: Not used; as `GateScores` has it.
+        num_gates: Gates G.
+        bias: First score.
+    """
+
+    macs = 0
+
+    def __init__(self, in_channels: int, num_gates: int, bias: float) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.full((num_gates,), bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores [n, G] for maps [n, C, H, W]."""
+        return self.bias.expand(len(x), -1)
+
+
 class ScaleGate(nn.Module):
     """ReLU-1, ``min(max(score, 0), 1)``: the gate scales what it lets through.
 
-    In training it leaks on both sides.
+    In training its gradient leaks on both sides; its values do not, so that training
+    sees what evaluation will.
 
     References:
         LC-Net (2020), arXiv 2007.15151.
@@ -52,9 +73,12 @@ class ScaleGate(nn.Module):
     first_score = 1.0
 
     def forward(self, scores: Tensor) -> Tensor:
-        """Return gates of scores, of the same shape, in [0, 1] in evaluation."""
+        """Return gates of scores, of the same shape, in [0, 1]."""
         clamped = scores.clamp(0, 1)
-        return clamped + _LEAK * (scores - clamped) if self.training else clamped
+        if not self.training:
+            return clamped
+        leak = _LEAK * (scores - clamped)
+        return clamped + (leak - leak.detach())
 
 
 class BinaryGate(nn.Module):

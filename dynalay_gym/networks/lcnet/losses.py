@@ -10,25 +10,27 @@ from torch.nn import functional as F
 from dynalay_gym.networks.lcnet.network import Gate, GatedOutput
 
 
-def excess_compute(
+def miss_target(
     macs: Tensor, open_macs: int, target: float, ease: Tensor | None = None
 ) -> Tensor:
-    """Return the squared excess of a batch's mean share of compute over a target.
+    """Return the squared distance of a batch's mean share of compute to a target.
 
-    Only the mean is bounded: one row may use more where another uses less.
+    Only the mean is held to it: one row may use more where another uses less. What
+    uses less than the target is pulled back, or gates that are pressed alike would
+    shut all at once.
 
     Args:
         macs: Multiply-adds of the rows [n], with a gradient.
         open_macs: Those of the open network.
-        target: Largest share, in [0, 1].
+        target: Wanted share, in [0, 1].
         ease: How easy each row is, >= 0 [n]: the easier, the more it is pressed to
-            save; the excess itself is the same. None presses all alike.
+            save; the distance itself is the same. None presses all alike.
     """
     mean = macs.mean()
     if ease is not None:
         pressed = (ease / ease.mean() * macs).mean()
         mean = pressed + (mean - pressed).detach()
-    return F.relu(mean / open_macs - target).square()
+    return (mean / open_macs - target).square()
 
 
 def lasso(output: GatedOutput, layer: float, channel: float) -> Tensor:

@@ -14,6 +14,7 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
 from dynalay_gym.networks.lcnet.gates import (
     BinaryGate,
+    FixedScores,
     GateScores,
     ScaleGate,
     to_slices,
@@ -80,13 +81,14 @@ class GatedNetwork(nn.Module):
         self.gating = ScaleGate() if config.kind == "scale" else BinaryGate()
         sizes = [(block.in_channels, block.inner_channels) for block in self.blocks]
         first = self.gating.first_score
+        make_scores = GateScores if config.per_input else FixedScores
         self.layer_scores = nn.ModuleList(
-            GateScores(below, 1, first) for below, _ in sizes if config.layers
+            make_scores(below, 1, first) for below, _ in sizes if config.layers
         )
         if config.slices:
             sizes = [(below, min(inner, _NUM_SLICES)) for below, inner in sizes]
         self.channel_scores = nn.ModuleList(
-            GateScores(below, num, first) for below, num in sizes if config.channels
+            make_scores(below, num, first) for below, num in sizes if config.channels
         )
         self.to(backbone.head.weight.device)
 
@@ -130,7 +132,11 @@ class GatedNetwork(nn.Module):
     def gate_macs(self, level: int) -> int:
         """Return the multiply-adds of a block's gates, for one sample."""
         lists = self.layer_scores, self.channel_scores
-        return sum(cast(GateScores, each[level]).macs for each in lists if len(each))
+        return sum(
+            cast(GateScores | FixedScores, each[level]).macs
+            for each in lists
+            if len(each)
+        )
 
     def run_block(self, level: int, x: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
         """Run what the gates leave of a block; return its output and MACs [n].

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.lcnet.gates import BinaryGate
-from dynalay_gym.networks.lcnet.losses import distillation, excess_compute, lasso
+from dynalay_gym.networks.lcnet.losses import distillation, lasso, miss_target
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
@@ -37,8 +37,8 @@ class GateTrainingConfig(TrainerConfig):
 
     Attributes:
         momentum: Of Nesterov's SGD, in [0, 1).
-        target: Largest mean share of the open network's multiply-adds.
-        pressure: Weight of the squared excess over it, >= 0.
+        target: Mean share of the open network's multiply-adds.
+        pressure: Weight of the squared distance to it, >= 0.
         by_ease: Press a row to save by the probability that the open network gives to
             its class, so that harder ones keep more; all alike otherwise.
         distillation: Share of the loss that compares with the open network, in [0, 1];
@@ -122,9 +122,9 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         alike = taught * distillation(logits, open_logits)
         chances = open_logits.softmax(1).gather(1, labels[:, None])[:, 0]
         ease = chances if config.by_ease else None
-        excess = excess_compute(output.macs, network.open_macs, self.target, ease)
+        missed = miss_target(output.macs, network.open_macs, self.target, ease)
         sparse = lasso(output, config.layer_lasso, config.channel_lasso)
-        return right + alike + config.pressure * excess + sparse
+        return right + alike + config.pressure * missed + sparse
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a short rise, a linear fall."""

@@ -6,10 +6,12 @@ import torch
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.diagnostics import (
+    GateRecord,
     always,
     mutual_information,
     rank_correlation,
     record_gates,
+    summarise,
 )
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from tests.helpers.residual import random_residual
@@ -34,6 +36,7 @@ def test_rank_correlation_shares_ranks() -> None:
     assert rank_correlation(x, x**3) == pytest.approx(1)
     assert rank_correlation(x, -x) == pytest.approx(-1)
     tied = torch.tensor([1.0, 1.0, 2.0, 2.0])
+    assert rank_correlation(x, torch.ones(4)) == 0
     assert rank_correlation(x, tied) == pytest.approx(2 / 5**0.5)
 
 
@@ -46,3 +49,26 @@ def test_a_record_of_open_gates() -> None:
     assert record.channels.shape == (7, 4 + 4 + 8) and record.channels.all()
     assert (record.shares > 1).all() and record.shares.std() == 0
     torch.testing.assert_close(record.logits, network.backbone(images))
+
+
+def test_a_summary_by_hand() -> None:
+    record = GateRecord(
+        logits=torch.eye(2).repeat(2, 1),
+        shares=torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.double),
+        layers=torch.tensor([[True, False]]).repeat(4, 1),
+        channels=torch.tensor([[True], [False], [True], [False]]),
+    )
+    labels, losses = torch.tensor([0, 1, 1, 1]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert summarise(record, labels, losses) == pytest.approx(
+        {
+            "accuracy": 0.75,
+            "compute": 0.5,
+            "compute_std": 0.2581989,
+            "dead_layers": 1,
+            "pinned_layers": 1,
+            "dead_channels": 0,
+            "pinned_channels": 0,
+            "class_bits": 0,
+            "hard_first": 1,
+        }
+    )

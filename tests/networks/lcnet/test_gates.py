@@ -16,9 +16,11 @@ def test_relu_1_and_its_leaks() -> None:
     expected = torch.tensor([0.0, 0.0, 0.25, 1.0, 1.0])
     assert torch.equal(gate.eval()(scores), expected)
     scores.requires_grad_()
-    gate.train()(scores).sum().backward()
+    trained = gate.train()(scores)
+    assert torch.equal(trained, expected)
+    trained.sum().backward()
     assert scores.grad is not None
-    torch.testing.assert_close(scores.grad[[0, 2, 4]], torch.tensor([0.01, 1, 0.01]))
+    torch.testing.assert_close(scores.grad[[0, 2, 4]], torch.tensor([0.1, 1, 0.1]))
 
 
 def test_binary_gates_open_as_often_as_a_sigmoid_says() -> None:
