@@ -49,9 +49,10 @@ class Args:
     gate_kind: Literal["scale", "binary"] | None = None
     """Gates: scale what is open by a number up to 1, or are 0 or 1; scale if not
     given."""
+    static_gates: bool = False
+    """Gates: the same ones for every input, which is what gates have to beat."""
     target: Share | None = None
-    """Gates: largest mean share of the open network's multiply-adds; 0.5 if not
-    given."""
+    """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
     """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 4
     for gates, 20 elsewhere, if not given."""
@@ -172,12 +173,17 @@ def gates(args: Args) -> "GateConfig | None":
     from dynalay_gym.networks.lcnet.config import GateConfig
 
     if args.gates is None:
-        if args.gate_kind is not None:
-            raise ConfigError("--gate-kind is of --gates; give that, or leave it out")
+        if args.gate_kind is not None or args.static_gates:
+            raise ConfigError(
+                "--gate-kind and --static-gates are of --gates; give that, or leave "
+                "them out"
+            )
         return None
     layers, channels = (args.gates in (part, "both") for part in ("layers", "channels"))
     kind = args.gate_kind or "scale"
-    return GateConfig(layers=layers, channels=channels, kind=kind)
+    return GateConfig(
+        layers=layers, channels=channels, kind=kind, per_input=not args.static_gates
+    )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class GateTrainingConfig(TrainerConfig):
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     target: Share = 0.5
     pressure: NotNegative = 50.0
-    by_ease: bool = False
+    by_ease: bool = True
     distillation: Share = 0.5
     layer_lasso: NotNegative = 0.0
     channel_lasso: NotNegative = 0.0
