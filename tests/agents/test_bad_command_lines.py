@@ -64,7 +64,7 @@ BAD = [
     (MAIN, "--gates both", "--start-from"),
     (MAIN, "--gate-kind binary", "--gate-kind"),
     (MAIN, "--static-gates", "--static-gates"),
-    (MAIN, "--gates all", "'layers', 'channels', 'both'"),
+    (MAIN, "--gates all", "layers"),
     (MAIN, "--start-from NET --gates both", "residual network"),
     (MAIN, "--skip-rate 0.1", "--skip-rate is no option"),
     (MAIN, "--preset fast --skip-rate 2", "--skip-rate must"),
