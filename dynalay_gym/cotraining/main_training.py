@@ -22,6 +22,7 @@ from dynalay_gym.networks.checkpoint import (
     load_network_facts,
     save_network,
 )
+from dynalay_gym.networks.lcnet.diagnostics import measure_gates
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.lcnet.training import GateTrainer
 from dynalay_gym.networks.main_network import MainNetwork
@@ -64,9 +65,10 @@ def train(
 
     def validate() -> None:
         nonlocal best
-        found = _accuracies(trainer.network, validation)
         step = trainer.steps
+        found, gates = _measure(trainer.network, validation)
         writer.scalars({f"main/accuracy/{k}": v for k, v in found.items()}, step)
+        writer.scalars({f"main/gates/{k}": v for k, v in gates.items()}, step)
         rate = trainer.optimizer.param_groups[0]["lr"]
         writer.scalar("main/learning_rate", rate, step)
         shown = " ".join(f"{name} {value:.3f}" for name, value in found.items())
@@ -84,12 +86,16 @@ def train(
         )
 
 
-def _accuracies(network: Network, split: Split) -> dict[str, float]:
-    """Return the accuracy of every state, or of all blocks, by name."""
+def _measure(
+    network: Network, split: Split
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return accuracies by name, and what gates do, if there are any."""
     if isinstance(network, MainNetwork):
-        return state_accuracies(fastest_session(network), split)
-    name = "gated" if isinstance(network, GatedNetwork) else "all blocks"
-    return {name: accuracy(network, split)}
+        return state_accuracies(fastest_session(network), split), {}
+    if isinstance(network, GatedNetwork):
+        gates = measure_gates(network, split)
+        return {"gates": gates["accuracy"]}, gates
+    return {"all blocks": accuracy(network, split)}, {}
 
 
 def _mean_accuracy(folder: Path) -> float:
@@ -165,6 +171,9 @@ def report(
     values = {f"main/test_accuracy/{k}": v for k, v in test.items()}
     writer.scalars(values, trainer.steps)
     print("  " + "  ".join(f"{state} {value:.3f}" for state, value in test.items()))
+    if "gates" in meta:
+        parts = (f"{name} {value:.3g}" for name, value in meta["gates"]["test"].items())
+        print("gates: " + "  ".join(parts))
     print(f"plain pass: {meta['plain_macs']:,} MACs; ", end="")
     print(f"always: {meta['calibrations'][0]['always_extra_macs']:,.0f} more; ", end="")
     print(f"break-even penalty: {meta['break_even_penalty']}")

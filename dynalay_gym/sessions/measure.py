@@ -13,6 +13,7 @@ from torch import Tensor
 from dynalay_gym.data.registry import DATASETS
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.checkpoint import Network, save_network
+from dynalay_gym.networks.lcnet.diagnostics import measure_gates
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -27,14 +28,11 @@ def state_name(state_id: int, num_layers: int) -> str:
 
 
 @torch.no_grad()
-def accuracy(network: ResidualNetwork | GatedNetwork, split: Split) -> float:
+def accuracy(network: ResidualNetwork, split: Split) -> float:
     """Return the share of a split that a network answers rightly, in its eval mode."""
     was_training = network.training
     network.eval()
-    logits = [
-        network(inputs).logits if isinstance(network, GatedNetwork) else network(inputs)
-        for inputs in split.inputs.split(BATCH)
-    ]
+    logits = [network(inputs) for inputs in split.inputs.split(BATCH)]
     network.train(was_training)
     return float((torch.cat(logits).argmax(1) == split.labels).double().mean())
 
@@ -134,24 +132,12 @@ def _measure_blocks(
     about = {"plain_macs": session.plain_macs, "accuracy": accuracy}
     if isinstance(network, ResidualNetwork):
         return about | {"macs": network.macs}, [found["agent"]]
-    own = {name: _follow_gates(session.network, each) for name, each in splits.items()}
-    for name, (share, _) in own.items():
-        accuracy[name]["gates"] = share
-    gates_macs = {name: macs for name, (_, macs) in own.items()}
-    macs = {"macs": network.open_macs, "gates_macs": gates_macs}
-    return about | macs, [found["agent"]]
-
-
-@torch.no_grad()
-def _follow_gates(network: GatedNetwork, split: Split) -> tuple[float, float]:
-    """Return accuracy and mean MACs of a network in evaluation mode."""
-    outputs = [network(inputs) for inputs in split.inputs.split(BATCH)]
-    logits, macs = (
-        torch.cat([getattr(each, name) for each in outputs])
-        for name in ("logits", "macs")
-    )
-    right = logits.argmax(1) == split.labels
-    return float(right.double().mean()), float(macs.double().mean())
+    gates = {
+        name: measure_gates(session.network, each) for name, each in splits.items()
+    }
+    for name, each in gates.items():
+        accuracy[name]["gates"] = each["accuracy"]
+    return about | {"macs": network.open_macs, "gates": gates}, [found["agent"]]
 
 
 def row_bytes(session: NetworkSession, sample: Tensor) -> int:

@@ -246,8 +246,8 @@ def test_a_gated_network_is_measured_by_its_own_gates(tmp_path: Path) -> None:
         output = network(split.inputs)
     right = (output.logits.argmax(1) == split.labels).double().mean()
     assert found["accuracy"]["agent"]["gates"] == pytest.approx(float(right))
-    mean = float(output.macs.double().mean())
-    assert found["gates_macs"] == {"agent": pytest.approx(mean)}
+    share = float(output.macs.double().mean()) / network.open_macs
+    assert found["gates"]["agent"]["compute"] == pytest.approx(share)
     assert found["macs"] == network.open_macs
     loaded, facts = load_network(tmp_path)
     measured = calibrate(as_session(loaded), split)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.lcnet.network import GatedNetwork
@@ -77,6 +78,23 @@ def summarise(
         "class_bits": mutual_information(record.layers, labels),
         "hard_first": rank_correlation(record.shares, open_losses),
     }
+
+
+@torch.no_grad()
+def measure_gates(network: GatedNetwork, split: Split) -> dict[str, float]:
+    """Return what gates do over a split; hard is what the open network has wrong.
+
+    Args:
+        network: The network; it stays in the mode that it is in.
+        split: Samples on its device.
+    """
+    was_training = network.training
+    network.eval()
+    record = record_gates(network, split)
+    logits = torch.cat([network.backbone(each) for each in split.inputs.split(256)])
+    network.train(was_training)
+    losses = F.cross_entropy(logits, split.labels, reduction="none")
+    return summarise(record, split.labels, losses)
 
 
 def always(gates: Tensor, value: bool) -> int:
