@@ -1,4 +1,4 @@
-"""Sound folders of every kind from tiny networks, and what uses each of them.
+"""Sound folders of main networks and their agents, and what uses each of them.
 
 Using a folder loads it and runs what it holds; the digest of the answers says whether a
 change of the folder had an effect.
@@ -32,6 +32,7 @@ from dynalay_gym.cotraining.trainer import CoTrainer
 from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
@@ -157,14 +158,21 @@ def tiny_envs(algo: str) -> DynaLayVectorEnv:
     return new_envs(ALGORITHMS[algo])
 
 
-def _save_network(form: str, folder: Path) -> None:
-    splits = dict.fromkeys(("agent", "validation", "test"), tiny_split())
+def save_main_network(form: str, folder: Path) -> None:
+    """Write an untrained network."""
     network = MainNetwork(CONFIGS[form])
     network.load_state_dict(tiny_network(form).state_dict())
-    export(folder, network.eval(), splits, {"dataset": "own"})
+    save_measured(folder, network.eval())
 
 
-def _use_network(name: str, folder: Path) -> str:
+def save_measured(folder: Path, network: Network) -> None:
+    """Write a network with all that is measured of it."""
+    splits = dict.fromkeys(("agent", "validation", "test"), tiny_split())
+    export(folder, network, splits, {"dataset": "own"})
+
+
+def use_network(name: str, folder: Path) -> str:
+    """Take some steps in an environment over a network of any kind."""
     split = tiny_split()
     options: Any = {"checkpoint": folder, "split": split, "device": "cpu"}
     envs = DynaLayVectorEnv(4, **options)
@@ -173,7 +181,7 @@ def _use_network(name: str, folder: Path) -> str:
     for action in (1, envs.num_actions - 1, 0, 0):
         observations, rewards, *_ = envs.step(np.full(4, action))
         seen += [observations, rewards]
-    return _digest(seen)
+    return digest(seen)
 
 
 def _save_agent(algo: str, folder: Path) -> None:
@@ -191,7 +199,7 @@ def _use_agent(_: str, folder: Path) -> str:
     scores = net(torch.as_tensor(observations)).detach()
     options = str((run.options, run.penalty_range, run.config)).encode()
     chosen = agent.policy.act(observations, infos)
-    return _digest([scores, chosen, np.frombuffer(options, np.uint8).copy()])
+    return digest([scores, chosen, np.frombuffer(options, np.uint8).copy()])
 
 
 def _policy(kind: str) -> Policy:
@@ -224,7 +232,7 @@ def _save_predictor(kind: str, folder: Path) -> None:
 
 def _use_predictor(_: str, folder: Path) -> str:
     found = DynaLayPredictor.load(folder).infer(tiny_split().inputs.numpy())
-    return _digest(list(found))
+    return digest(list(found))
 
 
 def _trainer() -> MainTrainer:
@@ -244,7 +252,7 @@ def _use_training(_: str, folder: Path) -> str:
     trainer.load(folder)
     while trainer.epoch < trainer.config.epochs:
         trainer.train_epoch(lambda step, loss: None)
-    return _digest([*trainer.network.state_dict().values()])
+    return digest([*trainer.network.state_dict().values()])
 
 
 class _Run(TrainingRun):
@@ -273,7 +281,7 @@ class _Run(TrainingRun):
         """Load the state, train to the end, and return a digest of what was learned."""
         self._load()
         self.agent.learn(self.total)
-        return _digest(self.weights())
+        return digest(self.weights())
 
     def weights(self) -> list[Any]:
         """Return all that learns."""
@@ -311,7 +319,7 @@ def _use_run(kind: type[_Run], algo: str, folder: Path) -> str:
         return kind(algo, Path(place)).go_on()
 
 
-def _digest(values: list[Any]) -> str:
+def digest(values: list[Any]) -> str:
     """Return a hash of arrays and tensors, all of which must be finite."""
     tensors = {str(i): torch.as_tensor(value) for i, value in enumerate(values)}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
@@ -319,8 +327,8 @@ def _digest(values: list[Any]) -> str:
     return tensors_digest(tensors)
 
 
-KINDS = {
-    "main-network": Kind(tuple(CONFIGS), _save_network, _use_network),
+ITERATED_KINDS = {
+    "main-network": Kind(tuple(CONFIGS), save_main_network, use_network),
     "agent": Kind(tuple(ALGORITHMS), _save_agent, _use_agent),
     "predictor": Kind(_POLICIES, _save_predictor, _use_predictor),
     "main-training": Kind(("wide",), _save_training, _use_training),
@@ -333,14 +341,3 @@ KINDS = {
         partial(_use_run, _JointRun),
     ),
 }
-
-
-def make_sources(folder: Path, kinds: list[str]) -> dict[str, dict[str, Path]]:
-    """Write all sound folders of some kinds; return their places by kind and name."""
-    places: dict[str, dict[str, Path]] = {}
-    for kind in kinds:
-        places[kind] = {}
-        for name in KINDS[kind].sources:
-            places[kind][name] = folder / kind / name
-            KINDS[kind].make(name, places[kind][name])
-    return places

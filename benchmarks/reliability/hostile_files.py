@@ -24,7 +24,7 @@ from typing import Any
 import tyro
 
 from benchmarks.reliability.file_variants import PAYLOAD
-from benchmarks.reliability.folders import KINDS, make_sources
+from benchmarks.reliability.kinds import KINDS, make_sources
 from benchmarks.reliability.variant import Variant
 from benchmarks.reliability.variants import variants
 from benchmarks.reliability.workers import Damage, Outcome, Worker

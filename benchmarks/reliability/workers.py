@@ -104,7 +104,7 @@ class Worker:
 def _serve(pipe: Connection, kinds: list[str]) -> None:
     import torch
 
-    from benchmarks.reliability.folders import KINDS, make_sources
+    from benchmarks.reliability.kinds import KINDS, make_sources
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:  # everything is compiled and imported
@@ -129,7 +129,7 @@ def _status(name: str) -> int:
 
 
 def _use(kind: str, source: str, folder: str) -> tuple[str, str]:
-    from benchmarks.reliability.folders import KINDS
+    from benchmarks.reliability.kinds import KINDS
 
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = _status("VmRSS")
