@@ -30,12 +30,12 @@ from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import tables
-from dynalay_gym.evaluation.diagnostics import rank_correlation
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.storage.io import plain, write_json
 from dynalay_gym.storage.metrics import run_metadata
+from dynalay_gym.utils.ranks import rank_correlation
 
 SPLITS = ("agent", "validation", "test")
 POINTS = 9  # penalties of a range

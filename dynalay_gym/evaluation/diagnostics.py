@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynalay_gym.evaluation.evaluate import EvaluationResult
+from dynalay_gym.utils.ranks import rank_correlation, ranks
 
 _BINS = 15  # of a calibration
 _DIFFICULTY_BINS = 4  # as far as there are so many different difficulties
@@ -92,21 +93,6 @@ def auroc(score: NDArray[Any], positive: NDArray[Any]) -> float:
         return np.nan
     mean_rank = ranks(score)[positive.astype(bool)].mean()
     return float((mean_rank - (num + 1) / 2) / (len(positive) - num))
-
-
-def rank_correlation(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Return Spearman's rank correlation; NaN where one of the two is constant."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
-
-
-def ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ranks 1..n; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: NDArray[np.float64] = last - (counts - 1) / 2.0
-    return mean[inverse]
 
 
 def difficulty_bins(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:

@@ -13,8 +13,6 @@ from dynalay_gym.evaluation.diagnostics import (
     calibration_error,
     change_rates,
     diagnose,
-    rank_correlation,
-    ranks,
 )
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.policy import PlanPolicy
@@ -38,16 +36,6 @@ def test_auroc():
     assert auroc(np.ones(4), positive) == 0.5
     assert auroc(np.array([4, 1, 2, 1]), positive) == (2 + 0.5) / 4
     assert np.isnan(auroc(np.ones(2), np.ones(2, dtype=bool)))
-
-
-def test_rank_correlation():
-    assert ranks(np.array([30, 10, 10, 20])).tolist() == [4.0, 1.5, 1.5, 3.0]
-    x = np.array([1, 2, 3, 4])
-    assert rank_correlation(x, x**3) == pytest.approx(1.0)
-    assert rank_correlation(x, -x) == pytest.approx(-1.0)
-    # 1 - 6 sum d^2 / (n (n^2 - 1)) with d = (0, 0, 1, -1)
-    assert rank_correlation(x, np.array([1, 2, 4, 3])) == pytest.approx(1 - 6 * 2 / 60)
-    assert np.isnan(rank_correlation(x, np.ones(4)))
 
 
 def test_breakage_and_repair():

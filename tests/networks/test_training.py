@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.saved import facts_of, tensors_of
+from helpers.striped import striped_split
 
 from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
@@ -49,13 +50,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def data() -> Split:
-    """Three separable classes: which third of the rows is bright."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(96) % 3
-    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
-    for row, label in enumerate(labels.tolist()):
-        images[row, 0, 3 * label : 3 * label + 2] += 2.0
-    return Split(inputs=images, labels=labels, name="main")
+    return striped_split()
 
 
 def trainer(

@@ -6,12 +6,14 @@ Axes: N samples, B blocks, G gates.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.utils.ranks import rank_correlation
 
 _NUM_SHUFFLES = 20
 
@@ -67,6 +69,9 @@ def summarise(
         open_losses: Losses of the open network [N]: how hard each sample is.
     """
     right = record.logits.argmax(1) == labels
+    hard_first = rank_correlation(
+        record.shares.cpu().numpy(), open_losses.cpu().numpy()
+    )
     return {
         "accuracy": float(right.double().mean()),
         "compute": float(record.shares.mean()),
@@ -76,7 +81,7 @@ def summarise(
         "dead_channels": always(record.channels, False),
         "pinned_channels": always(record.channels, True),
         "class_bits": mutual_information(record.layers, labels),
-        "hard_first": rank_correlation(record.shares, open_losses),
+        "hard_first": float(np.nan_to_num(hard_first)),  # 0 if all take as much
     }
 
 
@@ -128,21 +133,3 @@ def _information(first: Tensor, second: Tensor) -> float:
     independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
     nats = torch.xlogy(joint, joint) - torch.xlogy(joint, independent)
     return float(nats.sum()) / math.log(2)
-
-
-def rank_correlation(x: Tensor, y: Tensor) -> float:
-    """Return Spearman's correlation of two [N]; 0 if all numbers of one are equal.
-
-    Equal numbers share their mean rank.
-    """
-    ranks = torch.stack([_ranks(x), _ranks(y)])
-    if bool((ranks.std(1) == 0).any()):
-        return 0.0
-    return float(ranks.corrcoef()[0, 1])
-
-
-def _ranks(x: Tensor) -> Tensor:
-    _, place, counts = x.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks: Tensor = last - (counts - 1) / 2
-    return ranks[place]

@@ -9,7 +9,6 @@ from dynalay_gym.networks.lcnet.diagnostics import (
     GateRecord,
     always,
     mutual_information,
-    rank_correlation,
     record_gates,
     summarise,
 )
@@ -29,15 +28,6 @@ def test_information_of_a_gate_that_knows_the_class_and_of_noise() -> None:
     assert mutual_information(knows, labels) == pytest.approx(2, abs=0.01)
     noise = torch.rand(4000, 9, generator=torch.Generator().manual_seed(0)) < 0.5
     assert abs(mutual_information(noise, labels)) < 0.03  # 0.3 with no correction
-
-
-def test_rank_correlation_shares_ranks() -> None:
-    x = torch.tensor([1.0, 2.0, 3.0, 10.0])
-    assert rank_correlation(x, x**3) == pytest.approx(1)
-    assert rank_correlation(x, -x) == pytest.approx(-1)
-    tied = torch.tensor([1.0, 1.0, 2.0, 2.0])
-    assert rank_correlation(x, torch.ones(4)) == 0
-    assert rank_correlation(x, tied) == pytest.approx(2 / 5**0.5)
 
 
 def test_a_record_of_open_gates() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.striped import striped_split
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
@@ -20,13 +21,7 @@ TRAINING = GateTrainingConfig(epochs=8, batch_size=24, augment=False, target=0.7
 
 @pytest.fixture
 def data() -> Split:
-    """Three separable classes: which third of the rows is bright."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(96) % 3
-    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
-    for row, label in enumerate(labels.tolist()):
-        images[row, 0, 3 * label : 3 * label + 2] += 2.0
-    return Split(inputs=images, labels=labels, name="main")
+    return striped_split()
 
 
 def trainer(data: Split, config: GateTrainingConfig, gates: GateConfig) -> GateTrainer:

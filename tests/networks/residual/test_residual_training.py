@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from helpers.striped import striped_split
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError, DivergedError
@@ -22,13 +23,7 @@ TRAINING = ResidualTrainingConfig(epochs=6, batch_size=24, augment=False)
 
 @pytest.fixture
 def data() -> Split:
-    """Three separable classes: which third of the rows is bright."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(96) % 3
-    images = 0.3 * torch.randn(96, 1, 8, 8, generator=generator)
-    for row, label in enumerate(labels.tolist()):
-        images[row, 0, 3 * label : 3 * label + 2] += 2.0
-    return Split(inputs=images, labels=labels, name="main")
+    return striped_split()
 
 
 def trainer(
