@@ -1,6 +1,7 @@
 """What every test runs under."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-numba"):
         assert "numba" not in sys.modules
         sys.modules["numba"] = None  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hangups_arrive() -> Iterator[None]:
+    """Under nohup, SIGHUP is ignored, in children too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True, scope="session")
