@@ -28,11 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hangups_arrive() -> Iterator[None]:
-    """Under nohup, SIGHUP is ignored, in children too."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_arrive() -> Iterator[None]:
+    """Shells ignore SIGINT, and nohup SIGHUP, in what runs in the background."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.fixture(autouse=True, scope="session")
