@@ -5,7 +5,7 @@ its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -33,7 +33,12 @@ from dynalay_gym.networks.layers.conv import (
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
 from dynalay_gym.utils.device import torch_defaults
-from dynalay_gym.utils.ranges import Iterations, Tolerance, check_fields
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    Tolerance,
+    check_fields,
+    lists_to_tuples,
+)
 
 _LAYERS = Meta(max_length=12)  # 4096 states, each with its own statistics
 Side = Annotated[int, Meta(ge=1, le=1024)]
@@ -90,10 +95,7 @@ class MainNetworkConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
-        for field in fields(self):  # JSON has lists where we have tuples
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+        lists_to_tuples(self)
         check_fields(self)
         self._check_layers()
         _, height, width = self.in_shape

@@ -80,6 +80,14 @@ def check_fields(config: Any, group: str | None = None, leave_out: str = "") -> 
         raise ConfigError(f"{shown} must be {allowed}, not {got}") from None
 
 
+def lists_to_tuples(config: Any) -> None:
+    """Turn the lists of a frozen dataclass, which JSON has, into tuples."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, list):
+            object.__setattr__(config, field.name, tuple(value))
+
+
 def check_value(name: str, value: Any, allowed: Any) -> None:
     """Check one argument against an annotation, as `check_fields` does."""
     try:

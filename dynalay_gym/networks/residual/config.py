@@ -5,13 +5,13 @@ References:
     with shortcuts that are padded, and ResNet-18, in the form for 32 x 32 pixels.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.ranges import check_fields
+from dynalay_gym.utils.ranges import check_fields, lists_to_tuples
 
 Side = Annotated[int, Meta(ge=4, le=1024)]
 Channels = Annotated[int, Meta(ge=1, le=4096)]
@@ -49,10 +49,7 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
-        for field in fields(self):  # JSON has lists where we have tuples
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+        lists_to_tuples(self)
         check_fields(self)
         if len(self.widths) != len(self.depths):
             raise ConfigError("widths and depths have one entry per stage each")
