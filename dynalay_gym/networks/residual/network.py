@@ -77,7 +77,8 @@ class WhiteningStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map [n, C, H, W] to [n, C_out, H // 2, W // 2]."""
-        x = activate(self.patches(images) + self.bias[:, None, None], "fast")
+        x = self.patches(images)
+        x = activate(x + self.bias[:, None, None].to(x), "fast")
         pooled = F.max_pool2d(self.conv(x), 2, ceil_mode=True)
         return activate(self.norm(pooled), "fast")
 
