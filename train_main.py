@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -66,6 +66,9 @@ class Args:
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""
+    iterated: tuple[Count, ...] | None = None
+    """Residual networks: numbers of the blocks, from 1, that can be iterated to a fixed
+    point."""
     paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
     (mixed, with solves of random length); all for digits, portions for mazes, mixed
@@ -150,14 +153,12 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    start, solver = args.start_from, {"rtol": args.rtol, "max_steps": args.max_steps}
+    start, own = args.start_from, pick(args, "iterated rtol max_steps")
     architecture = new_training.network_config(
-        args.dataset, args.preset, start, gates(args), **solver
+        args.dataset, args.preset, start, gates(args), **own
     )
     names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
-    options = {
-        name: getattr(args, name) for name in (*names.split(), "precision", "seed")
-    }
+    options = pick(args, f"{names} precision seed")
     config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)
@@ -166,6 +167,11 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     )
     main = splits.pop("main")
     return new_training.new_trainer(architecture, config, main, start), splits
+
+
+def pick(args: Args, names: str) -> dict[str, Any]:
+    """Return some options by name."""
+    return {name: getattr(args, name) for name in names.split()}
 
 
 def gates(args: Args) -> "GateConfig | None":

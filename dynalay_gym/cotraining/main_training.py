@@ -95,7 +95,10 @@ def _measure(
     if isinstance(network, GatedNetwork):
         gates = measure_gates(network, split)
         return {"gates": gates["accuracy"]}, gates
-    return {"all blocks": accuracy(network, split)}, {}
+    found = {"all blocks": accuracy(network, split)}
+    if network.config.iterated:
+        found["iterated"] = accuracy(network, split, network.config.iterated)
+    return found, {}
 
 
 def _mean_accuracy(folder: Path) -> float:

@@ -1,6 +1,6 @@
 """A training that begins: splits, architecture, options and network for a data set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from dynalay_gym.networks.presets import make_any_config
-from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.config import OF_SOLVES, ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork, WhiteningStem
 from dynalay_gym.networks.residual.training import (
     ResidualTrainer,
@@ -56,7 +56,7 @@ def network_config(
     preset: str | None = None,
     start_from: Path | None = None,
     gates: GateConfig | None = None,
-    **solver: Any,
+    **options: Any,
 ) -> Config:
     """Return the architecture for a data set.
 
@@ -66,8 +66,9 @@ def network_config(
         start_from: Folder of a network whose architecture is taken in place of a
             preset's.
         gates: Gates that it gets; None leaves it as it is.
-        **solver: ``rtol`` and ``max_steps`` in place of a main network's own; None
-            changes nothing.
+        **options: ``rtol`` and ``max_steps`` in place of the preset's own, and
+            ``iterated`` blocks of a residual network, which has no solves otherwise;
+            None changes nothing.
 
     Raises:
         CheckpointError: The network to start from is missing, or of other data.
@@ -75,12 +76,12 @@ def network_config(
             of this kind of network.
     """
     spec = dataset_spec(dataset)
-    given = {name: value for name, value in solver.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if start_from is not None:
         if preset is not None or given:
             raise ConfigError(
-                "--start-from brings its own architecture; leave --preset, --rtol and "
-                "--max-steps out"
+                "--start-from brings its own architecture; leave --preset, --iterated, "
+                "--rtol and --max-steps out"
             )
         return _with_gates(_config_at(start_from, spec), gates)
     if gates is not None:
@@ -89,7 +90,8 @@ def network_config(
         )
     name = preset or spec.preset
     config = make_any_config(name, spec.in_shape, spec.num_classes)
-    _check_known(given, type(config))
+    has_no_solves = isinstance(config, ResidualConfig) and not given.get("iterated")
+    _check_known(given, type(config), OF_SOLVES if has_no_solves else ())
     return replace(config, **given)
 
 
@@ -187,9 +189,12 @@ def _new_network(architecture: Config, main: Split) -> Any:
     return network
 
 
-def _check_known(given: Mapping[str, Any], config: Any) -> None:
+def _check_known(
+    given: Mapping[str, Any], config: Any, without: Collection[str] = ()
+) -> None:
     """Raise ConfigError for an option that is not of this kind of network."""
-    for name in sorted(given.keys() - {field.name for field in fields(config)}):
+    known = {field.name for field in fields(config)}.difference(without)
+    for name in sorted(given.keys() - known):
         raise ConfigError(
             f"{flag(name)} is no option of this kind of network (--preset); leave it "
             "out"

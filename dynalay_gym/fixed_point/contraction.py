@@ -42,6 +42,23 @@ def gram_bound(matrices: Tensor, iterations: int = 6) -> Tensor:
     return bound
 
 
+def depthwise_bound(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Return an upper bound of each channel's norm, if each is convolved by itself.
+
+    A channel's symbol is a number, whose largest magnitude is the norm on the torus.
+
+    Args:
+        kernel: Real kernel [C, 1, k, k], odd k.
+        height: Height of the map in pixels.
+        width: Width of the map in pixels.
+
+    Returns:
+        Bounds [C, 1, 1, 1], differentiable.
+    """
+    largest = conv_symbol(kernel, height, width).abs().amax(0)
+    return largest[:, :, None, None] * _ROUNDING
+
+
 def conv_symbol(kernel: Tensor, height: int, width: int) -> Tensor:
     """Return the Fourier symbol of a kernel on the torus that certifies an H x W map.
 
@@ -66,7 +83,8 @@ def contract(weight: Tensor, bound: Tensor, kappa: float) -> Tensor:
 
     Args:
         weight: The weight.
-        bound: Certified upper bound of its norm (scalar).
+        bound: Certified upper bound of its norm (scalar), or of the norms of parts
+            that act by themselves, in a shape that fits the weight's.
         kappa: Largest norm, > 0; weights below it are returned as they are.
     """
     return weight * (kappa / bound.clamp(min=kappa)).to(weight.dtype)

@@ -16,7 +16,12 @@ from torch.nn.grad import conv2d_weight
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.caching import Freezable
-from dynalay_gym.fixed_point.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.fixed_point.contraction import (
+    contract,
+    conv_symbol,
+    depthwise_bound,
+    gram_bound,
+)
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.relu_solve import relu_map, relu_solve
 from dynalay_gym.fixed_point.solve import (
@@ -62,7 +67,7 @@ class FixedPointLayer(Freezable):
 
     @abstractmethod
     def norm_bound(self) -> Tensor:
-        """Return a certified upper bound of the free weight's norm (scalar)."""
+        """Return a certified upper bound of the free weight's norm; see `contract`."""
 
     @abstractmethod
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
@@ -150,6 +155,9 @@ class FixedPointLayer(Freezable):
 class ConvFixedPointLayer(FixedPointLayer):
     """Fixed-point layer whose ``W`` is a zero-padded convolution.
 
+    A *depthwise* one convolves every channel by itself, and bounds the norm of each, so
+    that a channel has the same solution whatever others there are. It starts at W = 0.
+
     Args:
         channels: Channels C of state and input.
         height: Height in pixels of the maps it is certified for.
@@ -157,6 +165,7 @@ class ConvFixedPointLayer(FixedPointLayer):
         kernel_size: Odd side of the kernel.
         kappa: Bound of the operator norm, in (0, 1).
         solver: Tolerances and gradient rule.
+        depthwise: Whether every channel is convolved by itself.
     """
 
     def __init__(
@@ -168,11 +177,14 @@ class ConvFixedPointLayer(FixedPointLayer):
         kernel_size: int = 3,
         kappa: float = 0.9,
         solver: SolverConfig | None = None,
+        depthwise: bool = False,
     ) -> None:
-        kernel = torch.empty(channels, channels, kernel_size, kernel_size)
-        nn.init.kaiming_normal_(kernel, nonlinearity="relu")
+        inputs = 1 if depthwise else channels
+        kernel = torch.zeros(channels, inputs, kernel_size, kernel_size)
+        if not depthwise:
+            nn.init.kaiming_normal_(kernel, nonlinearity="relu")
         super().__init__(kernel, kappa, solver)
-        self.height, self.width = height, width
+        self.height, self.width, self.depthwise = height, width, depthwise
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -187,27 +199,43 @@ class ConvFixedPointLayer(FixedPointLayer):
         )
 
     def norm_bound(self) -> Tensor:
-        """Return the bound by Gram iteration on the kernel's symbol on the torus."""
+        """Return the bound by the kernel's symbol on the torus.
+
+        Of a depthwise kernel, one per channel; else by Gram iteration.
+        """
         # One memory format, so that the bound's last bit does not depend on it.
         weight = self.free_weight.contiguous()
+        if self.depthwise:
+            return depthwise_bound(weight, self.height, self.width)
         return gram_bound(conv_symbol(weight, self.height, self.width))
 
     def recur(self, z: Tensor, weight: Tensor) -> Tensor:
-        """Convolve [n, C, H, W]; H and W at most those certified."""
-        return batch_invariant.conv2d(z, weight, padding=weight.shape[-1] // 2)
+        """Convolve [n, C, H, W]; H and W at most those certified.
+
+        Depthwise, z may have some of the channels, if the weight [C, 1, k, k] has the
+        same.
+        """
+        return batch_invariant.conv2d(z, weight, **self._how(weight))
 
     def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
         """Correlate [n, C, H, W]: convolve with the kernel turned round."""
-        turned = weight.flip(2, 3).transpose(0, 1)
-        return batch_invariant.conv2d(a, turned, padding=weight.shape[-1] // 2)
+        turned = weight.flip(2, 3)
+        if not self.depthwise:
+            turned = turned.transpose(0, 1)
+        return batch_invariant.conv2d(a, turned, **self._how(weight))
 
     def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of ``sum(a * W z)`` for the kernel, in its type."""
         dtype = _working_type(weight)  # the library takes one type for both
         gradient: Tensor = conv2d_weight(
-            z.to(dtype), weight.shape, a.to(dtype), padding=weight.shape[-1] // 2
+            z.to(dtype), weight.shape, a.to(dtype), **self._how(weight)
         )
         return gradient.to(weight.dtype)
+
+    def _how(self, weight: Tensor) -> dict[str, int]:
+        """Return padding and groups of the convolution."""
+        groups = len(weight) if self.depthwise else 1
+        return {"padding": weight.shape[-1] // 2, "groups": groups}
 
 
 class DenseFixedPointLayer(FixedPointLayer):

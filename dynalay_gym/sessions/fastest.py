@@ -64,8 +64,8 @@ def as_session(
         iterations_per_action: See `fastest_session`.
 
     Raises:
-        ConfigError: Options come with a network that has no solves, or with a session,
-            which has its own; or it is neither.
+        ConfigError: Options come with a network of blocks or with a session, which have
+            their own; or it is neither.
     """
     _make_forks_usable()
     options = rtol, max_steps, iterations_per_action
@@ -75,8 +75,9 @@ def as_session(
     if isinstance(network, ResidualNetwork | GatedNetwork):
         if is_given:
             raise ConfigError(
-                f"a {type(network).__name__} has no fixed points to solve for; leave "
-                "rtol, max_steps and iterations_per_action out"
+                f"a {type(network).__name__} takes no rtol, max_steps or "
+                "iterations_per_action; leave them out (of iterated blocks they are "
+                "fields of its ResidualConfig)"
             )
         if isinstance(network, GatedNetwork):
             return GatedSession(network)

@@ -3,7 +3,7 @@
 Axes: n samples, L layers, S states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,19 @@ def state_name(state_id: int, num_layers: int) -> str:
 
 
 @torch.no_grad()
-def accuracy(network: ResidualNetwork, split: Split) -> float:
-    """Return the share of a split that a network answers rightly, in its eval mode."""
+def accuracy(
+    network: ResidualNetwork, split: Split, iterated: Collection[int] = ()
+) -> float:
+    """Return the share of a split that a network answers rightly, in its eval mode.
+
+    Args:
+        network: The network; it stays in the mode that it is in.
+        split: Samples on its device.
+        iterated: Blocks that are iterated; see `ResidualNetwork.forward`.
+    """
     was_training = network.training
     network.eval()
-    logits = [network(inputs) for inputs in split.inputs.split(BATCH)]
+    logits = [network(inputs, iterated) for inputs in split.inputs.split(BATCH)]
     network.train(was_training)
     return float((torch.cat(logits).argmax(1) == split.labels).double().mean())
 
@@ -83,7 +91,8 @@ def export(
         network: The network; it stays as it is.
         splits: By name; ``agent`` is what costs and penalty are measured on. The
             accuracy of every state of a main network, and of others without and with
-            all their blocks and as their gates say, is stored for each of them.
+            all their blocks, with blocks iterated and as their gates say, is stored for
+            each of them.
         facts: Further facts for the JSON. Where ``dataset`` names one whose environment
             takes portions, their costs are measured beside those of whole solves.
 
@@ -125,18 +134,23 @@ def _measure_blocks(
 ) -> tuple[dict[str, Any], list[Calibration]]:
     session: Any = as_session(network)
     found = {name: calibrate(session, split) for name, split in splits.items()}
-    accuracy = {
+    accuracies = {
         name: {"no blocks": each.plain_accuracy, "all blocks": each.always_accuracy}
         for name, each in found.items()
     }
-    about = {"plain_macs": session.plain_macs, "accuracy": accuracy}
+    backbone = network.backbone if isinstance(network, GatedNetwork) else network
+    if backbone.config.iterated:
+        for name, split in splits.items():
+            share = accuracy(backbone, split, backbone.config.iterated)
+            accuracies[name]["iterated"] = share
+    about = {"plain_macs": session.plain_macs, "accuracy": accuracies}
     if isinstance(network, ResidualNetwork):
         return about | {"macs": network.macs}, [found["agent"]]
     gates = {
         name: measure_gates(session.network, each) for name, each in splits.items()
     }
     for name, each in gates.items():
-        accuracy[name]["gates"] = each["accuracy"]
+        accuracies[name]["gates"] = each["accuracy"]
     return about | {"macs": network.open_macs, "gates": gates}, [found["agent"]]
 
 

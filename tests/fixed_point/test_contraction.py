@@ -6,12 +6,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.contraction import contract, conv_symbol, gram_bound
+from dynalay_gym.fixed_point.contraction import (
+    contract,
+    conv_symbol,
+    depthwise_bound,
+    gram_bound,
+)
 from dynalay_gym.fixed_point.layers import (
     ConvFixedPointLayer,
     DenseFixedPointLayer,
     FixedPointLayer,
 )
+from dynalay_gym.fixed_point.solve import SolverConfig
 
 SIZES = [(1, 1), (1, 3), (2, 2), (4, 4), (5, 3), (8, 8)]
 
@@ -55,6 +61,38 @@ def test_bound_of_a_convolution_is_one_and_is_tight(
         torus = torus_norm(kernel, height, width)
         excess = channels ** (1 / 2**7) * (1 + 2e-4)
         assert torus <= bound <= torus * excess
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_every_channel_of_a_depthwise_convolution_has_its_bound(
+    height: int, width: int
+) -> None:
+    kernel = random_kernel(4, 3, 0)[:, :1] * torch.tensor([0.1, 1, 1, 9]).view(
+        4, 1, 1, 1
+    )
+    bounds = depthwise_bound(kernel, height, width)
+    assert bounds.shape == (4, 1, 1, 1)
+    for one, bound in zip(kernel[:, None], bounds.flatten(), strict=True):
+        assert bound >= true_norm(conv_matrix(one, height, width))
+        assert float(bound) == pytest.approx(torus_norm(one, height, width), rel=2e-4)
+    kept = contract(kernel, bounds, 0.9)
+    assert torch.equal(kept[bounds.flatten() < 0.9], kernel[bounds.flatten() < 0.9])
+
+
+def test_a_depthwise_layer_starts_at_zero_and_knows_no_other_channels() -> None:
+    solver = SolverConfig(rtol=1e-12, max_steps=500)
+    layer = ConvFixedPointLayer(5, 6, 6, solver=solver, depthwise=True).double()
+    x = torch.randn(3, 5, 6, 6, dtype=torch.float64)
+    assert torch.equal(layer(x), torch.relu(x))
+    assert layer.macs_per_iteration == 5 * 9 * 36
+    with torch.no_grad():
+        layer.free_weight.normal_()
+        z, other = layer(x), x.clone()
+        other[:, 2] = 7.0
+        changed = (layer(other) - z).abs().amax((0, 2, 3))
+    assert changed[2] > 1
+    changed[2] = 0
+    assert changed.max() < 1e-9  # when a row stops depends on all of them
 
 
 def test_bound_closes_on_the_true_norm_as_the_map_grows() -> None:
@@ -111,6 +149,8 @@ def test_weights_below_kappa_are_left_alone() -> None:
 
 def effective_norm(layer: FixedPointLayer) -> float:
     weight = layer.weight().detach()
+    if isinstance(layer, ConvFixedPointLayer) and layer.depthwise:
+        weight = weight * torch.eye(len(weight))[:, :, None, None]
     if isinstance(layer, ConvFixedPointLayer):
         return true_norm(conv_matrix(weight, layer.height, layer.width))
     return true_norm(weight)
@@ -123,6 +163,7 @@ def effective_norm(layer: FixedPointLayer) -> float:
         lambda kappa: ConvFixedPointLayer(3, 4, 5, kappa=kappa),
         lambda kappa: ConvFixedPointLayer(4, 1, 1, kappa=kappa),
         lambda kappa: ConvFixedPointLayer(2, 6, 6, kernel_size=5, kappa=kappa),
+        lambda kappa: ConvFixedPointLayer(3, 4, 5, kappa=kappa, depthwise=True),
         lambda kappa: DenseFixedPointLayer(9, kappa=kappa),
     ],
 )

@@ -32,6 +32,13 @@ def conv_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
     return layer, torch.randn(4, 2, 4, 3, dtype=torch.float64)
 
 
+def depthwise_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
+    torch.manual_seed(0)
+    layer = ConvFixedPointLayer(2, 4, 3, kappa=kappa, depthwise=True).double()
+    torch.nn.init.normal_(layer.free_weight)
+    return layer, torch.randn(4, 2, 4, 3, dtype=torch.float64)
+
+
 def dense_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
     torch.manual_seed(1)
     layer = DenseFixedPointLayer(10, kappa=kappa).double()
@@ -39,7 +46,7 @@ def dense_layer(kappa: float = 0.8) -> tuple[FixedPointLayer, Tensor]:
 
 
 Maker = Callable[..., tuple[FixedPointLayer, Tensor]]
-layers = pytest.mark.parametrize("make", [conv_layer, dense_layer])
+layers = pytest.mark.parametrize("make", [conv_layer, depthwise_layer, dense_layer])
 
 
 def gradients(

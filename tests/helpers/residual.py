@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.config import ResidualConfig
@@ -41,6 +42,8 @@ def random_residual(
                     nn.init.normal_(part, std=0.3)
                 for part in (module.running_var, module.weight):
                     nn.init.uniform_(part, 0.5, 1.5)
+            if isinstance(module, ConvFixedPointLayer):
+                nn.init.normal_(module.free_weight, std=0.3)
     return network.eval()
 
 

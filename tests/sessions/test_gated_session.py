@@ -17,7 +17,7 @@ from dynalay_gym.evaluation.reference_policies import GatesPolicy
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import as_session
-from dynalay_gym.sessions.skip.decisions import RUN, SKIP, from_state_ids
+from dynalay_gym.sessions.skip.decisions import RUN, SKIP, DecisionStates
 from dynalay_gym.sessions.skip.gated import GatedSession
 from dynalay_gym.testing import check_vector_env
 
@@ -117,10 +117,9 @@ def test_reach_finds_the_same_gates_bits_and_features(
     session, state_ids = GatedSession(network), torch.arange(3, 15)
     reached, walked = session.begin(images), session.begin(images)
     session.reach(reached, ROWS, state_ids)
-    position, ran = from_state_ids(state_ids, NUM_BLOCKS)
-    for level in range(NUM_BLOCKS):
-        action = torch.where(ran[:, level], RUN, SKIP)
-        session.apply(walked, ROWS, action * (position > level))
+    _, taken = DecisionStates([False] * NUM_BLOCKS).from_ids(state_ids)
+    for actions in taken.T:
+        session.apply(walked, ROWS, actions)
     assert torch.equal(session.state_ids(walked), state_ids)
     seen = session.features(reached, ROWS)
     assert torch.equal(seen, session.features(walked, ROWS))

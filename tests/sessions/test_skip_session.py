@@ -20,9 +20,7 @@ from dynalay_gym.sessions.skip.decisions import (
     RUN,
     SKIP,
     STOP,
-    from_state_ids,
-    skip_states,
-    to_state_ids,
+    DecisionStates,
 )
 from dynalay_gym.sessions.skip.session import SkipSession
 from dynalay_gym.sessions.skip.state import SkipState
@@ -72,7 +70,7 @@ def plan(ran: Any) -> list[int]:
 def assert_equal(state: SkipState, row: int, other: SkipState, at: int) -> None:
     for mine, theirs in zip(state.maps, other.maps, strict=True):
         assert torch.equal(mine[row], theirs[at])
-    for name in ("pooled", "logits", "position", "ran"):
+    for name in ("pooled", "logits", "position", "taken"):
         assert torch.equal(getattr(state, name)[row], getattr(other, name)[at]), name
 
 
@@ -81,31 +79,32 @@ def assert_equal(state: SkipState, row: int, other: SkipState, at: int) -> None:
 
 def test_two_blocks_are_a_tree_of_seven_states() -> None:
     expected = [[0, 1, 2], [1, 3, 4], [2, 5, 6], *([leaf] * 3 for leaf in range(3, 7))]
-    states = skip_states(2)
+    states = DecisionStates([False] * 2).next_state()
     assert states is not None and states.tolist() == expected
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3, 15])
 def test_a_state_is_its_decisions(num_blocks: int) -> None:
-    states = skip_states(num_blocks)
+    tree = DecisionStates([False] * num_blocks)
+    states = tree.next_state()
     assert states is not None and len(states) == 2 ** (num_blocks + 1) - 1
     state_ids = torch.arange(len(states))
-    position, ran = from_state_ids(state_ids, num_blocks)
-    assert torch.equal(to_state_ids(position, ran), state_ids)
+    position, taken = tree.from_ids(state_ids)
+    assert torch.equal(tree.to_ids(position, taken), state_ids)
     goes_on = position < num_blocks
     for action in (RUN, SKIP):
-        reached = torch.from_numpy(states[:, action])
-        there, ran_there = from_state_ids(reached, num_blocks)
+        there, taken_there = tree.from_ids(torch.from_numpy(states[:, action]))
         assert torch.equal(there, position + goes_on)
         added = torch.arange(num_blocks) == position[:, None]
-        assert torch.equal(ran_there, ran | added if action == RUN else ran)
+        assert torch.equal(taken_there, taken + action * added)
 
 
 def test_sixteen_blocks_have_too_many_states() -> None:
     """2 ** 17 - 1; rows still run, what needs the states says so."""
     many = random_residual(in_shape=(1, 4, 4), widths=(1,), depths=(16,))
     session = SkipSession(many)
-    assert skip_states(16) is None and not isinstance(session, FiniteStates)
+    assert DecisionStates([False] * 16).next_state() is None
+    assert not isinstance(session, FiniteStates)
     with pytest.raises(ConfigError, match="finitely many states"):
         finite(session, "a transition table")
     assert default_decisions(session) == 17
@@ -188,9 +187,8 @@ def test_reach_brings_rows_to_different_states_at_once(
     state = session.begin(images)
     session.reach(state, ROWS, state_ids)
     assert torch.equal(session.state_ids(state), state_ids)
-    _, ran = from_state_ids(state_ids, NUM_BLOCKS)
     for row in range(NUM_IMAGES):
-        expected = answer(network, images[row : row + 1], ran[row])
+        expected = answer(network, images[row : row + 1], state.ran[row])
         assert torch.equal(session.logits(state, ROWS[row : row + 1]), expected)
 
 
@@ -256,7 +254,7 @@ def test_macs_are_those_that_run(
             expected += parts[level].branch + above + network.head_macs
     assert macs == expected
     assert count.total() == 2 * NUM_IMAGES * (session.plain_macs + macs)
-    leaf = to_state_ids(torch.full((1,), NUM_BLOCKS), torch.tensor([ran]))
+    leaf = session.state_ids(play(session, images, plan(ran))[0])[:1]
     with FlopCount() as count:
         cost = session.reach(state, ROWS, leaf.expand(NUM_IMAGES))
     assert count.total() == 2 * int(cost.macs.sum())
@@ -275,6 +273,7 @@ def test_skipping_moves_on_and_costs_nothing(
     assert not cost.macs.any() and not cost.already_iterated.any()
     assert torch.equal(state.position, before.position + 1)
     before.position += 1
+    before.taken[:, 1] = SKIP
     for row in range(NUM_IMAGES):
         assert_equal(state, row, before, row)
 
@@ -374,7 +373,7 @@ def test_other_weights_are_taken_and_the_network_is_copied() -> None:
 
 
 def test_a_network_has_no_solver_settings() -> None:
-    with pytest.raises(ConfigError, match="ResidualNetwork has no fixed points"):
+    with pytest.raises(ConfigError, match="ResidualNetwork takes no rtol"):
         as_session(random_residual(), rtol=0.1)
 
 

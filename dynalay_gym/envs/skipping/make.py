@@ -51,7 +51,7 @@ def _check_given(config: dict[str, Any]) -> None:
 
 def _check_network(env: EnvProperties) -> None:
     """Raise CheckpointError for a network whose blocks cannot be skipped."""
-    if env.action_names != ACTION_NAMES:
+    if env.action_names[: len(ACTION_NAMES)] != ACTION_NAMES:
         raise CheckpointError(
             "this environment needs a network with residual blocks; the one given has "
             f"the actions {', '.join(env.action_names)}; {_REMEDY}"

@@ -1,7 +1,8 @@
 """All blocks decided on at once: an episode is one step (a contextual bandit).
 
 The action says of every block whether it runs. The wrappers play it block by block in
-the environment that they wrap, stop, and add the rewards up.
+the environment that they wrap, stop, and add the rewards up. Blocks that could be
+iterated are run or skipped like all others.
 
 Axes: N sub-environments, B blocks.
 
@@ -163,7 +164,7 @@ class OneShotVector(VectorWrapper):
 def _num_blocks(base: Any) -> int:
     """Return the blocks B of an environment that can be played in one step."""
     names = getattr(base, "action_names", ())
-    if names != ACTION_NAMES:
+    if names[: len(ACTION_NAMES)] != ACTION_NAMES:
         raise ConfigError(
             "one decision for all blocks needs an environment whose actions are "
             f"{', '.join(ACTION_NAMES)}, not {', '.join(names) or type(base).__name__}"

@@ -67,4 +67,4 @@ class GatedConfig:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {"backbone": self.backbone.to_dict(), "gates": asdict(self.gates)}

@@ -3,7 +3,7 @@
 Axes: n samples, B blocks, C channels, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,7 +21,11 @@ from dynalay_gym.networks.lcnet.gates import (
 )
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.networks.residual.skipping import mask_block, run_block
+from dynalay_gym.networks.residual.skipping import (
+    iterate_block,
+    mask_block,
+    run_block,
+)
 
 _NUM_SLICES = 8
 _PARTS = ("stem", "blocks", "answer", "block_sizes")
@@ -48,7 +52,8 @@ class GatedOutput:
         logits: Answers [n, K].
         gates: Of each block, bottom up.
         macs: Multiply-adds of each row [n], the gates' own included: int64 in
-            evaluation; in training float, with the gradient of what is open.
+            evaluation; in training float, with the gradient of what is open, and
+            without iterations.
     """
 
     logits: Tensor
@@ -102,14 +107,19 @@ class GatedNetwork(nn.Module):
         """Architecture."""
         return GatedConfig(backbone=self.backbone.config, gates=self.gate_config)
 
-    def forward(self, images: Tensor) -> GatedOutput:
-        """Answer images [n, C, H, W]."""
+    def forward(self, images: Tensor, iterated: Collection[int] = ()) -> GatedOutput:
+        """Answer images [n, C, H, W].
+
+        Args:
+            images: Images.
+            iterated: Blocks that are iterated; see `ResidualNetwork.forward`.
+        """
         x, gates = self.stem(images), []
         fixed = self.stem_macs + self.head_macs
         macs = torch.full((len(images),), fixed, device=x.device)
         for level in range(len(self.blocks)):
             gates.append(self.gate(level, x))
-            x, taken = self.run_block(level, x, gates[-1])
+            x, taken = self.run_block(level, x, gates[-1], level + 1 in iterated)
             macs = macs + taken + self.gate_macs(level)
         return GatedOutput(self.answer(x), tuple(gates), macs)
 
@@ -138,15 +148,21 @@ class GatedNetwork(nn.Module):
             if len(each)
         )
 
-    def run_block(self, level: int, x: Tensor, gate: Gate) -> tuple[Tensor, Tensor]:
+    def run_block(
+        self, level: int, x: Tensor, gate: Gate, iterates: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Run what the gates leave of a block; return its output and MACs [n].
 
         Args:
             level: Number of the block, from 0.
             x: What enters it [n, C_in, H, W].
             gate: Its gates.
+            iterates: Whether its inner activations are iterated.
         """
         block = self.blocks[level]
+        if iterates and not self.training:
+            out, taken = iterate_block(block, x, gate.layer, gate.channels)
+            return out, taken[0]
         if not self.training:
             return run_block(block, x, gate.layer, gate.channels)
         cost = block.macs(x.shape[-1])
@@ -154,7 +170,7 @@ class GatedNetwork(nn.Module):
         if gate.channels is not None:
             num = is_open(gate.channels).sum(1)
         macs = cost.shortcut + is_open(gate.layer) * num * cost.channel
-        return mask_block(block, x, gate.layer, gate.channels), macs
+        return mask_block(block, x, gate.layer, gate.channels, iterates), macs
 
     def answer(self, top: Tensor) -> Tensor:
         """Return logits [n, K] of the last block's output [n, C, H, W]."""

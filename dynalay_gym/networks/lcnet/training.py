@@ -21,6 +21,7 @@ from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.lcnet.gates import BinaryGate
 from dynalay_gym.networks.lcnet.losses import distillation, lasso, miss_target
 from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.residual.training import draw_iterated
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
@@ -113,8 +114,9 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         if isinstance(network.gating, BinaryGate):
             network.gating.noise = max(0.0, 1 - self.progress / _QUIET_AT)
         images = images.contiguous(memory_format=torch.channels_last)
+        iterated = draw_iterated(network.backbone.config.iterated, self.generator)
         with self._own_noise():
-            output = network(images)
+            output = network(images, iterated)
         with torch.no_grad():
             open_logits = self._open_network(images).float()
         logits, taught = output.logits.float(), config.distillation

@@ -2,7 +2,8 @@
 
 ``merge(shortcut(x), scale * outer(inner(x)))``: without its branch a block is its
 shortcut, and without some of its inner channels the convolution that makes them and
-the one that reads them are smaller.
+the one that reads them are smaller. In some blocks the inner activations can be
+iterated to a fixed point.
 
 Axes: n samples, C channels, H x W pixels.
 """
@@ -19,6 +20,7 @@ from dynalay_gym.fixed_point.batch_invariant import (
     conv2d_size,
     gelu,
 )
+from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 
 Form = Literal["classic", "fast"]
 # Short trainings see few batches: their statistics have to follow faster.
@@ -32,15 +34,17 @@ class BlockMacs(NamedTuple):
         shortcut: Of the shortcut, which always runs.
         channel: Of one inner channel: what makes it, and what reads it.
         num_channels: Inner channels.
+        iteration: Of one iteration of one inner channel; 0 where there is none.
     """
 
     shortcut: int
     channel: int
     num_channels: int
+    iteration: int
 
     @property
     def branch(self) -> int:
-        """Multiply-adds of the whole branch."""
+        """Multiply-adds of the whole branch, not iterated."""
         return self.channel * self.num_channels
 
 
@@ -79,12 +83,21 @@ def batch_norm(channels: int, form: Form) -> nn.BatchNorm2d:
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut (a *basic* block).
 
+    With a recurrence it is a fixed-point layer too: ``inner(x) = relu(u)`` with
+    ``u = norm1(conv1(x))`` is one application, from zero, of ``z = relu(u + W z)``, and
+    *iterated* the inner activations are the solution z. W convolves every channel by
+    itself, so that those that are left out change nothing in the others. It starts at
+    0, where both are the same. The activation inside is a ReLU in either form, because
+    GELU is no contraction. What the second convolution makes of a solution has a
+    normalisation of its own, ``norm_iterated``.
+
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output and inside.
         stride: 1, or 2 to halve the sides.
         form: See `ResidualConfig`.
         shortcut: See `ResidualConfig`.
+        recurrence: Depthwise layer of the inner maps; None if it cannot be iterated.
     """
 
     def __init__(
@@ -94,6 +107,7 @@ class ResidualBlock(nn.Module):
         stride: int,
         form: Form,
         shortcut: Literal["pad", "project", "pool"],
+        recurrence: ConvFixedPointLayer | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -111,10 +125,20 @@ class ResidualBlock(nn.Module):
             conv_stride = stride if shortcut == "project" else 1
             self.projection = Conv2d(in_channels, out_channels, 1, conv_stride)
             self.projection_norm = batch_norm(out_channels, form)
+        self.recurrence, self.inner_form = recurrence, form
+        if recurrence is not None:
+            self.inner_form = "classic"
+            self.norm_iterated = batch_norm(out_channels, form)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [n, C_in, H, W] to [n, C_out, H', W']."""
-        return self.merge(self.shortcut(x), self.outer(self.inner(x)))
+    def forward(self, x: Tensor, iterates: bool = False) -> Tensor:
+        """Map [n, C_in, H, W] to [n, C_out, H', W'].
+
+        Args:
+            x: Input.
+            iterates: Whether the inner activations are iterated to their fixed point.
+        """
+        branch = self.outer(self.inner(x, iterates), iterates)
+        return self.merge(self.shortcut(x), branch)
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Return what passes beside the branch, [n, C_out, H', W']."""
@@ -128,17 +152,22 @@ class ResidualBlock(nn.Module):
         added = self.out_channels - self.in_channels
         return F.pad(x, (0, 0, 0, 0, added // 2, added - added // 2)) if added else x
 
-    def inner(self, x: Tensor) -> Tensor:
+    def inner(self, x: Tensor, iterates: bool = False) -> Tensor:
         """Return the inner activations, [n, C_inner, H', W']."""
-        return activate(self.norm1(self.conv1(x)), self.form)
+        u = self.norm1(self.conv1(x))
+        if not iterates:
+            return activate(u, self.inner_form)
+        assert self.recurrence is not None, "a fixed-point layer"
+        return self.recurrence.solve(u).value
 
-    def outer(self, inner: Tensor) -> Tensor:
+    def outer(self, inner: Tensor, iterates: bool = False) -> Tensor:
         """Return the branch's output for inner activations, [n, C_out, H', W']."""
-        return self.finish(self.conv2(inner))
+        return self.finish(self.conv2(inner), iterates)
 
-    def finish(self, read: Tensor) -> Tensor:
+    def finish(self, read: Tensor, iterates: bool = False) -> Tensor:
         """Return the branch's output for what the second convolution has read."""
-        branch: Tensor = self.norm2(read)
+        norm = self.norm_iterated if iterates else self.norm2
+        branch: Tensor = norm(read)
         return branch if self.form == "classic" else activate(branch, self.form)
 
     def merge(self, shortcut: Tensor, branch: Tensor | None = None) -> Tensor:
@@ -154,7 +183,11 @@ class ResidualBlock(nn.Module):
             shortcut = conv2d_macs(self.projection.weight.shape, side, side)
         made = conv2d_macs(self.conv1.weight[:1].shape, side, side)
         read = conv2d_macs(self.conv2.weight[:, :1].shape, side, side)
-        return BlockMacs(shortcut, made + read, self.inner_channels)
+        iteration = 0
+        if self.recurrence is not None:
+            kernel = self.recurrence.free_weight[:1]
+            iteration = conv2d_macs(kernel.shape, side, side)
+        return BlockMacs(shortcut, made + read, self.inner_channels, iteration)
 
 
 @torch.no_grad()

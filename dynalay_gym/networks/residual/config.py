@@ -5,19 +5,27 @@ References:
     with shortcuts that are padded, and ResNet-18, in the form for 32 x 32 pixels.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.utils.ranges import check_fields, lists_to_tuples
+from dynalay_gym.utils.ranges import (
+    Portion,
+    Tolerance,
+    check_fields,
+    lists_to_tuples,
+)
 
 Side = Annotated[int, Meta(ge=4, le=1024)]
 Channels = Annotated[int, Meta(ge=1, le=4096)]
 _STAGES = Meta(min_length=1, max_length=8)
 Widths = Annotated[tuple[Channels, ...], _STAGES]
 Depths = Annotated[tuple[Annotated[int, Meta(ge=1, le=64)], ...], _STAGES]
+Blocks = Annotated[tuple[Annotated[int, Meta(ge=1, le=512)], ...], Meta(max_length=512)]
+OF_SOLVES = ("iterated", "rtol", "max_steps")  # of no meaning without iterated blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,10 @@ class ResidualConfig:
         shortcut: Where sides or channels change: ``pad`` drops pixels and pads channels
             with zeros, ``project`` is a strided 1 x 1 convolution, ``pool`` averages
             pixels before it.
+        iterated: Numbers of the blocks, from 1 and ascending, whose inner activations
+            can be iterated to a fixed point; see `ResidualBlock`.
+        rtol: Relative tolerance of such a solve, > 0.
+        max_steps: Most iterations of such a solve, >= 1.
 
     Raises:
         ConfigError: Fields are out of range or do not fit each other.
@@ -46,6 +58,9 @@ class ResidualConfig:
     widths: Widths
     depths: Depths
     shortcut: Literal["pad", "project", "pool"] = "pad"
+    iterated: Blocks = ()
+    rtol: Tolerance = 1e-2
+    max_steps: Portion = 30
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""
@@ -57,6 +72,11 @@ class ResidualConfig:
             raise ConfigError(f"images must be square, not {self.in_shape[1:]}")
         if self.shortcut == "pad" and list(self.widths) != sorted(self.widths):
             raise ConfigError("padded shortcuts need widths that do not fall")
+        if not _is_ascending(self.iterated, self.num_blocks):
+            raise ConfigError(
+                f"iterated must be blocks in 1..{self.num_blocks}, in ascending order, "
+                f"not {self.iterated}"
+            )
 
     @property
     def num_blocks(self) -> int:
@@ -64,8 +84,14 @@ class ResidualConfig:
         return sum(self.depths)
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON, without what only iterated blocks have."""
+        values = asdict(self)
+        without = () if self.iterated else OF_SOLVES
+        return {name: values[name] for name in values if name not in without}
+
+
+def _is_ascending(numbers: Collection[int], most: int) -> bool:
+    return list(numbers) == sorted(set(numbers)) and max(numbers, default=0) <= most
 
 
 RESIDUAL_PRESETS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
 Axes: n samples, K classes, B blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size, linear
+from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
+from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.residual.blocks import (
     Conv2d,
     ResidualBlock,
@@ -105,6 +107,14 @@ class WhiteningStem(nn.Module):
         return sum(conv2d_macs(kernel, side, side) for kernel in kernels)
 
 
+def _recurrence(
+    config: ResidualConfig, channels: int, size: int
+) -> ConvFixedPointLayer:
+    """Return what iterates the inner activations of a block, [n, C, size, size]."""
+    solver = SolverConfig(rtol=config.rtol, max_steps=config.max_steps)
+    return ConvFixedPointLayer(channels, size, size, solver=solver, depthwise=True)
+
+
 class ResidualNetwork(nn.Module):
     """Stem, residual blocks, head; ``forward`` runs all of them.
 
@@ -120,15 +130,18 @@ class ResidualNetwork(nn.Module):
         self.stem: PlainStem | WhiteningStem = make_stem(
             config.in_shape[0], config.widths[0]
         )
-        blocks, below = [], config.widths[0]
+        size = self.stem.out_size(config.in_shape[1])
+        blocks, below = list[ResidualBlock](), config.widths[0]
         for stage, (width, depth) in enumerate(
             zip(config.widths, config.depths, strict=True)
         ):
             for place in range(depth):
                 stride = 2 if stage > 0 and place == 0 else 1
-                blocks.append(
-                    ResidualBlock(below, width, stride, config.form, config.shortcut)
-                )
+                size, recurrence = conv2d_size(size, stride), None
+                if len(blocks) + 1 in config.iterated:
+                    recurrence = _recurrence(config, width, size)
+                how = config.form, config.shortcut
+                blocks.append(ResidualBlock(below, width, stride, *how, recurrence))
                 below = width
         self.block_list = nn.ModuleList(blocks)
         self.head = nn.Linear(below, config.num_classes)
@@ -140,11 +153,17 @@ class ResidualNetwork(nn.Module):
         """The residual blocks, bottom up."""
         return [cast(ResidualBlock, block) for block in self.block_list]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [n, K] of images [n, C, H, W]."""
+    def forward(self, images: Tensor, iterated: Collection[int] = ()) -> Tensor:
+        """Return logits [n, K] of images [n, C, H, W].
+
+        Args:
+            images: Images.
+            iterated: Numbers of the blocks, from 1, that are iterated to their fixed
+                points; of those in the architecture's ``iterated``.
+        """
         x = self.stem(images)
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, number in iterated)
         return self.answer(x)
 
     def answer(self, top: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Residual blocks of which each row runs only what its gates leave.
+"""Residual blocks of which each row runs, or iterates, only what its gates leave.
 
 Axes: n rows, C channels, H x W pixels, m rows of a group.
 """
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import conv2d, conv2d_size
+from dynalay_gym.fixed_point.relu_solve import relu_solve
 from dynalay_gym.fixed_point.rows import select_rows
 from dynalay_gym.networks.residual.blocks import ResidualBlock, activate
 
@@ -17,7 +18,11 @@ Kept = slice | Tensor  # the inner channels that a group of rows computes
 
 
 def mask_block(
-    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None = None
+    block: ResidualBlock,
+    x: Tensor,
+    scale: Tensor,
+    channels: Tensor | None = None,
+    iterates: bool = False,
 ) -> Tensor:
     """Run a whole block and multiply by the gates: what training differentiates.
 
@@ -26,14 +31,15 @@ def mask_block(
         x: Its inputs [n, C_in, H, W].
         scale: Factor of the branch of each row [n].
         channels: Factors of its inner channels [n, C_inner]; None is all 1.
+        iterates: Whether the inner activations are iterated to their fixed point.
 
     Returns:
         ``merge(shortcut(x), scale * outer(inner(x) * channels))``, [n, C_out, H', W'].
     """
-    inner = block.inner(x)
+    inner = block.inner(x, iterates)
     if channels is not None:
         inner = inner * channels[:, :, None, None]
-    branch = scale[:, None, None, None] * block.outer(inner)
+    branch = scale[:, None, None, None] * block.outer(inner, iterates)
     return block.merge(block.shortcut(x), branch)
 
 
@@ -59,30 +65,71 @@ def run_block(
     Returns:
         Outputs [n, C_out, H', W'], and the multiply-adds of each row, int64 [n].
     """
+    out, cost = _run(block, x, scale, channels, iterates=False)
+    return out, cost[0]
+
+
+def iterate_block(
+    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Do as `run_block` does, with the inner activations iterated to a fixed point.
+
+    Inner channels that are left out are not iterated either, which changes nothing in
+    the others: each has a fixed point of its own. Only when a row stops, its residual
+    being that of all channels it keeps, may depend on them, within the tolerance.
+
+    Args:
+        block: A block with a recurrence, in evaluation mode.
+        x: Its inputs [n, C_in, H, W].
+        scale: Factor of the branch of each row [n].
+        channels: Factors of its inner channels [n, C_inner]; None is all 1.
+
+    Returns:
+        Outputs [n, C_out, H', W'], and of each row the multiply-adds, the iterations
+        and the `SolverStatus`, int64 [3, n].
+    """
+    return _run(block, x, scale, channels, iterates=True)
+
+
+def _run(
+    block: ResidualBlock,
+    x: Tensor,
+    scale: Tensor,
+    channels: Tensor | None,
+    iterates: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run or iterate the rows of each group; see `iterate_block`."""
     assert scale.shape == x.shape[:1] and not block.training
-    shortcut, macs = block.shortcut(x), _macs(block, x, scale, channels)
+    total = block.shortcut(x)
+    cost = torch.zeros(3, len(x), dtype=torch.int64, device=x.device)
     groups = _groups(block, scale, channels)
-    if len(groups) == 1 and len(groups[0][0]) == len(x):  # spares copies
-        branch = _branch(block, x, channels, groups[0][1])
-        return block.merge(shortcut, scale[:, None, None, None] * branch), macs
-    total = shortcut.clone()
+    is_whole = len(groups) == 1 and len(groups[0][0]) == len(x)  # spares copies
+    if not is_whole:
+        total = total.clone()
     for rows, kept in groups:
+        inputs = x if is_whole else select_rows(x, rows)
         gates = None if channels is None else channels.index_select(0, rows)
-        branch = _branch(block, select_rows(x, rows), gates, kept)
-        factor = scale.index_select(0, rows)[:, None, None, None]
-        total.index_add_(0, rows, factor * branch)
-    return block.merge(total), macs
+        branch, cost[1:, rows] = _branch(block, inputs, gates, kept, iterates)
+        branch = scale.index_select(0, rows)[:, None, None, None] * branch
+        total = total + branch if is_whole else total.index_add_(0, rows, branch)
+    cost[0] = _macs(block, x, scale, channels, cost[1])
+    return block.merge(total), cost
 
 
 def _macs(
-    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None
+    block: ResidualBlock,
+    x: Tensor,
+    scale: Tensor,
+    channels: Tensor | None,
+    steps: Tensor,
 ) -> Tensor:
-    """Return the multiply-adds of each row, int64 [n]."""
+    """Return the multiply-adds of each row, int64 [n], that took so many iterations."""
     counted = block.macs(x.shape[-1])
     num: Tensor | int = counted.num_channels
     if channels is not None:
         num = channels.count_nonzero(1)
-    return (scale != 0) * num * counted.channel + counted.shortcut
+    of_channel = counted.channel + steps * counted.iteration
+    return (scale != 0) * num * of_channel + counted.shortcut
 
 
 def _groups(
@@ -113,27 +160,47 @@ def _kept(is_open: NDArray[np.bool_], device: torch.device) -> Kept:
 
 
 def _branch(
-    block: ResidualBlock, x: Tensor, gates: Tensor | None, kept: Kept
-) -> Tensor:
-    """Return the branch [m, C_out, H', W'] with some of its inner channels.
+    block: ResidualBlock,
+    x: Tensor,
+    gates: Tensor | None,
+    kept: Kept,
+    iterates: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the branch with some of its inner channels, and what its solve took.
 
     Args:
         block: The block.
         x: Inputs of the rows of a group [m, C_in, H, W].
         gates: Their gates [m, C_inner]; None is all 1.
         kept: The open ones.
+        iterates: Whether they are iterated.
+
+    Returns:
+        Outputs [m, C_out, H', W']; iterations and status, int64 [2, m].
     """
+    taken = torch.zeros(2, len(x), dtype=torch.int64, device=x.device)
     if isinstance(kept, slice) and kept.stop == 0:  # only biases are left
         sides = (conv2d_size(side, block.stride) for side in x.shape[2:])
-        return block.finish(x.new_zeros(len(x), block.out_channels, *sides))
-    if isinstance(kept, slice) and kept.stop == block.inner_channels:
-        inner = block.inner(x)
-        return block.outer(inner if gates is None else inner * gates[:, :, None, None])
+        nothing = x.new_zeros(len(x), block.out_channels, *sides)
+        return block.finish(nothing, iterates), taken
     made = conv2d(x, _take(block.conv1.weight, kept), stride=block.stride, padding=1)
-    inner = activate(_normalise(block.norm1, made, kept), block.form)
+    u = _normalise(block.norm1, made, kept)
+    if iterates:
+        inner, taken = _solve(block, u, kept)
+    else:
+        inner = activate(u, block.inner_form)
     if gates is not None:
         inner = inner * _take(gates, kept, 1)[:, :, None, None]
-    return block.finish(conv2d(inner, _take(block.conv2.weight, kept, 1), padding=1))
+    read = conv2d(inner, _take(block.conv2.weight, kept, 1), padding=1)
+    return block.finish(read, iterates), taken
+
+
+def _solve(block: ResidualBlock, u: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
+    """Return the fixed point of some channels, and iterations and status, [2, m]."""
+    layer = block.recurrence
+    assert layer is not None, "a fixed-point layer"
+    result = relu_solve(layer, _take(layer.weight(), kept), None, u, layer.solver)
+    return result.value, torch.stack([result.num_steps, result.status])
 
 
 def _normalise(norm: nn.BatchNorm2d, x: Tensor, kept: Kept) -> Tensor:

@@ -7,6 +7,7 @@ References:
     patches, label smoothing, mirror images that alternate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ _LARGEST_SHIFT = 2
 @dataclass(frozen=True, kw_only=True)
 class ResidualTrainingConfig(TrainerConfig):
     """How a residual network is trained: see `TrainerConfig` for the other fields.
+
+    Blocks that can be iterated are iterated in every other step, each by itself.
 
     Attributes:
         momentum: Of Nesterov's SGD, in [0, 1).
@@ -86,12 +89,14 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         rate = self.config.skip_rate
         if rate > 0:
             rate *= float(torch.rand((), generator=self.generator))
-        for block in self.network.blocks:
+        iterated = draw_iterated(self.network.config.iterated, self.generator)
+        for number, block in enumerate(self.network.blocks, start=1):
+            iterates = number in iterated
             if rate > 0:
                 kept = torch.rand(len(x), generator=self.generator) >= rate
-                x = mask_block(block, x, kept.to(x))
+                x = mask_block(block, x, kept.to(x), iterates=iterates)
             else:
-                x = block(x)
+                x = block(x, iterates)
         logits = self.network.answer(x).float()
         return F.cross_entropy(
             logits, labels, label_smoothing=self.config.label_smoothing
@@ -103,3 +108,15 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
 
     def _architecture(self) -> dict[str, Any]:
         return self.network.config.to_dict()
+
+
+def draw_iterated(blocks: Sequence[int], generator: torch.Generator) -> list[int]:
+    """Return each of some blocks with a chance of one half; draws nothing for none.
+
+    A whole batch does the same, since a normalisation learns by the batch. Trained
+    like this, answers are good whether a block is run or iterated.
+    """
+    if not blocks:
+        return []
+    drawn = torch.rand(len(blocks), generator=generator)
+    return [block for block, at in zip(blocks, drawn, strict=True) if at < 0.5]

@@ -1,10 +1,16 @@
-"""Blocks that are run or skipped one after the other, as an automaton: a binary tree.
+"""Blocks that are run, skipped or iterated in turn, as an automaton: a tree.
 
-A state is which decisions were taken. In level order, state s leads to 2 s + 1 where
-the next block runs and to 2 s + 2 where it is skipped; the leaves have none left.
+A state is which decisions were taken. A level of the tree is a block, with a branch for
+each thing that can be done with it: run, skip and, where it has a fixed point, iterate.
+States are numbered level by level: if no block is iterated, state s leads to 2 s + 1
+where the next one runs and to 2 s + 2 where it is skipped. The leaves have none left.
 
-Axes: S states, B blocks, n rows.
+Axes: S states, A actions, B blocks, n rows.
 """
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
 
 import numpy as np
 import torch
@@ -12,45 +18,69 @@ from torch import Tensor
 
 from dynalay_gym.sessions.states import MOST_STATES, Automaton
 
-STOP, RUN, SKIP = range(3)
+STOP, RUN, SKIP, ITERATE = range(4)
 ACTION_NAMES = ("stop", "run", "skip")
+MIXED_ACTION_NAMES = (*ACTION_NAMES, "iterate")  # where a block can be iterated
 
 
-def skip_states(num_blocks: int) -> Automaton | None:
-    """Return the automaton, ``next_state`` [S, 3]; None if S exceeds `MOST_STATES`.
-
-    Args:
-        num_blocks: B; S is ``2 ** (B + 1) - 1``.
-    """
-    num_states = 2 ** (num_blocks + 1) - 1
-    if num_states > MOST_STATES:
-        return None
-    states = np.arange(num_states)[:, None]
-    reached = 2 * states + np.array([STOP, RUN, SKIP])
-    reached[:, STOP] = states[:, 0]
-    return np.where(reached < num_states, reached, states)
-
-
-def to_state_ids(position: Tensor, ran: Tensor) -> Tensor:
-    """Return states, int64 [n].
+class DecisionStates:
+    """The states of rows whose blocks are decided on one after the other.
 
     Args:
-        position: Blocks that are decided on, int64 [n].
-        ran: Those of them that ran, bool [n, B].
+        can_iterate: Whether each block has a fixed point, B entries.
+
+    Attributes:
+        num_states: S; ``2 ** (B + 1) - 1`` if none has.
     """
-    state_ids = torch.zeros_like(position)
-    for block, did_run in enumerate(ran.unbind(1)):
-        reached = 2 * state_ids + torch.where(did_run, RUN, SKIP)
-        state_ids = torch.where(block < position, reached, state_ids)
-    return state_ids
 
+    def __init__(self, can_iterate: Sequence[bool]) -> None:
+        self._choices = [ITERATE if each else SKIP for each in can_iterate]
+        widths = list(accumulate(self._choices, mul, initial=1))  # of each level
+        *self._first, self.num_states = accumulate(widths, initial=0)
 
-def from_state_ids(state_ids: Tensor, num_blocks: int) -> tuple[Tensor, Tensor]:
-    """Return position, int64 [n], and which blocks ran, bool [n, B]."""
-    number = state_ids + 1
-    position = torch.frexp(number.double()).exponent.long() - 1  # floor of log2
-    # Behind its first bit, the number has a 0 for each block that ran, 1 if skipped.
-    blocks = torch.arange(num_blocks, device=number.device)
-    shift = position[:, None] - 1 - blocks
-    was_skipped = number[:, None] >> shift.clamp(min=0) & 1
-    return position, (shift >= 0) & (was_skipped == 0)
+    def next_state(self) -> Automaton | None:
+        """Return the automaton, int64 [S, A]; None if S exceeds `MOST_STATES`.
+
+        An action that the next block does not have leads nowhere.
+        """
+        if self.num_states > MOST_STATES:
+            return None
+        states = np.arange(self.num_states)[:, None]
+        reached = states.repeat(1 + max(self._choices), axis=1)
+        for level, num in enumerate(self._choices):
+            first, following = self._first[level : level + 2]
+            actions = np.arange(1, num + 1)
+            places = states[: following - first]
+            reached[first:following, actions] = following + places * num + actions - 1
+        return reached
+
+    def to_ids(self, position: Tensor, taken: Tensor) -> Tensor:
+        """Return states, int64 [n].
+
+        Args:
+            position: Blocks that are decided on, int64 [n].
+            taken: The action at each of them, int64 [n, B].
+        """
+        place = torch.zeros_like(position)  # in its level
+        for block, num in enumerate(self._choices):
+            reached = place * num + taken[:, block] - 1
+            place = torch.where(block < position, reached, place)
+        return self._firsts(position.device)[position] + place
+
+    def from_ids(self, state_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return positions and actions; see `to_ids`.
+
+        Blocks that are not decided on have the action `STOP`.
+        """
+        first = self._firsts(state_ids.device)
+        position = (state_ids[:, None] >= first).sum(1) - 1
+        place, taken = state_ids - first[position], list[Tensor]()
+        for block, num in reversed([*enumerate(self._choices)]):
+            is_decided = block < position
+            taken.append(torch.where(is_decided, place % num + 1, STOP))
+            place = torch.where(is_decided, place // num, place)
+        return position, torch.stack(taken[::-1], 1)
+
+    def _firsts(self, device: torch.device) -> Tensor:
+        """Return the first state of each level, int64 [B + 1]."""
+        return torch.tensor(self._first, device=device)

@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dynalay_gym.sessions.skip.decisions import ITERATE, RUN, STOP
+
 
 @dataclass
 class SkipState:
@@ -23,7 +25,7 @@ class SkipState:
         pooled: Their global averages, float [n, B + 1, W]; 0 beyond a map's channels.
         logits: Current answers, float [n, K].
         position: Blocks that are decided on, int64 [n].
-        ran: Those of them that ran, bool [n, B].
+        taken: The action at each of them, int64 [n, B]; elsewhere `STOP`.
         gates: What the network's own gates of each block said when the row stood before
             it, B times float [n, G]; G is 0 without gates.
     """
@@ -32,7 +34,7 @@ class SkipState:
     pooled: Tensor
     logits: Tensor
     position: Tensor
-    ran: Tensor
+    taken: Tensor
     gates: list[Tensor]
 
     @classmethod
@@ -52,9 +54,14 @@ class SkipState:
             pooled=torch.zeros(num_rows, num_blocks + 1, widest, **kind),
             logits=torch.zeros(num_rows, num_classes, **kind),
             position=torch.zeros(num_rows, dtype=torch.int64, device=device),
-            ran=torch.zeros(num_rows, num_blocks, dtype=torch.bool, device=device),
+            taken=torch.full((num_rows, num_blocks), STOP, device=device),
             gates=[torch.zeros(num_rows, num, **kind) for num in num_gates],
         )
+
+    @property
+    def ran(self) -> Tensor:
+        """Blocks whose branch ran, iterated or not, bool [n, B]."""
+        return branch_runs(self.taken)
 
     def write(self, level: int, rows: Tensor, maps: Tensor) -> None:
         """Overwrite the input of block `level` (from 0) of some rows, [m, C, H, W]."""
@@ -64,3 +71,8 @@ class SkipState:
     def clone(self) -> Self:
         """Return an independent copy."""
         return copy.deepcopy(self)
+
+
+def branch_runs(actions: Tensor) -> Tensor:
+    """Return whether each of some actions runs the branch, bool of the same shape."""
+    return (actions == RUN) | (actions == ITERATE)
