@@ -99,6 +99,22 @@ def test_gates_need_a_trained_residual_network(main: Split, iterated: Path) -> N
         begin(main, start_from=iterated, gates=GATES)
 
 
+def test_blocks_of_a_residual_network_can_be_iterated(main: Split) -> None:
+    config = network_config("digits", "fast", iterated=(5, 6), rtol=1e-3, max_steps=9)
+    assert isinstance(config, ResidualConfig)
+    assert (config.iterated, config.rtol, config.max_steps) == ((5, 6), 1e-3, 9)
+    blocks = begin(main, "fast", iterated=(5, 6)).network.blocks
+    solves = [block.recurrence is not None for block in blocks]
+    assert solves == [False] * 4 + [True] * 2
+    for preset, options, says in (
+        ("digits", {"iterated": (1,)}, "--iterated"),
+        ("fast", {"rtol": 0.1}, "--rtol is no option"),
+        ("fast", {"iterated": (7,)}, "blocks in 1..6"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            network_config("digits", preset, **options)
+
+
 @pytest.mark.parametrize(
     ("preset", "options", "says"),
     [

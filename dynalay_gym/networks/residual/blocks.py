@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
     *iterated* the inner activations are the solution z. W convolves every channel by
     itself, so that those that are left out change nothing in the others. It starts at
     0, where both are the same. The activation inside is a ReLU in either form, because
-    GELU is no contraction. What the second convolution makes of a solution has a
+    GELU can expand. What the second convolution makes of a solution has a
     normalisation of its own, ``norm_iterated``.
 
     Args:

@@ -48,6 +48,19 @@ def test_it_comes_near_its_target(data: Split, kind, channels) -> None:
     assert 0.5 < record.shares.mean() < 0.85
 
 
+def test_blocks_go_on_being_iterated(data: Split) -> None:
+    """Otherwise gates would change what feeds a fixed point that stays as it was."""
+    network = GatedNetwork(random_residual(iterated=(2,)), GateConfig())
+    block = network.blocks[1]
+    assert block.recurrence is not None
+    before = block.recurrence.free_weight.detach().clone()
+    seen = block.norm_iterated.running_mean.clone()
+    one = GateTrainer(network, data, replace(TRAINING, weight_decay=0.0))
+    run(one, 1)
+    assert not torch.equal(block.recurrence.free_weight, before)
+    assert not torch.equal(block.norm_iterated.running_mean, seen)
+
+
 def test_gates_that_are_the_same_for_all(data: Split) -> None:
     one = trainer(data, TRAINING, GateConfig(channels=False, per_input=False))
     run(one, 8)

@@ -15,6 +15,7 @@ from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.training import (
     ResidualTrainer,
     ResidualTrainingConfig,
+    draw_iterated,
 )
 from dynalay_gym.sessions.measure import accuracy
 
@@ -30,10 +31,16 @@ def trainer(
     data: Split,
     config: ResidualTrainingConfig = TRAINING,
     form: Literal["classic", "fast"] = "fast",
+    iterated: tuple[int, ...] = (),
 ) -> ResidualTrainer:
     torch.manual_seed(0)
     architecture = ResidualConfig(
-        in_shape=(1, 8, 8), num_classes=3, form=form, widths=(6, 8), depths=(1, 1)
+        in_shape=(1, 8, 8),
+        num_classes=3,
+        form=form,
+        widths=(6, 8),
+        depths=(1, 1),
+        iterated=iterated,
     )
     return ResidualTrainer(ResidualNetwork(architecture), data, config)
 
@@ -52,12 +59,34 @@ def test_it_learns_what_can_be_learned(
     assert accuracy(one.network, data) > 0.95
 
 
+def test_it_learns_to_answer_iterated_or_not(data: Split) -> None:
+    one = trainer(data, iterated=(1, 2))
+    for _ in range(6):
+        one.train_epoch(lambda step, loss: None)
+    for iterated in ((), (1,), (2,), (1, 2)):
+        assert accuracy(one.network, data, iterated) > 0.95
+    for block in one.network.blocks:
+        assert block.recurrence is not None
+        assert block.recurrence.free_weight.abs().max() > 1e-3
+
+
+def test_every_other_step_iterates_a_block(data: Split) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [tuple(draw_iterated((2, 5), generator)) for _ in range(400)]
+    for kind in ((), (2,), (5,), (2, 5)):
+        assert 70 < drawn.count(kind) < 130
+    before = generator.get_state()
+    assert draw_iterated((), generator) == []
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("iterated", [(), (2,)])
 @pytest.mark.parametrize("skip_rate", [0.0, 0.8])
 def test_resume_continues_to_the_bit(
-    data: Split, tmp_path: Path, skip_rate: float
+    data: Split, tmp_path: Path, skip_rate: float, iterated: tuple[int, ...]
 ) -> None:
     config = replace(TRAINING, epochs=3, augment=True, skip_rate=skip_rate)
-    whole, first, second = (trainer(data, config) for _ in range(3))
+    whole, first, second = (trainer(data, config, "fast", iterated) for _ in range(3))
     losses: list[float] = []
     for _ in range(3):
         whole.train_epoch(lambda step, loss: losses.append(loss))
