@@ -9,6 +9,7 @@ import tyro
 
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.residual.config import Depths, Widths
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.metrics import MetricWriter, run_metadata
@@ -74,6 +75,10 @@ class Args:
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: Iterations | None = None
     """Most iterations of a solve; the preset's if not given."""
+    widths: Widths | None = None
+    """Residual networks: channels of each stage; the preset's if not given."""
+    depths: Depths | None = None
+    """Residual networks: blocks of each stage; the preset's if not given."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
     seed: Seed = 0
@@ -150,9 +155,10 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    start, solver = args.start_from, {"rtol": args.rtol, "max_steps": args.max_steps}
+    start = args.start_from
+    own = {name: getattr(args, name) for name in "rtol max_steps widths depths".split()}
     architecture = new_training.network_config(
-        args.dataset, args.preset, start, gates(args), **solver
+        args.dataset, args.preset, start, gates(args), **own
     )
     names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
     options = {

@@ -56,7 +56,7 @@ def network_config(
     preset: str | None = None,
     start_from: Path | None = None,
     gates: GateConfig | None = None,
-    **solver: Any,
+    **own: Any,
 ) -> Config:
     """Return the architecture for a data set.
 
@@ -66,8 +66,8 @@ def network_config(
         start_from: Folder of a network whose architecture is taken in place of a
             preset's.
         gates: Gates that it gets; None leaves it as it is.
-        **solver: ``rtol`` and ``max_steps`` in place of a main network's own; None
-            changes nothing.
+        **own: ``rtol`` and ``max_steps`` of a main network, ``widths`` and ``depths``
+            of a residual one, in place of the preset's; None changes nothing.
 
     Raises:
         CheckpointError: The network to start from is missing, or of other data.
@@ -75,12 +75,12 @@ def network_config(
             of this kind of network.
     """
     spec = dataset_spec(dataset)
-    given = {name: value for name, value in solver.items() if value is not None}
+    given = {name: value for name, value in own.items() if value is not None}
     if start_from is not None:
         if preset is not None or given:
             raise ConfigError(
-                "--start-from brings its own architecture; leave --preset, --rtol and "
-                "--max-steps out"
+                "--start-from brings its own architecture; leave --preset, --rtol, "
+                "--max-steps, --widths and --depths out"
             )
         return _with_gates(_config_at(start_from, spec), gates)
     if gates is not None:
