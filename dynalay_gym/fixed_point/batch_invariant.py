@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    bias: Tensor | None = None,
+) -> Tensor:
     """Convolve; each row's bits are independent of the other rows.
 
     Args:
@@ -23,25 +30,29 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> T
         weight: Kernel [C_out, C_in, k, k].
         stride: Stride in both directions.
         padding: Zero padding on every side, in pixels.
+        bias: Added to every pixel [C_out].
 
     Returns:
         Output [n, C_out, H', W'].
     """
     # An exported graph has no batch size yet; it promises values, not bits.
     if not torch.compiler.is_exporting() and x.shape[0] == 1:
-        return _convolve_lone_row(x, weight, stride, padding)
+        return _convolve_lone_row(x, weight, stride, padding, bias)
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1
-    return F.conv2d(x, weight, None, stride, padding, dilation)
+    return F.conv2d(x, weight, bias, stride, padding, dilation)
 
 
-def _convolve_lone_row(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def _convolve_lone_row(
+    x: Tensor, weight: Tensor, stride: int, padding: int, bias: Tensor | None
+) -> Tensor:
     if _runs_on_onednn(x):  # PyTorch would give a lone row to another library
         sizes = (padding,) * 2, (stride,) * 2, (1, 1)
-        return torch.mkldnn_convolution(x, weight, None, *sizes, 1)
+        return torch.mkldnn_convolution(x, weight, bias, *sizes, 1)
     # Beside a copy of itself, in the same memory format.
-    return conv2d(torch.cat([x, x]), weight, stride=stride, padding=padding)[:1]
+    pair = torch.cat([x, x])
+    return conv2d(pair, weight, stride=stride, padding=padding, bias=bias)[:1]
 
 
 def _runs_on_onednn(x: Tensor) -> bool:
