@@ -9,6 +9,7 @@ import tyro
 
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.residual.config import Depths, Widths
 from dynalay_gym.storage import run_folder
 from dynalay_gym.storage.io import make_run_dir
 from dynalay_gym.storage.metrics import MetricWriter, run_metadata
@@ -77,6 +78,10 @@ class Args:
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: Iterations | None = None
     """Most iterations of a solve; the preset's if not given."""
+    widths: Widths | None = None
+    """Residual networks: channels of each stage; the preset's if not given."""
+    depths: Depths | None = None
+    """Residual networks: blocks of each stage; the preset's if not given."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
     seed: Seed = 0
@@ -153,7 +158,8 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     from dynalay_gym.cotraining import new_training
 
     is_small = dataset_spec(args.dataset).embedded
-    start, own = args.start_from, pick(args, "iterated rtol max_steps")
+    names = "iterated rtol max_steps widths depths"
+    start, own = args.start_from, pick(args, names)
     architecture = new_training.network_config(
         args.dataset, args.preset, start, gates(args), **own
     )

@@ -56,7 +56,7 @@ def network_config(
     preset: str | None = None,
     start_from: Path | None = None,
     gates: GateConfig | None = None,
-    **options: Any,
+    **own: Any,
 ) -> Config:
     """Return the architecture for a data set.
 
@@ -66,9 +66,9 @@ def network_config(
         start_from: Folder of a network whose architecture is taken in place of a
             preset's.
         gates: Gates that it gets; None leaves it as it is.
-        **options: ``rtol`` and ``max_steps`` in place of the preset's own, and
-            ``iterated`` blocks of a residual network, which has no solves otherwise;
-            None changes nothing.
+        **own: ``rtol`` and ``max_steps`` of solves, ``widths``, ``depths`` and
+            ``iterated`` of a residual network, in place of the preset's; None changes
+            nothing. A residual network without ``iterated`` has no solves.
 
     Raises:
         CheckpointError: The network to start from is missing, or of other data.
@@ -76,12 +76,12 @@ def network_config(
             of this kind of network.
     """
     spec = dataset_spec(dataset)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in own.items() if value is not None}
     if start_from is not None:
         if preset is not None or given:
             raise ConfigError(
-                "--start-from brings its own architecture; leave --preset, --iterated, "
-                "--rtol and --max-steps out"
+                "--start-from brings its own architecture; leave --preset, --rtol, "
+                "--max-steps, --widths, --depths and --iterated out"
             )
         return _with_gates(_config_at(start_from, spec), gates)
     if gates is not None:

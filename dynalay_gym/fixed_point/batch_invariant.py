@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 
 def conv2d(
-    x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    bias: Tensor | None = None,
+    groups: int = 1,
 ) -> Tensor:
     """Convolve; each row's bits are independent of the other rows.
 
@@ -25,6 +31,7 @@ def conv2d(
         weight: Kernel [C_out, C_in / groups, k, k].
         stride: Stride in both directions.
         padding: Zero padding on every side, in pixels.
+        bias: Added to every pixel [C_out].
         groups: Groups of channels that are convolved by themselves.
 
     Returns:
@@ -32,23 +39,27 @@ def conv2d(
     """
     # An exported graph has no batch size yet; it promises values, not bits.
     if not torch.compiler.is_exporting() and x.shape[0] == 1:
-        return _convolve_lone_row(x, weight, stride, padding, groups)
+        return _convolve_lone_row(x, weight, stride, padding, bias, groups)
     # PyTorch gives 1x1 convolutions of fewer than 16 rows to another library, unless
     # they are dilated; to a kernel of one pixel dilation means nothing else.
     dilation = 2 if weight.shape[-1] == 1 else 1
-    return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolve_lone_row(
-    x: Tensor, weight: Tensor, stride: int, padding: int, groups: int
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    bias: Tensor | None,
+    groups: int,
 ) -> Tensor:
     if _runs_on_onednn(x):  # PyTorch would give a lone row to another library
         sizes = (padding,) * 2, (stride,) * 2, (1, 1)
-        return torch.mkldnn_convolution(x, weight, None, *sizes, groups)
+        return torch.mkldnn_convolution(x, weight, bias, *sizes, groups)
     # Beside a copy of itself, in the same memory format.
-    return conv2d(
-        torch.cat([x, x]), weight, stride=stride, padding=padding, groups=groups
-    )[:1]
+    pair, move = torch.cat([x, x]), {"stride": stride, "padding": padding}
+    return conv2d(pair, weight, bias=bias, groups=groups, **move)[:1]
 
 
 def _runs_on_onednn(x: Tensor) -> bool:

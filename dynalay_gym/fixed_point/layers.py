@@ -215,27 +215,33 @@ class ConvFixedPointLayer(FixedPointLayer):
         Depthwise, z may have some of the channels, if the weight [C, 1, k, k] has the
         same.
         """
-        return batch_invariant.conv2d(z, weight, **self._how(weight))
+        return self._convolve(z, weight)
 
     def recur_transposed(self, a: Tensor, weight: Tensor) -> Tensor:
         """Correlate [n, C, H, W]: convolve with the kernel turned round."""
         turned = weight.flip(2, 3)
         if not self.depthwise:
             turned = turned.transpose(0, 1)
-        return batch_invariant.conv2d(a, turned, **self._how(weight))
+        return self._convolve(a, turned)
 
     def weight_gradient(self, z: Tensor, a: Tensor, weight: Tensor) -> Tensor:
         """Return the gradient of ``sum(a * W z)`` for the kernel, in its type."""
         dtype = _working_type(weight)  # the library takes one type for both
         gradient: Tensor = conv2d_weight(
-            z.to(dtype), weight.shape, a.to(dtype), **self._how(weight)
+            z.to(dtype),
+            weight.shape,
+            a.to(dtype),
+            padding=weight.shape[-1] // 2,
+            groups=self._groups(weight),
         )
         return gradient.to(weight.dtype)
 
-    def _how(self, weight: Tensor) -> dict[str, int]:
-        """Return padding and groups of the convolution."""
-        groups = len(weight) if self.depthwise else 1
-        return {"padding": weight.shape[-1] // 2, "groups": groups}
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        padding, groups = weight.shape[-1] // 2, self._groups(weight)
+        return batch_invariant.conv2d(x, weight, padding=padding, groups=groups)
+
+    def _groups(self, weight: Tensor) -> int:
+        return len(weight) if self.depthwise else 1
 
 
 class DenseFixedPointLayer(FixedPointLayer):

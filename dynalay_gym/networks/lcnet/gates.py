@@ -32,7 +32,9 @@ class GateScores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores [n, G] of maps [n, C, H, W]."""
-        return linear(self.norm(x.mean((2, 3))), self.weight) + self.bias
+        # Channels last, so that the gradient is in the memory format of trainings.
+        means = x.flatten(2).movedim(1, 2).mean(1)
+        return linear(self.norm(means), self.weight) + self.bias
 
     @property
     def macs(self) -> int:

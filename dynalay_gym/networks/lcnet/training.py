@@ -21,6 +21,7 @@ from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.lcnet.gates import BinaryGate
 from dynalay_gym.networks.lcnet.losses import distillation, lasso, miss_target
 from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.optimizer import ScaledSGD
 from dynalay_gym.networks.residual.training import draw_iterated
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
@@ -29,7 +30,8 @@ _LARGEST_SHIFT = 2
 _PEAK_AT = 0.1  # share of the training after which the learning rate falls
 _RAMP = 0.4  # share of the training in which the target falls
 _QUIET_AT = 0.8  # share of the training after which gates are chosen without noise
-_GATE_RATE = 3.0  # learning rate of the gates, in those of the network
+_GATE_RATE = 0.04  # learning rate of the gates, in that of the network
+_SQUARE_DECAY = 0.99  # of their gradients' mean squares, see `ScaledSGD`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class GateTrainingConfig(TrainerConfig):
 
 
 class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
-    """Nesterov SGD on network and gates.
+    """Nesterov SGD on network and gates; see `ScaledSGD`.
 
     Args:
         network: On its device, with the weights of a trained backbone, whose answers
@@ -88,9 +90,14 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         rate = config.learning_rate
         groups: list[dict[str, Any]] = [
             {"params": others},
-            {"params": gates, "lr": _GATE_RATE * rate, "weight_decay": 0.0},
+            {
+                "params": gates,
+                "lr": _GATE_RATE * rate,
+                "weight_decay": 0.0,
+                "square_decay": _SQUARE_DECAY,
+            },
         ]
-        optimizer = torch.optim.SGD(
+        optimizer = ScaledSGD(
             groups,
             lr=rate,
             momentum=config.momentum,

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.fixed_point.batch_invariant import conv2d_macs, conv2d_size, linear
+from dynalay_gym.fixed_point.batch_invariant import (
+    conv2d,
+    conv2d_macs,
+    conv2d_size,
+    linear,
+)
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.residual.blocks import (
@@ -79,8 +84,7 @@ class WhiteningStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map [n, C, H, W] to [n, C_out, H // 2, W // 2]."""
-        x = self.patches(images)
-        x = activate(x + self.bias[:, None, None].to(x), "fast")
+        x = activate(conv2d(images, self.patches.weight, bias=self.bias), "fast")
         pooled = F.max_pool2d(self.conv(x), 2, ceil_mode=True)
         return activate(self.norm(pooled), "fast")
 

@@ -37,10 +37,12 @@ def mask_block(
         ``merge(shortcut(x), scale * outer(inner(x) * channels))``, [n, C_out, H', W'].
     """
     inner = block.inner(x, iterates)
-    if channels is not None:
-        inner = inner * channels[:, :, None, None]
-    branch = scale[:, None, None, None] * block.outer(inner, iterates)
-    return block.merge(block.shortcut(x), branch)
+    if channels is not None:  # autocast leaves gates in float32, and maps must not be
+        inner = inner * channels[:, :, None, None].to(inner)
+    branch = block.outer(inner, iterates)
+    return block.merge(
+        block.shortcut(x), scale[:, None, None, None].to(branch) * branch
+    )
 
 
 def run_block(

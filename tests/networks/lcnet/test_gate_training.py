@@ -16,7 +16,9 @@ from dynalay_gym.networks.lcnet.network import Gate, GatedNetwork, GatedOutput
 from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from tests.helpers.residual import random_residual
 
-TRAINING = GateTrainingConfig(epochs=8, batch_size=24, augment=False, target=0.7)
+TRAINING = GateTrainingConfig(
+    epochs=8, batch_size=24, augment=False, target=0.7, learning_rate=0.3
+)
 
 
 @pytest.fixture

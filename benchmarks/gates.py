@@ -1,0 +1,277 @@
+"""Gated networks beside their backbone and beside static ones: accuracy, MACs, time.
+
+    python -m benchmarks.gates --backbone runs/cifar10/main/0/best \
+        --networks runs/cifar10/main/{1,2,3}/best --out gates.json --figure gates.png
+
+Networks of one form and target are seeds of one setting. A row says how accurate their
+answers are on the test split, which share of the backbone's multiply-adds runs, whether
+that depends on the input, and how long it takes beside the backbone.
+
+Axes: n samples, S seeds.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.report import table
+from dynalay_gym.cotraining.new_training import load_splits
+from dynalay_gym.data.splits import Split
+from dynalay_gym.evaluation.intervals import bootstrap_interval
+from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.lcnet.diagnostics import GateRecord, record_gates, summarise
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.storage.io import write_json
+from dynalay_gym.storage.metrics import run_metadata
+
+PAPER = ((0.12, 93.38), (0.17, 93.75), (0.27, 94.69), (0.32, 95.24), (0.35, 95.30))
+"""GMACs and accuracy in % of LC-Net's figure, read off (arXiv 2007.15151)."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Measure gated networks on the test split."""
+
+    backbone: Path
+    """Folder of the network without gates."""
+    networks: tuple[Path, ...]
+    """Folders of gated networks on it, and of smaller residual networks."""
+    out: Path
+    """JSON file for the results."""
+    figure: Path | None = None
+    """PNG or SVG file of accuracy against multiply-adds."""
+    dataset: str = "cifar10"
+    """Data set of all networks."""
+    data_dir: Path | None = None
+    """Folder of the data files."""
+    batch_sizes: tuple[int, ...] = (1, 32, 256)
+    """Batches that are timed."""
+    rounds: int = 7
+    """Times that each is timed, in turn with the backbone."""
+
+
+class Found(NamedTuple):
+    """What one network does on the test split.
+
+    Attributes:
+        form: Its kind of gates, or of a static network.
+        target: Share of compute that it was trained for; 1 without gates.
+        seed: Of its training.
+        correct: Whether answers are right, bool [n].
+        shares: Multiply-adds in those of the backbone [n].
+        figures: What its gates do; see `summarise`.
+        times: Time in that of the backbone, by size of batch.
+    """
+
+    form: str
+    target: float
+    seed: int
+    correct: NDArray[np.bool_]
+    shares: Floats
+    figures: dict[str, float]
+    times: dict[int, float]
+
+
+def main(args: Args) -> None:
+    """Print a table of the settings, draw the figure and write the JSON."""
+    torch.set_num_threads(1)
+    test = load_splits(args.dataset, "cpu", data_dir=args.data_dir)["test"]
+    backbone, _ = load_network(args.backbone)
+    whole = measure(args, args.backbone, backbone, test)
+    found = [measure(args, folder, backbone, test) for folder in args.networks]
+    rows = [summary([whole], whole)]
+    rows += [summary(seeds, whole) for seeds in settings(found)]
+    print(table(COLUMNS, rows))
+    about = {"environment": run_metadata(), "open_macs": backbone.macs}
+    seeds = [facts(each, test) for each in (whole, *found)]
+    write_json(args.out, about | {"settings": rows, "networks": seeds})
+    if args.figure is not None:
+        draw(args.figure, rows, backbone.macs)
+
+
+COLUMNS = {
+    "network": ("form", ""),
+    "target": ("target", ".2f"),
+    "seeds": ("seeds", "d"),
+    "accuracy, %": ("accuracy", ".2f"),
+    "minus backbone": ("lost", ".2f"),
+    "share of MACs": ("share", ".3f"),
+    "its std over inputs": ("compute_std", ".3f"),
+    "bits about the class": ("class_bits", ".2f"),
+    "rank correlation with the open loss": ("hard_first", ".2f"),
+    "of right ÷ wrong": ("right_by_wrong", ".2f"),
+}
+
+
+@torch.no_grad()
+def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
+    """Run one network on the test split, and time it."""
+    network, about = load_network(folder)
+    training = about.about.get("training", {})
+    seed = training.get("seed", 0)
+    timed = time_beside(network, backbone, test.inputs, args)
+    if not isinstance(network, GatedNetwork):
+        right = logits_of(network, test).argmax(1) == test.labels
+        shares = np.full(len(right), network.macs / backbone.macs)
+        widths = "-".join(map(str, network.config.widths))
+        depths = "-".join(map(str, network.config.depths))
+        form = f"widths {widths}, blocks {depths}"
+        return Found(form, 1.0, seed, right.numpy(), shares, {}, timed)
+    record = record_gates(network, test)
+    losses = F.cross_entropy(logits_of(backbone, test), test.labels, reduction="none")
+    return Found(
+        form_of(network),
+        training.get("target", 1.0),
+        seed,
+        right_of(record, test.labels),
+        record.shares.numpy(),
+        summarise(record, test.labels, losses),
+        timed,
+    )
+
+
+def form_of(network: GatedNetwork) -> str:
+    """Return the kind of gates in a few words."""
+    gates = network.gate_config
+    name = "L" * gates.layers + "C" * gates.channels
+    static = "" if gates.per_input else ", static"
+    return f"{name}, {gates.kind}{', slices' * gates.slices}{static}"
+
+
+def right_of(record: GateRecord, labels: Tensor) -> NDArray[np.bool_]:
+    """Return whether answers are right, bool [n]."""
+    right: NDArray[np.bool_] = (record.logits.argmax(1) == labels).numpy()
+    return right
+
+
+def logits_of(network: Any, split: Split) -> Tensor:
+    """Return the answers of a residual network [n, K]."""
+    return torch.cat([network(images) for images in split.inputs.split(256)])
+
+
+def time_beside(
+    network: Any, backbone: Any, images: Tensor, args: Args
+) -> dict[int, float]:
+    """Return how long batches take, in the time of the backbone; medians."""
+    found = {}
+    for size in args.batch_sizes:
+        ratios = []
+        for turn in range(args.rounds):
+            batches = images[turn * 256 :][:256].split(size)[:8]
+            own, other = (seconds(each, batches) for each in (network, backbone))
+            ratios.append(own / other)
+        found[size] = float(np.median(ratios))
+    return found
+
+
+def seconds(network: Any, batches: Iterable[Tensor]) -> float:
+    """Return the processor time that a network takes for some batches."""
+    start = time.process_time()
+    for images in batches:
+        network(images.contiguous(memory_format=torch.channels_last))
+    return time.process_time() - start
+
+
+def settings(found: list[Found]) -> list[list[Found]]:
+    """Return the networks of each setting, the costliest first."""
+    groups: dict[tuple[str, float], list[Found]] = {}
+    for each in found:
+        groups.setdefault((each.form, each.target), []).append(each)
+    return sorted(groups.values(), key=lambda some: -float(np.mean(some[0].shares)))
+
+
+def summary(seeds: list[Found], whole: Found) -> dict[str, Any]:
+    """Return the figures of one setting: means over its seeds, intervals over images.
+
+    Args:
+        seeds: Its networks.
+        whole: The backbone.
+    """
+    correct = np.mean([each.correct for each in seeds], axis=0)
+    shares = np.mean([each.shares for each in seeds], axis=0)
+    right, wrong = (
+        np.mean([each.shares[each.correct == value].mean() for each in seeds])
+        for value in (True, False)
+    )
+    names = ("compute_std", "class_bits", "hard_first")
+    figures = {
+        name: float(np.mean([each.figures.get(name, 0.0) for each in seeds]))
+        for name in names
+    }
+    return {
+        "form": seeds[0].form,
+        "target": seeds[0].target,
+        "seeds": len(seeds),
+        "accuracy": interval(100 * correct),
+        "lost": interval(100 * (correct - whole.correct)),
+        "share": float(shares.mean()),
+        "shares": [float(each.shares.mean()) for each in seeds],
+        "accuracies": [100 * float(each.correct.mean()) for each in seeds],
+        "right_by_wrong": float(right / wrong),
+        "times": {
+            size: float(np.mean([each.times[size] for each in seeds]))
+            for size in seeds[0].times
+        },
+        **figures,
+    }
+
+
+def interval(values: Floats) -> dict[str, float]:
+    """Return mean and 95 % interval."""
+    low, high = bootstrap_interval(values)
+    return {"mean": float(values.mean()), "low": low, "high": high}
+
+
+def facts(found: Found, test: Split) -> dict[str, Any]:
+    """Return the figures of one network, JSON-able."""
+    labels = test.labels.numpy()
+    classes = [float(found.shares[labels == k].mean()) for k in np.unique(labels)]
+    quantiles = np.quantile(found.shares, np.linspace(0, 1, 11)).tolist()
+    return {
+        "form": found.form,
+        "target": found.target,
+        "seed": found.seed,
+        "accuracy": float(found.correct.mean()),
+        "share": float(found.shares.mean()),
+        "share_by_class": classes,
+        "share_deciles": quantiles,
+        "times": found.times,
+        **found.figures,
+    }
+
+
+def draw(path: Path, rows: list[dict[str, Any]], open_macs: int) -> None:
+    """Draw accuracy against multiply-adds, beside the points of the paper's figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for form in dict.fromkeys(row["form"] for row in rows):
+        some = [row for row in rows if row["form"] == form]
+        macs = [row["share"] * open_macs / 1e9 for row in some]
+        middle = [row["accuracy"]["mean"] for row in some]
+        ends = [
+            [abs(row["accuracy"][k] - row["accuracy"]["mean"]) for row in some]
+            for k in ("low", "high")
+        ]
+        axes.errorbar(macs, middle, yerr=ends, marker="o", capsize=2, label=form)
+    axes.plot(*zip(*PAPER, strict=True), "k*", label="LC-Net, published (ResNet)")
+    axes.set(xscale="log", xlabel="GMACs per image", ylabel="test accuracy, %")
+    axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,96 @@
+"""Train gates of several forms, targets and seeds on one backbone, and save them.
+
+    python -m benchmarks.train_gates --backbone runs/cifar10/main/0/best --out gates
+
+Each is what ``train_main.py --start-from BACKBONE --gates FORM --target T --seed S``
+trains, without its reports; ``benchmarks.gates`` compares what this writes.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from dynalay_gym.cotraining.new_training import (
+    load_splits,
+    network_config,
+    new_trainer,
+    training_config,
+)
+from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.storage.saved_folder import is_saved
+
+FORMS = {
+    "LC": {},
+    "L": {"channels": False},
+    "C": {"layers": False},
+    "LC-binary": {"kind": "binary"},
+    "L-binary": {"kind": "binary", "channels": False},
+    "C-slices": {"layers": False, "slices": True},
+    "LC-static": {"per_input": False},
+    "L-static": {"per_input": False, "channels": False},
+    "C-static": {"per_input": False, "layers": False},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train gates of several forms, targets and seeds."""
+
+    backbone: Path
+    """Folder of a trained residual network."""
+    out: Path
+    """Folder of the networks, each FORM-TARGET-SEED; those that are there are kept."""
+    forms: tuple[str, ...] = ("LC", "LC-static")
+    """Forms of gates, of LC, L, C, and those with -binary, -slices or -static."""
+    targets: tuple[float, ...] = (0.5, 0.3)
+    """Mean shares of the backbone's multiply-adds."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the trainings."""
+    epochs: int = 4
+    """Passes over the main split."""
+    learning_rate: float | None = None
+    """Peak of the schedule; the training's own if not given."""
+    dataset: str = "cifar10"
+    """Data set."""
+    data_dir: Path | None = None
+    """Folder of the data files."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32, or bf16 autocast."""
+
+
+def main(args: Args) -> None:
+    """Train what is not there yet; one line per network."""
+    torch.set_num_threads(1)
+    main_split = load_splits(args.dataset, "cpu", data_dir=args.data_dir)["main"]
+    for seed, target, form in product(args.seeds, args.targets, args.forms):
+        folder = args.out / f"{form}-{target}-{seed}"
+        if is_saved(folder):
+            continue
+        gates, start = GateConfig(**FORMS[form]), time.time()
+        architecture = network_config(
+            args.dataset, start_from=args.backbone, gates=gates
+        )
+        options: dict[str, Any] = {
+            name: getattr(args, name)
+            for name in ("epochs", "precision", "learning_rate")
+        }
+        config = training_config(
+            architecture, args.dataset, target=target, seed=seed, **options
+        )
+        trainer = new_trainer(architecture, config, main_split, args.backbone)
+        for _ in range(args.epochs):
+            trainer.train_epoch(lambda step, loss: None)
+        minutes = (time.time() - start) / 60
+        about = {"training": asdict(config), "minutes": minutes}
+        save_network(folder, trainer.network, about)
+        print(f"{folder}: {minutes:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

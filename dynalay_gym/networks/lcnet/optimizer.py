@@ -1,0 +1,40 @@
+"""Stochastic gradient descent in which gates take steps of a size of their own."""
+
+from collections.abc import Callable
+
+import torch
+from torch.optim import SGD
+
+_EPSILON = 1e-8  # a gate without a gradient stays where it is
+
+
+class ScaledSGD(SGD):
+    """SGD; in groups with ``square_decay``, gradients are scaled to about 1.
+
+    They are divided by the root of the running mean of their squares, as in RMSprop.
+    The gradient of a gate is the larger, the more it gates: unscaled, the gates of
+    whole blocks shut long before one channel's gate has moved.
+
+    ``square_decay``, in [0, 1), is the weight of the past in that mean; a group without
+    it is trained as by `torch.optim.SGD`, whose arguments these are.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take a step; see `torch.optim.SGD.step`."""
+        for group in self.param_groups:
+            if "square_decay" not in group:
+                continue
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._scale(weight, group["square_decay"])
+        loss: float | None = super().step(closure)
+        return loss
+
+    def _scale(self, weight: torch.Tensor, decay: float) -> None:
+        """Divide the gradient of a parameter by its running root mean square."""
+        assert weight.grad is not None
+        squares = weight.grad.square()
+        average = self.state[weight].setdefault("square_avg", squares)
+        average.lerp_(squares, 1 - decay)
+        weight.grad.div_(average.sqrt().add_(_EPSILON))
