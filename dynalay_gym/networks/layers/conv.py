@@ -205,8 +205,9 @@ def check_map(layer: ConvFixedPointLayer) -> None:
     Raises:
         ConfigError: Its kernel's symbol on so large a map is beyond `MOST_SYMBOL`.
     """
-    channels = len(layer.free_weight)
-    if 8 * channels**2 * (layer.height + 1) * (layer.width // 2 + 1) > MOST_SYMBOL:
+    channels, inputs = layer.free_weight.shape[:2]
+    frequencies = (layer.height + 1) * (layer.width // 2 + 1)
+    if 8 * channels * inputs * frequencies > MOST_SYMBOL:
         raise ConfigError(
             f"{channels} channels on maps of {layer.height} x {layer.width} are too "
             "many to iterate; give a larger stride or pool, or fewer channels"

@@ -18,6 +18,7 @@ from dynalay_gym.fixed_point.batch_invariant import (
 )
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.layers.conv import check_map
 from dynalay_gym.networks.residual.blocks import (
     Conv2d,
     ResidualBlock,
@@ -116,7 +117,9 @@ def _recurrence(
 ) -> ConvFixedPointLayer:
     """Return what iterates the inner activations of a block, [n, C, size, size]."""
     solver = SolverConfig(rtol=config.rtol, max_steps=config.max_steps)
-    return ConvFixedPointLayer(channels, size, size, solver=solver, depthwise=True)
+    layer = ConvFixedPointLayer(channels, size, size, solver=solver, depthwise=True)
+    check_map(layer)
+    return layer
 
 
 class ResidualNetwork(nn.Module):
@@ -124,6 +127,9 @@ class ResidualNetwork(nn.Module):
 
     Args:
         config: Architecture.
+
+    Raises:
+        ConfigError: Maps are too large to be iterated.
     """
 
     @torch_defaults(device=None)

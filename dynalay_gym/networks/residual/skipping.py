@@ -77,8 +77,8 @@ def iterate_block(
     """Do as `run_block` does, with the inner activations iterated to a fixed point.
 
     Inner channels that are left out are not iterated either, which changes nothing in
-    the others: each has a fixed point of its own. Only when a row stops, its residual
-    being that of all channels it keeps, may depend on them, within the tolerance.
+    the others: each has a fixed point of its own. Only the stop depends on which are
+    kept, since it goes by the residual of all of them.
 
     Args:
         block: A block with a recurrence, in evaluation mode.

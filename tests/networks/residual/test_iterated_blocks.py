@@ -175,6 +175,14 @@ def test_blocks_that_are_not_there_are_refused(iterated: Any) -> None:
         tiny_residual_config(iterated=iterated)
 
 
+def test_maps_that_are_too_large_to_be_bounded_are_refused() -> None:
+    """Before the memory is taken."""
+    sizes: dict[str, Any] = {"in_shape": (1, 1024, 1024), "widths": (64,)}
+    config = tiny_residual_config(depths=(1,), iterated=(1,), **sizes)
+    with pytest.raises(ConfigError, match="too many to iterate"):
+        ResidualNetwork(config)
+
+
 def test_plain_architectures_are_written_as_they_always_were() -> None:
     """Their fingerprints, and the trainings that can be resumed, stay the same."""
     names = {"in_shape", "num_classes", "form", "widths", "depths", "shortcut"}
