@@ -17,7 +17,7 @@ from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from tests.helpers.residual import random_residual
 
 TRAINING = GateTrainingConfig(
-    epochs=8, batch_size=24, augment=False, target=0.7, learning_rate=0.3
+    epochs=8, batch_size=24, augment=False, target=0.7, gate_learning_rate=0.012
 )
 
 
