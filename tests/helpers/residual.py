@@ -46,7 +46,10 @@ def random_residual(
 
 @torch.no_grad()
 def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
-    """Gates of which each is open for some images and shut for others."""
+    """Gates of which each is open for some images and shut for others.
+
+    Those that are the same for all images are open or shut.
+    """
     generator = torch.Generator().manual_seed(3)
     # In slices, all gates before one must be open for it to matter.
     bias = 1.0 if network.gate_config.slices else 0.0
@@ -54,10 +57,11 @@ def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
     for level, block in enumerate(network.blocks):
         for scores in (network.layer_scores, network.channel_scores):
             if len(scores) > 0:
-                pooled = x.mean((2, 3))
-                scores[level].norm.running_mean.copy_(pooled.mean(0))
-                scores[level].norm.running_var.copy_(pooled.var(0))
-                nn.init.normal_(scores[level].weight, generator=generator)
+                if network.gate_config.per_input:
+                    pooled = x.mean((2, 3))
+                    scores[level].norm.running_mean.copy_(pooled.mean(0))
+                    scores[level].norm.running_var.copy_(pooled.var(0))
+                    nn.init.normal_(scores[level].weight, generator=generator)
                 nn.init.normal_(scores[level].bias, bias, 0.3, generator=generator)
         x = block(x)
     return network
