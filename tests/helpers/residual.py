@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
@@ -73,3 +73,14 @@ def random_gated(
     """Gated network in evaluation mode; see `GateConfig` for its gates."""
     network = GatedNetwork(random_residual(form, **backbone or {}), GateConfig(**gates))
     return with_varied_gates(network.eval())
+
+
+def look_macs(network: GatedNetwork, ran: Tensor) -> Tensor:
+    """What the answers after each block cost that ran (bool [n, B]), int64 [n].
+
+    A session refreshes the shortcuts from this block on, and the head.
+    """
+    parts = zip(network.blocks, network.block_sizes, strict=True)
+    shortcuts = torch.tensor([block.macs(size).shortcut for block, size in parts])
+    refreshed = shortcuts.flip(0).cumsum(0).flip(0)
+    return (ran * (refreshed + network.head_macs)).sum(1)

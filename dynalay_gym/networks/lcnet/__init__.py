@@ -1,4 +1,4 @@
 """Gates that choose, input by input, which blocks and inner channels run.
 
-Reading order: config, gates, network, losses, training, diagnostics.
+Reading order: config, gates, network, losses, training, diagnostics, policy.
 """
