@@ -109,6 +109,14 @@ class WhiteningStem(nn.Module):
         return sum(conv2d_macs(kernel, side, side) for kernel in kernels)
 
 
+class Head(nn.Linear):
+    """Linear layer on the mean over pixels."""
+
+    def forward(self, top: Tensor) -> Tensor:
+        """Return logits [n, K] of the last block's output [n, C, H, W]."""
+        return linear(top.mean((2, 3)), self.weight) + self.bias
+
+
 class ResidualNetwork(nn.Module):
     """Stem, residual blocks, head; ``forward`` runs all of them.
 
@@ -135,7 +143,7 @@ class ResidualNetwork(nn.Module):
                 )
                 below = width
         self.block_list = nn.ModuleList(blocks)
-        self.head = nn.Linear(below, config.num_classes)
+        self.head = Head(below, config.num_classes)
         if config.form == "fast":
             init_dirac(self.block_list)
 
@@ -153,7 +161,8 @@ class ResidualNetwork(nn.Module):
 
     def answer(self, top: Tensor) -> Tensor:
         """Return logits [n, K] of the last block's output [n, C, H, W]."""
-        return linear(top.mean((2, 3)), self.head.weight) + self.head.bias
+        logits: Tensor = self.head(top)
+        return logits
 
     @property
     def block_sizes(self) -> tuple[int, ...]:

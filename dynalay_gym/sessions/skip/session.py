@@ -27,11 +27,7 @@ from dynalay_gym.sessions.checks import (
     check_states,
     check_weights,
 )
-from dynalay_gym.sessions.features import (
-    SOFTMAX_LAYOUT,
-    softmax_summary,
-    squash_signed,
-)
+from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, skip_features
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.skip.decisions import (
     ACTION_NAMES,
@@ -140,13 +136,8 @@ class SkipSession:
         """Return what an observer sees; see `NetworkSession.features`."""
         check_rows(rows, len(state.position))
         position = state.position[rows]
-        parts = (
-            squash_signed(state.pooled[rows, position]),
-            softmax_summary(state.logits[rows]),
-            self._one_hot(position),
-            state.ran[rows],
-        )
-        return torch.cat([part.float() for part in parts], 1)
+        pooled, logits = state.pooled[rows, position], state.logits[rows]
+        return skip_features(pooled, logits, self._one_hot(position), state.ran[rows])
 
     def logits(self, state: SkipState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""
