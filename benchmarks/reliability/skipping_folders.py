@@ -15,6 +15,7 @@ from benchmarks.reliability.folders import (
 )
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.policy import GatesPolicy
 from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.networks.residual.config import ResidualConfig
@@ -66,7 +67,10 @@ def _save_gated(name: str, folder: Path) -> None:
 
 def _save_predictor(kind: str, folder: Path) -> None:
     network = _residual("fast") if kind == "residual" else _gated("scale")
-    DynaLayPredictor(network, PlanPolicy([1, 2]), penalty=0.1).save(folder)
+    predictor = DynaLayPredictor(network, PlanPolicy([1, 2]), penalty=0.1)
+    if kind == "gates":
+        predictor.policy = GatesPolicy(predictor.observation_layout["gate"].start)
+    predictor.save(folder)
 
 
 def _use_predictor(_: str, folder: Path) -> str:
@@ -100,7 +104,9 @@ def _use_training(name: str, folder: Path) -> str:
 SKIPPING_KINDS = {
     "residual-network": Kind(tuple(CONFIGS), _save_residual, use_network),
     "gated-network": Kind(tuple(GATES), _save_gated, use_network),
-    "skip-predictor": Kind(("residual", "gated"), _save_predictor, _use_predictor),
+    "skip-predictor": Kind(
+        ("residual", "gated", "gates"), _save_predictor, _use_predictor
+    ),
     "residual-training": Kind(("fast",), _save_training, _use_training),
     "gate-training": Kind(("binary",), _save_training, _use_training),
 }

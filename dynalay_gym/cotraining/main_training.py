@@ -39,7 +39,7 @@ OnStep = Callable[[int, int, float], None]
 def train(
     trainer: AnyTrainer, validation: Split, folder: Path, writer: MetricWriter
 ) -> None:
-    """Train all epochs; validate after each, and save the last and the best network.
+    """Train all epochs; validate after each, and save the best network.
 
     Args:
         trainer: A training, fresh or loaded.
@@ -154,16 +154,15 @@ def report(
     about: Mapping[str, Any],
     writer: MetricWriter,
 ) -> None:
-    """Export the last and the best network and print the accuracy of their states.
+    """Measure and export the best network, and print the accuracy of its states.
 
     Args:
         trainer: The training, at its end.
         splits: The data by name.
-        folder: The run's folder, with ``best`` in it.
-        about: What the networks' JSON says of the run.
+        folder: The run's folder, with ``best`` in it, which gets the figures.
+        about: What the network's JSON says of the run.
         writer: Where the metrics go.
     """
-    export(folder / "last", trainer.network, splits, about)
     meta = remeasure(folder / "best", splits, about, keep=("epoch", "mean"))
     if isinstance(trainer.network, MainNetwork):
         test = meta["state_accuracy"]["test"]

@@ -9,7 +9,6 @@ from gymnasium.vector import VectorEnv
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.reference_policies import (
-    GatesPolicy,
     RandomPolicy,
     SweepPolicy,
     ThresholdPolicy,
@@ -17,6 +16,7 @@ from dynalay_gym.evaluation.reference_policies import (
     make_scores,
 )
 from dynalay_gym.evaluation.walk import walk_full_plan
+from dynalay_gym.networks.lcnet.policy import GatesPolicy
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 
 MOST_ROWS = 200_000  # states of all samples that are enumerated: half a minute
@@ -72,13 +72,14 @@ def make_reference_policies(
         all samples together have at most `MOST_ROWS` states, best-fixed and oracle.
     """
     base: Any = envs.unwrapped
+    gate = base.observation_layout.get("gate")
     single_layers = base.full_plan if len(base.full_plan) > 1 else ()  # that is always
     return [
         SweepPolicy(envs, (), name="nop"),
         SweepPolicy(envs, base.full_plan, name="always"),
         *(SweepPolicy(envs, [k], name=f"layer-{k}") for k in single_layers),
         RandomPolicy(base.num_actions, seed),
-        *([GatesPolicy(envs)] if "gate" in base.observation_layout else []),
+        *([] if gate is None else [GatesPolicy(gate.start)]),
         *_tuned(envs, validation_envs, penalty),
         *_enumerated(envs, validation_envs, penalty),
     ]

@@ -20,6 +20,7 @@ class EvaluationResult:
 
     Attributes:
         policy: Name of the policy.
+        action_names: Name of each action.
         indices: Samples of the split, int64 [n].
         returns: Sum of each episode's rewards, float64 [n].
         correct: Whether the answer was right, bool [n].
@@ -37,6 +38,7 @@ class EvaluationResult:
     """
 
     policy: str
+    action_names: tuple[str, ...]
     indices: np.ndarray
     returns: np.ndarray
     correct: np.ndarray
@@ -136,6 +138,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     return EvaluationResult(
         policy=policy.name,
+        action_names=base.action_names,
         indices=samples,
         returns=episodes.returns,
         correct=episodes.correct,

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.networks.policy import NOP, Array, Infos, as_numpy, like
+from dynalay_gym.networks.policy import Array, Infos, as_numpy, like
 
 Floats = NDArray[np.float64]
 Score = Callable[[NDArray[Any], Infos], Floats]  # observations [N, D], infos -> [N]
@@ -158,32 +158,6 @@ class Patience:
             self._unchanged = np.zeros(len(prediction))
         self._last = prediction
         return self._unchanged
-
-
-class GatesPolicy:
-    """Runs the next block if the network's own gate of it is open, else skips it.
-
-    On a gated network this is the network itself.
-
-    Args:
-        envs: An environment whose actions are stop, run and skip, with the feature
-            ``gate``.
-    """
-
-    name = "gates"
-    macs_per_decision = 0
-
-    def __init__(self, envs: VectorEnv) -> None:
-        base: Any = envs.unwrapped
-        self._gate = base.observation_layout["gate"]
-        self._run, self._skip = map(base.action_names.index, ("run", "skip"))
-
-    def act(self, observations: Array, infos: Infos) -> Array:
-        """Choose actions [N]; see `Policy.act`."""
-        is_open = as_numpy(observations)[:, self._gate].any(axis=1)
-        actions = np.where(is_open, self._run, self._skip)
-        useful = as_numpy(infos["action_mask"])[:, self._run] != 0
-        return like(np.where(useful, actions, NOP), observations)
 
 
 def make_random_mix(

@@ -15,6 +15,7 @@ from dynalay_gym.storage.metrics import MetricWriter, last_step
 
 OPTIMUM = "oracle"
 HEADER = "policy           accuracy  compute"
+_ACTION_WIDTH = 5  # of the column of an action
 
 
 def make_rows(
@@ -39,7 +40,7 @@ def make_rows(
 def _row(
     result: EvaluationResult, groups: np.ndarray, optimum: np.ndarray | None
 ) -> dict[str, Any]:
-    names = ["nop", *map(str, range(1, result.actions.shape[1]))]
+    names = _action_titles(result.action_names)
     return {
         **point_row(result, groups, optimum),
         "actions": dict(zip(names, result.action_shares.tolist(), strict=True)),
@@ -47,6 +48,13 @@ def _row(
         "agent_macs_per_decision": result.macs_per_decision,
         "agent_macs_share": result.agent_macs_share,
     }
+
+
+def _action_titles(names: Sequence[str]) -> list[str]:
+    """Return the names of actions; numbers, behind nop, if one fits no column."""
+    if all(len(name) < _ACTION_WIDTH for name in names):
+        return list(names)
+    return ["nop", *map(str, range(1, len(names)))]
 
 
 def point_row(
@@ -93,17 +101,18 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
     of its 95 % interval beside it.
     """
     names = list(rows[0]["actions"])
-    header = f"{HEADER}{''.join(f'{name:>5}' for name in names)}"
+    header = f"{HEADER}{''.join(f'{name:>{_ACTION_WIDTH}}' for name in names)}"
     header += f"  {'return':>13}  us/sample"
     return "\n".join([header, "-" * len(header), *map(_line, rows)])
 
 
 def _line(row: dict[str, Any]) -> str:
     low, high = row["return_interval"]
-    shares = "".join(f"{100 * share:5.0f}" for share in row["actions"].values())
+    width, shares = _ACTION_WIDTH, row["actions"].values()
+    percents = "".join(f"{100 * share:{width}.0f}" for share in shares)
     return (
         f"{row['policy']:<15}{100 * row['accuracy']:>8.1f} %{row['compute']:>9.2f}"
-        f"{shares}  {row['return']:.3f} ± {(high - low) / 2:.3f}"
+        f"{percents}  {row['return']:.3f} ± {(high - low) / 2:.3f}"
         f"{row['us_per_sample']:>11.0f}"
     )
 

@@ -1,6 +1,7 @@
 """A network and a policy as one classifier that skips.
 
-Reading order: predictor, inference, policies; saving, export.
+Reading order: predictor, inference, policies; saving; parts, main_parts,
+skip_parts, export.
 
 May import: errors, storage, utils, data, fixed_point, networks, sessions, envs.
 """

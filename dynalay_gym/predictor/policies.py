@@ -1,4 +1,4 @@
-"""The policies that a predictor can save: networks, plans and one rule.
+"""The policies that a predictor can save: networks, plans and two rules.
 
 Each is also a `Policy` for environments.
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.lcnet.policy import GatesPolicy
 from dynalay_gym.networks.policy import (
     NOP,
     Array,
@@ -145,24 +146,26 @@ class MaxProbPolicy(PlanPolicy):
         return sure
 
 
-def check_fit(policy: Policy, observation_size: int, num_actions: int) -> None:
+def check_fit(policy: Policy, layout: Mapping[str, slice], num_actions: int) -> None:
     """Check that a policy fits a network; of an unknown class, it is taken as it is.
 
     Args:
         policy: The policy.
-        observation_size: D.
+        layout: Where each part of an observation lies.
         num_actions: A.
 
     Raises:
-        ConfigError: It was made for other sizes.
+        ConfigError: It was made for other sizes, or reads gates where there are none.
     """
-    fits = True
+    fits, observation_size = True, max(part.stop for part in layout.values())
     if isinstance(policy, NetworkPolicy):
         fits = policy.sizes == (observation_size, num_actions)
     if isinstance(policy, PlanPolicy):
         fits = 0 <= policy.actions.min() and policy.actions.max() < num_actions
     if isinstance(policy, MaxProbPolicy):
         fits = fits and 0 <= policy.column < observation_size
+    if isinstance(policy, GatesPolicy):
+        fits = layout.get("gate") == slice(policy.column, policy.column + 1)
     if not fits:
         raise ConfigError(
             f"the policy {policy.name!r} does not fit a network of {observation_size} "
@@ -186,6 +189,8 @@ def policy_to_saved(policy: Policy) -> tuple[str, Options, Tensors]:
             options |= {name: getattr(policy, name) for name in names}
             return "max-prob", options, {}
         return "plan", options, {}
+    if isinstance(policy, GatesPolicy):
+        return policy.name, {"column": policy.column}, {}
     raise ConfigError(
         f"{type(policy).__name__} cannot be saved; only these policies can: "
         f"{', '.join(_SAVED)}"
@@ -249,12 +254,21 @@ class _SavedMaxProb:
         return MaxProbPolicy(**vars(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SavedGates:
+    column: int
+
+    def restore(self, _: Tensors) -> Policy:
+        return GatesPolicy(self.column)
+
+
 _WHERE = "the predictor's policy"
 _SAVED: dict[str, type[Any]] = {
     "agent-net": _SavedAgentNet,
     "mlp": _SavedPerceptron,
     "plan": _SavedPlan,
     "max-prob": _SavedMaxProb,
+    "gates": _SavedGates,
 }
 
 

@@ -106,7 +106,7 @@ class DynaLayPredictor:
         self.classes_ = np.arange(self.session.num_classes)
         layout = observation_layout(self.session.feature_layout, num_actions)
         self.observation_layout = layout
-        check_fit(policy, layout["remaining"].stop, num_actions)
+        check_fit(policy, layout, num_actions)
 
     @classmethod
     def from_env(cls, env: Any, policy: Policy, **options: Any) -> "DynaLayPredictor":

@@ -52,6 +52,21 @@ def network_features(
     return _to_unit(torch.cat(parts, 1))
 
 
+def skip_features(
+    pooled: Tensor, logits: Tensor, next_block: Tensor, ran: Tensor
+) -> Tensor:
+    """Return the features of a residual network's rows, float32 [m, F].
+
+    Args:
+        pooled: Pooled activations of what enters the next block, float [m, W].
+        logits: Answers, float [m, K].
+        next_block: Which block is decided on next, bool [m, B].
+        ran: Which blocks have run, bool [m, B].
+    """
+    parts = squash_signed(pooled), softmax_summary(logits), next_block, ran
+    return torch.cat([part.float() for part in parts], 1)
+
+
 def _softmax_parts(logits: Tensor) -> Tensor:
     probs = logits.softmax(1)
     top = probs.topk(2, dim=1).values

@@ -19,6 +19,7 @@ MACS = np.array([[0, 10, 20], [3, 13, 23]])
 def states() -> States:
     always = EvaluationResult(
         policy="always",
+        action_names=("stop", "layer 1", "layer 2"),
         indices=np.arange(2),
         returns=np.zeros(2),
         correct=np.ones(2, dtype=bool),

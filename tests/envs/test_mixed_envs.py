@@ -19,6 +19,7 @@ from agents.sb3.config import PPOConfig
 from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
 from dynalay_gym.envs.skipping.one_shot import OneShotVector, to_plans
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
@@ -29,6 +30,7 @@ from dynalay_gym.networks.residual.training import (
     ResidualTrainer,
     ResidualTrainingConfig,
 )
+from dynalay_gym.predictor.export import export_parts
 from dynalay_gym.predictor.policies import PlanPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.measure import export
@@ -171,6 +173,12 @@ def test_a_predictor_comes_back_with_its_fixed_points(tmp_path: Path) -> None:
     pairs = zip(predictor.infer(split.inputs), loaded.infer(split.inputs), strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     assert predictor.infer(split.inputs).solver_steps.min() > 0
+
+
+def test_fixed_points_are_not_exported_in_parts(tmp_path: Path) -> None:
+    predictor = DynaLayPredictor(made()[0], PlanPolicy(BEST), penalty=0.1)
+    with pytest.raises(ConfigError, match="without --iterated"):
+        export_parts(predictor, tmp_path)
 
 
 def test_a_folder_says_how_good_iterating_is(tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_table_fits_80_columns_with_four_actions(rows):
     assert "66.7 %" in lines[3]
 
 
+def test_actions_are_numbered_where_a_name_fits_no_column(rows):
+    head = "policy           accuracy  compute  nop    1    2         return  us/sample"
+    assert format_table(rows).splitlines()[0] == head
+
+
+def test_actions_have_their_names_where_these_fit_the_columns():
+    envs = disabled()
+    envs.action_names = ("stop", "run", "skip")
+    result = evaluate(envs, PlanPolicy((1, 1), name="always"), penalty=PENALTY)
+    rows = make_rows([result], np.arange(NUM_SAMPLES))
+    assert rows[0]["actions"] == pytest.approx({"stop": 1 / 3, "run": 2 / 3, "skip": 0})
+    head, _, line = format_table(rows).splitlines()
+    assert head[34:49] == " stop  run skip"
+    assert line[34:49] == "   33   67    0"
+
+
 def test_rows_hold_the_interval(rows):
     for row in rows:
         low, high = row["return_interval"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.layers import ConvFixedPointLayer
 from dynalay_gym.networks.lcnet.config import GateConfig
@@ -49,7 +49,10 @@ def random_residual(
 
 @torch.no_grad()
 def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
-    """Gates of which each is open for some images and shut for others."""
+    """Gates of which each is open for some images and shut for others.
+
+    Those that are the same for all images are open or shut.
+    """
     generator = torch.Generator().manual_seed(3)
     # In slices, all gates before one must be open for it to matter.
     bias = 1.0 if network.gate_config.slices else 0.0
@@ -57,10 +60,11 @@ def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
     for level, block in enumerate(network.blocks):
         for scores in (network.layer_scores, network.channel_scores):
             if len(scores) > 0:
-                pooled = x.mean((2, 3))
-                scores[level].norm.running_mean.copy_(pooled.mean(0))
-                scores[level].norm.running_var.copy_(pooled.var(0))
-                nn.init.normal_(scores[level].weight, generator=generator)
+                if network.gate_config.per_input:
+                    pooled = x.mean((2, 3))
+                    scores[level].norm.running_mean.copy_(pooled.mean(0))
+                    scores[level].norm.running_var.copy_(pooled.var(0))
+                    nn.init.normal_(scores[level].weight, generator=generator)
                 nn.init.normal_(scores[level].bias, bias, 0.3, generator=generator)
         x = block(x)
     return network
@@ -72,3 +76,14 @@ def random_gated(
     """Gated network in evaluation mode; see `GateConfig` for its gates."""
     network = GatedNetwork(random_residual(form, **backbone or {}), GateConfig(**gates))
     return with_varied_gates(network.eval())
+
+
+def look_macs(network: GatedNetwork, ran: Tensor) -> Tensor:
+    """What the answers after each block cost that ran (bool [n, B]), int64 [n].
+
+    A session refreshes the shortcuts from this block on, and the head.
+    """
+    parts = zip(network.blocks, network.block_sizes, strict=True)
+    shortcuts = torch.tensor([block.macs(size).shortcut for block, size in parts])
+    refreshed = shortcuts.flip(0).cumsum(0).flip(0)
+    return (ran * (refreshed + network.head_macs)).sum(1)

@@ -7,6 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.exported import (
+    EXPORTERS_WARN,
+    Runner,
+    open_onnx,
+    open_torch,
+    require_onnx,
+)
 from helpers.networks import shared_model, tiny_config
 from torch import Tensor, nn
 
@@ -16,9 +23,6 @@ from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.predictor.export import export_parts, parts_of
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-
-Runner = Callable[[dict[str, Tensor]], list[Tensor]]
-EXPORTERS_WARN = "ignore::Warning:(torch|onnx|copyreg|google).*"
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +38,6 @@ def make_predictor(form: str) -> DynaLayPredictor:
         torch.manual_seed(0)
         net = AgentNet(size, 4, (8,))
     return DynaLayPredictor(model, NetworkPolicy(net), penalty=0.1)
-
-
-def run_torch(path: Path) -> Runner:
-    module = torch.export.load(path).module()
-
-    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
-        found = module(*inputs.values())
-        return list(found) if isinstance(found, tuple) else [found]
-
-    return run
-
-
-def run_onnx(path: Path) -> Runner:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
-        found = session.run(None, {k: v.numpy() for k, v in inputs.items()})
-        return [torch.as_tensor(value) for value in found]
-
-    return run
 
 
 def assert_parts_agree(
@@ -74,14 +56,14 @@ def assert_parts_agree(
             with torch.no_grad():
                 expected = part.module(*inputs.values())
             expected = expected if isinstance(expected, tuple) else (expected,)
-            for got, want in zip(run(inputs), expected, strict=True):
+            for got, want in zip(run(**inputs), expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings(EXPORTERS_WARN)
 def test_torch_programs_agree(predictor: DynaLayPredictor, tmp_path: Path) -> None:
     files = export_parts(predictor, tmp_path / "parts")
-    assert_parts_agree(predictor, files, run_torch)
+    assert_parts_agree(predictor, files, open_torch)
     facts = json.loads((tmp_path / "parts" / "parts.json").read_text())
     assert facts["plain.pt2"]["inputs"]["images"] == ["n", 1, 8, 8]
     assert list(facts) == [path.name for path in files]
@@ -91,15 +73,14 @@ def test_torch_programs_agree(predictor: DynaLayPredictor, tmp_path: Path) -> No
 @pytest.mark.filterwarnings(EXPORTERS_WARN)
 def test_the_other_form_agrees(tmp_path: Path) -> None:
     predictor = make_predictor("state")
-    assert_parts_agree(predictor, export_parts(predictor, tmp_path), run_torch)
+    assert_parts_agree(predictor, export_parts(predictor, tmp_path), open_torch)
 
 
 @pytest.mark.filterwarnings(EXPORTERS_WARN)
 def test_onnxruntime_agrees(predictor: DynaLayPredictor, tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"{name} is not installed (extra [onnx])")
+    require_onnx()
     files = export_parts(predictor, tmp_path, "onnx")
-    assert_parts_agree(predictor, files, run_onnx)
+    assert_parts_agree(predictor, files, open_onnx)
 
 
 def test_the_plain_part_shows_the_first_observation(

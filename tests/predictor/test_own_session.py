@@ -121,7 +121,9 @@ def test_what_it_does_not_offer_is_refused_by_name(tmp_path: Path) -> None:
     plain = DynaLayPredictor(make_session(Unsavable), make_policy("plan"), penalty=0.1)
     with pytest.raises(ConfigError, match=r"Unsavable cannot be saved.*to_saved"):
         plain.save(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"only main networks.*Unsavable"):
+    with pytest.raises(
+        ConfigError, match=r"only main, residual and gated networks.*Unsavable"
+    ):
         export_parts(plain, tmp_path / "a")
     with pytest.raises(ConfigError, match="solver settings"):
         make_predictor("plan", rtol=0.1)

@@ -8,12 +8,11 @@ import pytest
 import torch
 from helpers.flops import FlopCount
 from helpers.networks import own_split
-from helpers.residual import random_gated
+from helpers.residual import look_macs, random_gated
 from torch import Tensor
 
 from dynalay_gym.evaluation.comparison import make_reference_policies
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.evaluation.reference_policies import GatesPolicy
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import as_session
@@ -72,13 +71,7 @@ def test_following_the_gates_is_the_network(
     if network.gate_config.layers:
         assert 0 < is_open.double().mean() < 1
     # What a look at the answer in between takes is all that comes on top.
-    parts = [
-        block.macs(size).shortcut
-        for block, size in zip(network.blocks, network.block_sizes, strict=True)
-    ]
-    refreshed = torch.tensor([sum(parts[level:]) for level in range(NUM_BLOCKS)])
-    looks = (is_open * (refreshed + network.head_macs)).sum(1)
-    assert torch.equal(macs, output.macs + looks)
+    assert torch.equal(macs, output.macs + look_macs(network, is_open))
 
 
 @torch.no_grad()
@@ -156,7 +149,7 @@ def test_gates_are_a_reference_policy(network: GatedNetwork, images: Tensor) -> 
         logits = network(images).logits
     right = logits.argmax(1) == own_split(images).labels
     assert np.array_equal(found.correct, right.numpy())
-    predictor = DynaLayPredictor.from_env(envs, GatesPolicy(envs))
+    predictor = DynaLayPredictor.from_env(envs, gates)
     assert torch.equal(predictor.infer(images).labels, logits.argmax(1))
 
 

@@ -1,5 +1,4 @@
 """Gates that choose, input by input, which blocks and inner channels run.
 
-Reading order: config, gates, network, losses, optimizer,
-training, diagnostics.
+Reading order: config, gates, network, policy, losses, optimizer, training, diagnostics.
 """

@@ -3,12 +3,27 @@
 Axes: n samples, C channels, G gates.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.batch_invariant import linear
 
 _LEAK = 0.1  # a gate that is shut or fully open for all would not learn otherwise
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gates of one block.
+
+    Attributes:
+        layer: Factor of the branch [n]; 0 skips it.
+        channels: Factors of the inner channels [n, C_inner]; None is all 1.
+    """
+
+    layer: Tensor
+    channels: Tensor | None
 
 
 class GateScores(nn.Module):
@@ -59,7 +74,7 @@ class FixedScores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores [n, G] for maps [n, C, H, W]."""
-        return self.bias.expand(len(x), -1)
+        return self.bias.expand(x.shape[0], -1)
 
 
 class ScaleGate(nn.Module):
@@ -124,4 +139,38 @@ def to_slices(gates: Tensor, num_channels: int) -> Tensor:
     """
     num = gates.shape[1]
     of_channel = torch.arange(num_channels, device=gates.device) * num // num_channels
-    return gates.cummin(1).values.index_select(1, of_channel)
+    return _running_minimum(gates).index_select(1, of_channel)
+
+
+def _running_minimum(gates: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # ONNX has no such operation
+        ends = range(1, gates.shape[1] + 1)
+        return torch.stack([gates[:, :end].amin(1) for end in ends], 1)
+    return gates.cummin(1).values
+
+
+def find_gate(
+    x: Tensor,
+    gating: nn.Module,
+    layer_scores: nn.Module | None,
+    channel_scores: nn.Module | None,
+    sliced_channels: int | None = None,
+) -> Gate:
+    """Return the gates of a block.
+
+    Args:
+        x: What enters the block [n, C_in, H, W].
+        gating: Makes gates of scores.
+        layer_scores: Score of the branch; without, it is all open.
+        channel_scores: Scores of the inner channels, or of slices of them; without,
+            they have no gates.
+        sliced_channels: Inner channels, if the scores are of slices.
+    """
+    layer, channels = x.new_ones(x.shape[0]), None
+    if layer_scores is not None:
+        layer = gating(layer_scores(x))[:, 0]
+    if channel_scores is not None:
+        channels = gating(channel_scores(x))
+        if sliced_channels is not None:
+            channels = to_slices(channels, sliced_channels)
+    return Gate(layer, channels)

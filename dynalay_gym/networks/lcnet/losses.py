@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalay_gym.networks.lcnet.network import Gate, GatedOutput
+from dynalay_gym.networks.lcnet.gates import Gate
+from dynalay_gym.networks.lcnet.network import GatedOutput
 
 
 def miss_target(

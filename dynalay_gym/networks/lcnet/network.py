@@ -15,9 +15,10 @@ from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
 from dynalay_gym.networks.lcnet.gates import (
     BinaryGate,
     FixedScores,
+    Gate,
     GateScores,
     ScaleGate,
-    to_slices,
+    find_gate,
 )
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -29,19 +30,6 @@ from dynalay_gym.networks.residual.skipping import (
 
 _NUM_SLICES = 8
 _PARTS = ("stem", "blocks", "answer", "block_sizes")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The gates of one block.
-
-    Attributes:
-        layer: Factor of the branch [n]; 0 skips it.
-        channels: Factors of the inner channels [n, C_inner]; None is all 1.
-    """
-
-    layer: Tensor
-    channels: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -130,14 +118,18 @@ class GatedNetwork(nn.Module):
             level: Number of the block, from 0.
             x: What enters it [n, C_in, H, W].
         """
-        layer, channels = x.new_ones(len(x)), None
-        if self.gate_config.layers:
-            layer = self.gating(self.layer_scores[level](x))[:, 0]
-        if self.gate_config.channels:
-            channels = self.gating(self.channel_scores[level](x))
-            if self.gate_config.slices:
-                channels = to_slices(channels, self.blocks[level].inner_channels)
-        return Gate(layer, channels)
+        return find_gate(x, self.gating, *self.gate_parts(level))
+
+    def gate_parts(
+        self, level: int
+    ) -> tuple[nn.Module | None, nn.Module | None, int | None]:
+        """Return what finds the gates of a block, as `find_gate` takes it."""
+        config, channels = self.gate_config, self.blocks[level].inner_channels
+        return (
+            self.layer_scores[level] if config.layers else None,
+            self.channel_scores[level] if config.channels else None,
+            channels if config.slices else None,
+        )
 
     def gate_macs(self, level: int) -> int:
         """Return the multiply-adds of a block's gates, for one sample."""
@@ -180,6 +172,11 @@ class GatedNetwork(nn.Module):
     def stem(self) -> nn.Module:
         """What comes below the blocks."""
         return self.backbone.stem
+
+    @property
+    def head(self) -> nn.Module:
+        """What comes above the blocks."""
+        return self.backbone.head
 
     @property
     def blocks(self) -> Sequence[ResidualBlock]:

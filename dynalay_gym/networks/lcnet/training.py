@@ -30,7 +30,7 @@ _LARGEST_SHIFT = 2
 _PEAK_AT = 0.1  # share of the training after which the learning rate falls
 _RAMP = 0.4  # share of the training in which the target falls
 _QUIET_AT = 0.8  # share of the training after which gates are chosen without noise
-_GATE_RATE = 0.04  # learning rate of the gates, in that of the network
+_SURENESS = 4  # the surer the open network, the easier the input
 _SQUARE_DECAY = 0.99  # of their gradients' mean squares, see `ScaledSGD`
 
 
@@ -39,6 +39,8 @@ class GateTrainingConfig(TrainerConfig):
     """How gates are trained: see `TrainerConfig` for the other fields.
 
     Attributes:
+        gate_learning_rate: Peak of the schedule for gates, whose gradients are scaled to
+            about 1.
         momentum: Of Nesterov's SGD, in [0, 1).
         target: Mean share of the open network's multiply-adds.
         pressure: Weight of the squared distance to it, >= 0.
@@ -54,6 +56,7 @@ class GateTrainingConfig(TrainerConfig):
     learning_rate: LearningRate = 0.05
     weight_decay: NotNegative = 5e-4
     augment: bool = True
+    gate_learning_rate: LearningRate = 2e-3
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     target: Share = 0.5
     pressure: NotNegative = 50.0
@@ -87,19 +90,18 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         scores = [*network.layer_scores, *network.channel_scores]
         gates = [weight for each in scores for weight in each.parameters()]
         others = [w for w in network.backbone.parameters() if w.requires_grad]
-        rate = config.learning_rate
         groups: list[dict[str, Any]] = [
             {"params": others},
             {
                 "params": gates,
-                "lr": _GATE_RATE * rate,
+                "lr": config.gate_learning_rate,
                 "weight_decay": 0.0,
                 "square_decay": _SQUARE_DECAY,
             },
         ]
         optimizer = ScaledSGD(
             groups,
-            lr=rate,
+            lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.momentum > 0,
@@ -130,7 +132,7 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         right = (1 - taught) * F.cross_entropy(logits, labels)
         alike = taught * distillation(logits, open_logits)
         chances = open_logits.softmax(1).gather(1, labels[:, None])[:, 0]
-        ease = chances if config.by_ease else None
+        ease = chances**_SURENESS if config.by_ease else None
         missed = miss_target(output.macs, network.open_macs, self.target, ease)
         sparse = lasso(output, config.layer_lasso, config.channel_lasso)
         return right + alike + config.pressure * missed + sparse

@@ -112,6 +112,14 @@ class WhiteningStem(nn.Module):
         return sum(conv2d_macs(kernel, side, side) for kernel in kernels)
 
 
+class Head(nn.Linear):
+    """Linear layer on the mean over pixels."""
+
+    def forward(self, top: Tensor) -> Tensor:
+        """Return logits [n, K] of the last block's output [n, C, H, W]."""
+        return linear(top.mean((2, 3)), self.weight) + self.bias
+
+
 def _recurrence(
     config: ResidualConfig, channels: int, size: int
 ) -> ConvFixedPointLayer:
@@ -154,7 +162,7 @@ class ResidualNetwork(nn.Module):
                 blocks.append(ResidualBlock(below, width, stride, *how, recurrence))
                 below = width
         self.block_list = nn.ModuleList(blocks)
-        self.head = nn.Linear(below, config.num_classes)
+        self.head = Head(below, config.num_classes)
         if config.form == "fast":
             init_dirac(self.block_list)
 
@@ -178,7 +186,8 @@ class ResidualNetwork(nn.Module):
 
     def answer(self, top: Tensor) -> Tensor:
         """Return logits [n, K] of the last block's output [n, C, H, W]."""
-        return linear(top.mean((2, 3)), self.head.weight) + self.head.bias
+        logits: Tensor = self.head(top)
+        return logits
 
     @property
     def block_sizes(self) -> tuple[int, ...]:

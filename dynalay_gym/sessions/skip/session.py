@@ -31,11 +31,7 @@ from dynalay_gym.sessions.checks import (
     check_states,
     check_weights,
 )
-from dynalay_gym.sessions.features import (
-    SOFTMAX_LAYOUT,
-    softmax_summary,
-    squash_signed,
-)
+from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, skip_features
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.skip.decisions import (
     ACTION_NAMES,
@@ -153,14 +149,11 @@ class SkipSession:
         """Return what an observer sees; see `NetworkSession.features`."""
         check_rows(rows, len(state.position))
         position, taken = state.position[rows], state.taken[rows]
-        parts = (
-            squash_signed(state.pooled[rows, position]),
-            softmax_summary(state.logits[rows]),
-            self._one_hot(position),
-            branch_runs(taken),
-            taken[:, self._can_iterate] == ITERATE,
-        )
-        return torch.cat([part.float() for part in parts], 1)
+        pooled, logits = state.pooled[rows, position], state.logits[rows]
+        next_block = self._one_hot(position)
+        seen = skip_features(pooled, logits, next_block, branch_runs(taken))
+        solved = taken[:, self._can_iterate] == ITERATE
+        return torch.cat([seen, solved.float()], 1)
 
     def logits(self, state: SkipState, rows: Tensor) -> Tensor:
         """Return the current answers, float32 [m, K]."""

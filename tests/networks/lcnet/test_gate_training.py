@@ -11,13 +11,14 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.diagnostics import record_gates
+from dynalay_gym.networks.lcnet.gates import Gate
 from dynalay_gym.networks.lcnet.losses import distillation, lasso, miss_target
-from dynalay_gym.networks.lcnet.network import Gate, GatedNetwork, GatedOutput
+from dynalay_gym.networks.lcnet.network import GatedNetwork, GatedOutput
 from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from tests.helpers.residual import random_residual
 
 TRAINING = GateTrainingConfig(
-    epochs=8, batch_size=24, augment=False, target=0.7, learning_rate=0.3
+    epochs=8, batch_size=24, augment=False, target=0.7, gate_learning_rate=0.012
 )
 
 
