@@ -37,6 +37,8 @@ FORMS = {
     "C-static": {"per_input": False, "layers": False},
 }
 
+OPTIONS = ("epochs", "precision", "learning_rate", "gate_learning_rate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -56,6 +58,8 @@ class Args:
     """Passes over the main split."""
     learning_rate: float | None = None
     """Peak of the schedule; the training's own if not given."""
+    gate_learning_rate: float | None = None
+    """The same for gates."""
     dataset: str = "cifar10"
     """Data set."""
     data_dir: Path | None = None
@@ -76,10 +80,7 @@ def main(args: Args) -> None:
         architecture = network_config(
             args.dataset, start_from=args.backbone, gates=gates
         )
-        options: dict[str, Any] = {
-            name: getattr(args, name)
-            for name in ("epochs", "precision", "learning_rate")
-        }
+        options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
         config = training_config(
             architecture, args.dataset, target=target, seed=seed, **options
         )
