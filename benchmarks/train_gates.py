@@ -25,7 +25,7 @@ from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.storage.saved_folder import is_saved
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "LC": {},
     "L": {"channels": False},
     "C": {"layers": False},

@@ -1,6 +1,6 @@
 """Stochastic gradient descent in which gates take steps of a size of their own."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import SGD
@@ -20,7 +20,7 @@ class ScaledSGD(SGD):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Take a step; see `torch.optim.SGD.step`."""
         for group in self.param_groups:
             if "square_decay" not in group:
@@ -28,8 +28,7 @@ class ScaledSGD(SGD):
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._scale(weight, group["square_decay"])
-        loss: float | None = super().step(closure)
-        return loss
+        return super().step(closure)
 
     def _scale(self, weight: torch.Tensor, decay: float) -> None:
         """Divide the gradient of a parameter by its running root mean square."""

@@ -39,8 +39,8 @@ class GateTrainingConfig(TrainerConfig):
     """How gates are trained: see `TrainerConfig` for the other fields.
 
     Attributes:
-        gate_learning_rate: Peak of the schedule for gates, whose gradients are scaled to
-            about 1.
+        gate_learning_rate: Peak of the schedule for gates, whose gradients are scaled
+            to about 1.
         momentum: Of Nesterov's SGD, in [0, 1).
         target: Mean share of the open network's multiply-adds.
         pressure: Weight of the squared distance to it, >= 0.
