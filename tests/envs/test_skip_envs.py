@@ -306,7 +306,7 @@ def test_ppo_learns_all_blocks_at_once() -> None:
         seed=0,
         device="cpu",
     )
-    model.learn(2_000)
+    model.learn(5_000)
     envs = make_vec(BLOCK_DROP, len(ALL), autoreset_mode="Disabled")
     seen, _ = envs.reset(options={"index": ALL.numpy()})
     bits, _ = model.predict(seen, deterministic=True)

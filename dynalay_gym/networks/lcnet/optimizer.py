@@ -31,9 +31,14 @@ class ScaledSGD(SGD):
         return super().step(closure)
 
     def _scale(self, weight: torch.Tensor, decay: float) -> None:
-        """Divide the gradient of a parameter by its running root mean square."""
+        """Divide the gradient of a parameter by its running root mean square.
+
+        That of a matrix [G, D] is divided by D, too, so that a score of D inputs changes
+        no faster than a bias, and the noise of their gradients adds up to little.
+        """
         assert weight.grad is not None
         squares = weight.grad.square()
         average = self.state[weight].setdefault("square_avg", squares)
         average.lerp_(squares, 1 - decay)
-        weight.grad.div_(average.sqrt().add_(_EPSILON))
+        num_inputs = weight.shape[1] if weight.dim() == 2 else 1
+        weight.grad.div_(average.sqrt().add_(_EPSILON).mul_(num_inputs))

@@ -21,6 +21,15 @@ def test_two_steps_by_hand() -> None:
     assert weight.tolist() == pytest.approx([0.9 - 0.1 * 100 / mean**0.5, 1.2, 1.0])
 
 
+def test_a_score_of_many_inputs_moves_like_a_bias() -> None:
+    weight = nn.Parameter(torch.zeros(2, 4))
+    optimizer = ScaledSGD([{"params": [weight], "square_decay": 0.9}], lr=0.1)
+    weight.grad = torch.tensor([[1.0, 2.0, 3.0, -4.0], [0.5, 0.5, 0.5, 0.5]])
+    optimizer.step()
+    signs = torch.tensor([[1.0, 1.0, 1.0, -1.0], [1.0, 1.0, 1.0, 1.0]])
+    torch.testing.assert_close(weight.data, -0.1 * signs / 4)
+
+
 def test_other_groups_are_trained_as_by_sgd() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
