@@ -33,8 +33,9 @@ class ScaledSGD(SGD):
     def _scale(self, weight: torch.Tensor, decay: float) -> None:
         """Divide the gradient of a parameter by its running root mean square.
 
-        That of a matrix [G, D] is divided by D, too, so that a score of D inputs changes
-        no faster than a bias, and the noise of their gradients adds up to little.
+        That of a matrix [G, D] is divided by D, too, so that a score of D inputs
+        changes no faster than a bias, and the noise of their gradients adds up to
+        little.
         """
         assert weight.grad is not None
         squares = weight.grad.square()
