@@ -60,7 +60,7 @@ class Args:
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks, else 128, if not given."""
     learning_rate: LearningRate | None = None
-    """Peak of the schedule; 0.3 for residual networks, 0.05 for gates (SGD), else 5e-3
+    """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), else 5e-3
     (AdamW), if not given."""
     weight_decay: NotNegative | None = None
     """Weight decay; 5e-4 for residual networks, else 5e-3, if not given."""

@@ -53,10 +53,10 @@ class GateTrainingConfig(TrainerConfig):
     """
 
     batch_size: BatchSize = 256
-    learning_rate: LearningRate = 0.05
+    learning_rate: LearningRate = 0.1
     weight_decay: NotNegative = 5e-4
     augment: bool = True
-    gate_learning_rate: LearningRate = 2e-3
+    gate_learning_rate: LearningRate = 3e-3
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     target: Share = 0.5
     pressure: NotNegative = 50.0

@@ -112,7 +112,8 @@ def _run(
         inputs = x if is_whole else select_rows(x, rows)
         gates = None if channels is None else channels.index_select(0, rows)
         branch, cost[1:, rows] = _branch(block, inputs, gates, kept, iterates)
-        branch = scale.index_select(0, rows)[:, None, None, None] * branch
+        factor = scale.index_select(0, rows)[:, None, None, None]
+        branch = (factor * branch).to(total)  # autocast leaves factors in float32
         total = total + branch if is_whole else total.index_add_(0, rows, branch)
     cost[0] = _macs(block, x, scale, channels, cost[1])
     return block.merge(total), cost

@@ -160,3 +160,19 @@ def test_no_rows() -> None:
     block = make_block("classic", "pad", (6, 10, 2))
     out, macs = run_block(block, inputs(0, 6), torch.ones(0), torch.ones(0, 10))
     assert out.shape == (0, 10, 5, 5) and macs.shape == (0,)
+
+
+@every_block
+@pytest.mark.parametrize("has_channels", [False, True])
+@torch.no_grad()
+def test_autocast(form, shortcut, shape, has_channels) -> None:
+    block, x = make_block(form, shortcut, shape), inputs(12, shape[0])
+    scale, gate = gates(12, shape[1])
+    used = gate if has_channels else None
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = run_block(block, x, scale, used)
+        masked = mask_block(block, x, scale, used)
+    assert out.dtype == masked.dtype
+    torch.testing.assert_close(
+        out.float(), mask_block(block, x, scale, used), rtol=0.05, atol=0.05
+    )
