@@ -66,7 +66,14 @@ def trained() -> tuple[GatedNetwork, Split]:
     for _ in range(whole.epochs):
         first.train_epoch(lambda step, loss: None)
     gated = GatedNetwork(first.network, GateConfig())
-    gates = GateTrainingConfig(epochs=3, batch_size=24, augment=False, target=0.6)
+    gates = GateTrainingConfig(
+        epochs=6,
+        batch_size=24,
+        augment=False,
+        target=0.6,
+        learning_rate=0.05,
+        gate_learning_rate=0.05,
+    )
     second = GateTrainer(gated, split, gates)
     for _ in range(gates.epochs):
         second.train_epoch(lambda step, loss: None)
