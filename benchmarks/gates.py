@@ -3,9 +3,10 @@
     python -m benchmarks.gates --backbone runs/cifar10/main/0/best \
         --networks runs/cifar10/main/{1,2,3}/best --out gates.json --figure gates.png
 
-Networks of one form and target are seeds of one setting. A row says how accurate their
-answers are on the test split, which share of the backbone's multiply-adds runs, whether
-that depends on the input, and how long it takes beside the backbone.
+Networks of one form, target and number of epochs are seeds of one setting. A row says
+how accurate their answers are on the test split, which share of the backbone's
+multiply-adds runs, whether that depends on the input, and how long it takes beside the
+backbone.
 
 Axes: n samples, S seeds.
 """
@@ -67,6 +68,7 @@ class Found(NamedTuple):
     Attributes:
         form: Its kind of gates, or of a static network.
         target: Share of compute that it was trained for; 1 without gates.
+        epochs: Of its training.
         seed: Of its training.
         correct: Whether answers are right, bool [n].
         shares: Multiply-adds in those of the backbone [n].
@@ -76,6 +78,7 @@ class Found(NamedTuple):
 
     form: str
     target: float
+    epochs: int
     seed: int
     correct: NDArray[np.bool_]
     shares: Floats
@@ -103,6 +106,7 @@ def main(args: Args) -> None:
 COLUMNS = {
     "network": ("form", ""),
     "target": ("target", ".2f"),
+    "epochs": ("epochs", "d"),
     "seeds": ("seeds", "d"),
     "accuracy, %": ("accuracy", ".2f"),
     "minus backbone": ("lost", ".2f"),
@@ -119,7 +123,7 @@ def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
     """Run one network on the test split, and time it."""
     network, about = load_network(folder)
     training = about.about.get("training", {})
-    seed = training.get("seed", 0)
+    how = training.get("epochs", 0), training.get("seed", 0)
     timed = time_beside(network, backbone, test.inputs, args)
     if not isinstance(network, GatedNetwork):
         right = logits_of(network, test).argmax(1) == test.labels
@@ -127,13 +131,13 @@ def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
         widths = "-".join(map(str, network.config.widths))
         depths = "-".join(map(str, network.config.depths))
         form = f"widths {widths}, blocks {depths}"
-        return Found(form, 1.0, seed, right.numpy(), shares, {}, timed)
+        return Found(form, 1.0, *how, right.numpy(), shares, {}, timed)
     record = record_gates(network, test)
     losses = F.cross_entropy(logits_of(backbone, test), test.labels, reduction="none")
     return Found(
         form_of(network),
         training.get("target", 1.0),
-        seed,
+        *how,
         right_of(record, test.labels),
         record.shares.numpy(),
         summarise(record, test.labels, losses),
@@ -185,9 +189,10 @@ def seconds(network: Any, batches: Iterable[Tensor]) -> float:
 
 def settings(found: list[Found]) -> list[list[Found]]:
     """Return the networks of each setting, the costliest first."""
-    groups: dict[tuple[str, float], list[Found]] = {}
+    groups: dict[tuple[str, float, int], list[Found]] = {}
     for each in found:
-        groups.setdefault((each.form, each.target), []).append(each)
+        key = each.form, each.target, each.epochs
+        groups.setdefault(key, []).append(each)
     return sorted(groups.values(), key=lambda some: -float(np.mean(some[0].shares)))
 
 
@@ -212,6 +217,7 @@ def summary(seeds: list[Found], whole: Found) -> dict[str, Any]:
     return {
         "form": seeds[0].form,
         "target": seeds[0].target,
+        "epochs": seeds[0].epochs,
         "seeds": len(seeds),
         "accuracy": interval(100 * correct),
         "lost": interval(100 * (correct - whole.correct)),
@@ -241,6 +247,7 @@ def facts(found: Found, test: Split) -> dict[str, Any]:
     return {
         "form": found.form,
         "target": found.target,
+        "epochs": found.epochs,
         "seed": found.seed,
         "accuracy": float(found.correct.mean()),
         "share": float(found.shares.mean()),

@@ -18,7 +18,9 @@ from tests.helpers.residual import random_gated, random_residual
 
 def found(form: str, seed: int, correct: list[int], shares: list[float]) -> Found:
     right = np.array(correct, dtype=bool)
-    return Found(form, 0.5, seed, right, np.array(shares), {"hard_first": 0.2}, {1: 2})
+    return Found(
+        form, 0.5, 4, seed, right, np.array(shares), {"hard_first": 0.2}, {1: 2}
+    )
 
 
 WHOLE = found("open", 0, [1, 1, 1, 0], [1.0] * 4)
@@ -49,6 +51,8 @@ def test_an_interval_is_over_images() -> None:
 def test_settings_are_told_apart_and_ordered_by_compute() -> None:
     cheap = found("L", 0, [1, 1, 1, 1], [0.1] * 4)
     assert settings([cheap, FIRST, SECOND]) == [[FIRST, SECOND], [cheap]]
+    longer = SECOND._replace(epochs=8)
+    assert settings([FIRST, longer]) == [[FIRST], [longer]]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,6 @@ def test_it_measures_saved_networks(tmp_path: Path, monkeypatch, capsys) -> None
         )
     )
     text = capsys.readouterr().out
-    assert "| LC, scale | 1.00 | 1 |" in text
+    assert "| LC, scale | 1.00 | 0 | 1 |" in text
     assert out.is_file()
     assert figure.stat().st_size > 1000
