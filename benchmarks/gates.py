@@ -274,7 +274,12 @@ def draw(path: Path, rows: list[dict[str, Any]], open_macs: int) -> None:
         ]
         axes.errorbar(macs, middle, yerr=ends, marker="o", capsize=2, label=form)
     axes.plot(*zip(*PAPER, strict=True), "k*", label="LC-Net, published (ResNet)")
-    axes.set(xscale="log", xlabel="GMACs per image", ylabel="test accuracy, %")
+    axes.set(xlabel="GMACs per image", ylabel="test accuracy, %")
+    for set_formatter in (
+        axes.xaxis.set_major_formatter,
+        axes.xaxis.set_minor_formatter,
+    ):
+        set_formatter("{x:g}")
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
