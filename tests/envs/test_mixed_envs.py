@@ -65,13 +65,13 @@ def trained() -> tuple[GatedNetwork, Split]:
     first = ResidualTrainer(ResidualNetwork(config), split, whole)
     for _ in range(whole.epochs):
         first.train_epoch(lambda step, loss: None)
-    gated = GatedNetwork(first.network, GateConfig())
+    gated = GatedNetwork(first.network, GateConfig(layers=False))
     gates = GateTrainingConfig(
         epochs=6,
         batch_size=24,
         augment=False,
-        target=0.6,
-        learning_rate=0.05,
+        target=0.7,
+        learning_rate=0.01,
         gate_learning_rate=0.05,
     )
     second = GateTrainer(gated, split, gates)
