@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +42,17 @@ def open_onnx(path: Path) -> Runner:
 def require_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"{name} is not installed (extra [onnx])")
+
+
+class Watcher:
+    """A policy that stops at once; `seen` are the observations that it was given."""
+
+    name = "watcher"
+    macs_per_decision = 0
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
+        self.seen.append(observations)
+        return torch.zeros(len(observations), dtype=torch.int64)

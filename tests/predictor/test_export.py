@@ -3,19 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers.exported import (
     EXPORTERS_WARN,
     Runner,
+    Watcher,
     open_onnx,
     open_torch,
     require_onnx,
 )
 from helpers.networks import shared_model, tiny_config
-from torch import Tensor, nn
+from torch import nn
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
@@ -86,23 +86,15 @@ def test_onnxruntime_agrees(predictor: DynaLayPredictor, tmp_path: Path) -> None
 def test_the_plain_part_shows_the_first_observation(
     predictor: DynaLayPredictor,
 ) -> None:
-    seen: list[Any] = []
-
-    class Stop:
-        macs_per_decision = 0
-
-        def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-            seen.append(observations)
-            return torch.zeros(len(observations), dtype=torch.int64)
-
+    watcher = Watcher()
     plain = next(iter(parts_of(predictor)))
     images, penalty = torch.randn(5, *tiny_config().in_shape), torch.rand(5)
-    watching = DynaLayPredictor(predictor.session, Stop(), penalty=0.0)
+    watching = DynaLayPredictor(predictor.session, watcher, penalty=0.0)
     found = watching.infer(images, penalty=penalty)
     with torch.no_grad():
         logits, observation = plain.module(images, penalty)
     torch.testing.assert_close(logits.softmax(1), found.probabilities)
-    torch.testing.assert_close(observation, seen[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(observation, watcher.seen[0], rtol=0, atol=1e-5)
 
 
 def test_iterating_the_part_solves_the_layer(predictor: DynaLayPredictor) -> None:

@@ -10,6 +10,7 @@ import torch
 from helpers.exported import (
     EXPORTERS_WARN,
     Runner,
+    Watcher,
     open_module,
     open_onnx,
     open_torch,
@@ -181,23 +182,15 @@ def test_a_gated_network_has_these_parts(gated: Files) -> None:
 
 
 def assert_plain_is_the_start(files: Files) -> None:
-    seen: list[Tensor] = []
-
-    class Stop:
-        macs_per_decision = 0
-
-        def act(self, observations: Tensor, infos: dict[str, Any]) -> Tensor:
-            seen.append(observations)
-            return torch.zeros(len(observations), dtype=torch.int64)
-
+    watcher = Watcher()
     session = files.predictor.session
-    watching = DynaLayPredictor(session, Stop(), penalty=0.0, penalty_unit=0.5)
+    watching = DynaLayPredictor(session, watcher, penalty=0.0, penalty_unit=0.5)
     for images in batches(1, 8, 8):
         penalty = torch.linspace(0.0, 1.0, len(images))
         expected = watching.infer(images, penalty=penalty)
         logits, observation = files.parts["plain"](images=images, penalty=penalty)
         torch.testing.assert_close(logits.softmax(1), expected.probabilities, **CLOSE)
-        torch.testing.assert_close(observation, seen[-1], **CLOSE)
+        torch.testing.assert_close(observation, watcher.seen[-1], **CLOSE)
         scores = files.run("policy", observation=observation)
         policy = files.predictor.policy
         with torch.no_grad():
