@@ -67,6 +67,9 @@ class Args:
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""
+    distillation: Share | None = None
+    """Residual networks and gates: share of the loss that compares with the answers of
+    the network of --start-from; 0, and 0.5 for gates, if not given."""
     iterated: tuple[Count, ...] | None = None
     """Residual networks: numbers of the blocks, from 1, that can be iterated to a fixed
     point."""
@@ -164,7 +167,7 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
         args.dataset, args.preset, start, gates(args), **own
     )
     names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
-    options = pick(args, f"{names} precision seed")
+    options = pick(args, f"{names} distillation precision seed")
     config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)

@@ -166,9 +166,15 @@ def new_trainer(
 
     Raises:
         CheckpointError: There is no such network.
+        ConfigError: There is none to distil from.
     """
     torch.manual_seed(config.seed)
     if start_from is None:
+        if isinstance(config, ResidualTrainingConfig) and config.distillation > 0:
+            raise ConfigError(
+                "--distillation compares with the network that training starts from; "
+                "give its folder as --start-from, or leave it out"
+            )
         network = _new_network(architecture, main)
     else:
         network = load_network(start_from, main.labels.device)[0]

@@ -71,6 +71,8 @@ BAD = [
     (MAIN, "--preset fast --widths 8 16", "one entry per stage"),
     (MAIN, "--preset fast --depths 0 1 1", "--depths"),
     (MAIN, "--preset fast --skip-rate 2", "--skip-rate must"),
+    (MAIN, "--distillation 0.5", "--distillation is no option"),
+    (MAIN, "--preset fast --distillation 0.5", "--start-from"),
     (MAIN, "--device meta", "use auto or cpu"),
     (MAIN, f"--dataset cifar10 {OFFLINE}", "--data-dir"),
     (MAIN, "--resume nowhere", "nowhere is no run folder"),

@@ -5,7 +5,6 @@ Axes: n samples, K classes.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dynalay_gym.networks.lcnet.gates import Gate
 from dynalay_gym.networks.lcnet.network import GatedOutput
@@ -44,14 +43,6 @@ def lasso(output: GatedOutput, layer: float, channel: float) -> Tensor:
     """
     layers = torch.stack([gate.layer.mean() for gate in output.gates]).mean()
     return layer * layers + channel * _mean_channels(output.gates)
-
-
-def distillation(logits: Tensor, open_logits: Tensor) -> Tensor:
-    """Return the mean divergence from the open network's answers [n, K]."""
-    targets = open_logits.log_softmax(1)
-    return F.kl_div(
-        logits.log_softmax(1), targets, reduction="batchmean", log_target=True
-    )
 
 
 def _mean_channels(gates: tuple[Gate, ...]) -> Tensor | float:

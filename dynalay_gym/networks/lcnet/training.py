@@ -6,7 +6,6 @@ of it; only the batch's mean is held to it, so that rows are free.
 Axes: n samples of a batch, K classes.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,14 @@ from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.lcnet.gates import BinaryGate
-from dynalay_gym.networks.lcnet.losses import distillation, lasso, miss_target
+from dynalay_gym.networks.lcnet.losses import lasso, miss_target
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.lcnet.optimizer import ScaledSGD
-from dynalay_gym.networks.residual.training import draw_iterated
+from dynalay_gym.networks.residual.training import (
+    divergence,
+    draw_iterated,
+    open_copy,
+)
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
@@ -85,8 +88,7 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         self, network: GatedNetwork, data: Split, config: GateTrainingConfig
     ) -> None:
         network.to(memory_format=torch.channels_last)
-        teacher = copy.deepcopy(network.backbone)
-        self._open_network = teacher.eval().requires_grad_(False)
+        self._teacher = open_copy(network.backbone)
         scores = [*network.layer_scores, *network.channel_scores]
         gates = [weight for each in scores for weight in each.parameters()]
         others = [w for w in network.backbone.parameters() if w.requires_grad]
@@ -127,10 +129,10 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         with self._own_noise():
             output = network(images, iterated)
         with torch.no_grad():
-            open_logits = self._open_network(images).float()
+            open_logits = self._teacher(images).float()
         logits, taught = output.logits.float(), config.distillation
         right = (1 - taught) * F.cross_entropy(logits, labels)
-        alike = taught * distillation(logits, open_logits)
+        alike = taught * divergence(logits, open_logits)
         chances = open_logits.softmax(1).gather(1, labels[:, None])[:, 0]
         ease = chances**_SURENESS if config.by_ease else None
         missed = miss_target(output.macs, network.open_macs, self.target, ease)

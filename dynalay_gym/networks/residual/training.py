@@ -7,6 +7,7 @@ References:
     patches, label smoothing, mirror images that alternate.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ class ResidualTrainingConfig(TrainerConfig):
         skip_rate: Largest chance that a block is left out for a sample, in [0, 1]. In
             each step it is drawn evenly between 0 and this; so that whatever is skipped
             later, the answer is as good as it can be.
+        distillation: Share of the loss that compares with the whole network as it was
+            at the start, in [0, 1]; for one that is trained already.
     """
 
     batch_size: BatchSize = 256
@@ -46,13 +49,15 @@ class ResidualTrainingConfig(TrainerConfig):
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     label_smoothing: Share = 0.1
     skip_rate: Share = 0.0
+    distillation: Share = 0.0
 
 
 class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
     """Nesterov SGD on cross-entropy; the learning rate rises and falls linearly.
 
     Args:
-        network: Residual network, on its device.
+        network: Residual network, on its device. With distillation its answers are
+            taught: give the same one again to resume.
         data: The main split, on the same device.
         config: Options.
 
@@ -66,6 +71,7 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         self, network: ResidualNetwork, data: Split, config: ResidualTrainingConfig
     ) -> None:
         network.to(memory_format=torch.channels_last)
+        self._teacher = open_copy(network) if config.distillation > 0 else None
         optimizer = torch.optim.SGD(
             [weight for weight in network.parameters() if weight.requires_grad],
             lr=config.learning_rate,
@@ -84,9 +90,21 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         return augment(images, self.generator, flip=False, shift=_LARGEST_SHIFT)
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """Return the cross-entropy of a batch; see `Trainer.loss`."""
-        x = self.network.stem(images.contiguous(memory_format=torch.channels_last))
-        rate = self.config.skip_rate
+        """Return the loss of a batch; see `Trainer.loss`."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        logits = self._answer(images)
+        right = F.cross_entropy(
+            logits, labels, label_smoothing=self.config.label_smoothing
+        )
+        if self._teacher is None:
+            return right
+        with torch.no_grad():
+            taught = self._teacher(images).float()
+        return right.lerp(divergence(logits, taught), self.config.distillation)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Return logits [n, K] with some blocks left out, and some iterated."""
+        x, rate = self.network.stem(images), self.config.skip_rate
         if rate > 0:
             rate *= float(torch.rand((), generator=self.generator))
         iterated = draw_iterated(self.network.config.iterated, self.generator)
@@ -97,10 +115,7 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
                 x = mask_block(block, x, kept.to(x), iterates=iterates)
             else:
                 x = block(x, iterates)
-        logits = self.network.answer(x).float()
-        return F.cross_entropy(
-            logits, labels, label_smoothing=self.config.label_smoothing
-        )
+        return self.network.answer(x).float()
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a triangle."""
@@ -108,6 +123,21 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
 
     def _architecture(self) -> dict[str, Any]:
         return self.network.config.to_dict()
+
+
+def open_copy(network: ResidualNetwork) -> ResidualNetwork:
+    """Return a copy of a network that answers and does not learn."""
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def divergence(logits: Tensor, taught: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence from a teacher's answers [n, K]."""
+    return F.kl_div(
+        logits.log_softmax(1),
+        taught.log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
 
 
 def draw_iterated(blocks: Sequence[int], generator: torch.Generator) -> list[int]:

@@ -1,5 +1,6 @@
 """Training of residual networks: learns, resumes to the bit, shows what it should."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,9 @@ from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.training import (
     ResidualTrainer,
     ResidualTrainingConfig,
+    divergence,
     draw_iterated,
+    open_copy,
 )
 from dynalay_gym.sessions.measure import accuracy
 
@@ -85,7 +88,8 @@ def test_every_other_step_iterates_a_block(data: Split) -> None:
 def test_resume_continues_to_the_bit(
     data: Split, tmp_path: Path, skip_rate: float, iterated: tuple[int, ...]
 ) -> None:
-    config = replace(TRAINING, epochs=3, augment=True, skip_rate=skip_rate)
+    how = {"skip_rate": skip_rate, "distillation": skip_rate / 2}
+    config = replace(TRAINING, epochs=3, augment=True, **how)
     whole, first, second = (trainer(data, config, "fast", iterated) for _ in range(3))
     losses: list[float] = []
     for _ in range(3):
@@ -128,6 +132,45 @@ def test_skipping_leaves_branches_out_in_the_share_that_was_drawn(data: Split) -
         losses[rate] = whole, empty
     assert losses[0.0][1] == losses[1.0][1]
     assert losses[0.0][0] != losses[1.0][0]
+
+
+def test_divergence_by_hand() -> None:
+    taught = torch.tensor([[0.0, 0.0], [0.0, torch.tensor(3.0).log()]])
+    expected = (0.25 * torch.tensor(0.5).log() + 0.75 * torch.tensor(1.5).log()) / 2
+    torch.testing.assert_close(divergence(torch.zeros(2, 2), taught), expected)
+
+
+def test_distillation_teaches_what_the_network_said_at_the_start(data: Split) -> None:
+    """With all of the loss, labels do not count, and blocks are missed less."""
+    config = replace(TRAINING, skip_rate=1.0, distillation=1.0)
+    start = trainer(data)
+    start.train_epoch(lambda step, loss: None)
+    one, other = (copy.deepcopy(start.network) for _ in range(2))
+    with torch.no_grad():
+        taught = one.eval()(data.inputs)
+    before = divergence(without_branches(one)(data.inputs), taught)
+    wrong = replace(data, labels=(data.labels + 1) % 3)
+    for network, split in ((one, data), (other, wrong)):
+        training = ResidualTrainer(network, split, config)
+        for _ in range(6):
+            training.train_epoch(lambda step, loss: None)
+    assert weights_equal(one, other)
+    after = divergence(without_branches(one)(data.inputs), taught)
+    assert float(after) < 0.5 * float(before)
+
+
+@torch.no_grad()
+def without_branches(network: ResidualNetwork) -> ResidualNetwork:
+    copied = open_copy(network)
+    for block in copied.blocks:  # gelu(0) is 0
+        block.norm2.weight.zero_()
+        block.norm2.bias.zero_()
+    return copied
+
+
+def weights_equal(one: ResidualNetwork, other: ResidualNetwork) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_the_learning_rate_is_a_triangle(data: Split) -> None:
