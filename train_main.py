@@ -50,6 +50,9 @@ class Args:
     gate_kind: Literal["scale", "binary"] | None = None
     """Gates: scale what is open by a number up to 1, or are 0 or 1; scale if not
     given."""
+    gate_gradient: Literal["straight-through", "policy-gradient"] | None = None
+    """Binary gates: learn from the loss as if they were sigmoids, or are drawn and
+    learn by REINFORCE; straight-through if not given."""
     static_gates: bool = False
     """Gates: the same ones for every input, which is what gates have to beat."""
     target: Share | None = None
@@ -167,7 +170,7 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
         args.dataset, args.preset, start, gates(args), **own
     )
     names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
-    options = pick(args, f"{names} distillation precision seed")
+    options = pick(args, f"{names} distillation gate_gradient precision seed")
     config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)

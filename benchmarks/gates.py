@@ -135,7 +135,7 @@ def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
     record = record_gates(network, test)
     losses = F.cross_entropy(logits_of(backbone, test), test.labels, reduction="none")
     return Found(
-        form_of(network),
+        form_of(network, training.get("gate_gradient")),
         training.get("target", 1.0),
         *how,
         right_of(record, test.labels),
@@ -145,12 +145,13 @@ def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
     )
 
 
-def form_of(network: GatedNetwork) -> str:
-    """Return the kind of gates in a few words."""
+def form_of(network: GatedNetwork, gradient: str | None = None) -> str:
+    """Return the kind of gates, and how they were trained, in a few words."""
     gates = network.gate_config
     name = "L" * gates.layers + "C" * gates.channels
+    hybrid = ", hybrid" * (gradient == "policy-gradient")
     static = "" if gates.per_input else ", static"
-    return f"{name}, {gates.kind}{', slices' * gates.slices}{static}"
+    return f"{name}, {gates.kind}{hybrid}{', slices' * gates.slices}{static}"
 
 
 def right_of(record: GateRecord, labels: Tensor) -> NDArray[np.bool_]:

@@ -31,6 +31,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "C": {"layers": False},
     "LC-binary": {"kind": "binary"},
     "L-binary": {"kind": "binary", "channels": False},
+    "LC-hybrid": {"kind": "binary"},
+    "L-hybrid": {"kind": "binary", "channels": False},
+    "C-hybrid": {"kind": "binary", "layers": False},
     "C-slices": {"layers": False, "slices": True},
     "LC-static": {"per_input": False},
     "L-static": {"per_input": False, "channels": False},
@@ -49,7 +52,8 @@ class Args:
     out: Path
     """Folder of the networks, each FORM-TARGET-SEED; those that are there are kept."""
     forms: tuple[str, ...] = ("LC", "LC-static")
-    """Forms of gates, of LC, L, C, and those with -binary, -slices or -static."""
+    """Forms of gates, of LC, L, C, and those with -binary, -hybrid (binary, trained by
+    the policy gradient), -slices or -static."""
     targets: tuple[float, ...] = (0.5, 0.3)
     """Mean shares of the backbone's multiply-adds."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -81,6 +85,8 @@ def main(args: Args) -> None:
             args.dataset, start_from=args.backbone, gates=gates
         )
         options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
+        if form.endswith("-hybrid"):
+            options["gate_gradient"] = "policy-gradient"
         config = training_config(
             architecture, args.dataset, target=target, seed=seed, **options
         )

@@ -64,6 +64,7 @@ BAD = [
     (MAIN, "--gates both", "--start-from"),
     (MAIN, "--gate-kind binary", "--gate-kind"),
     (MAIN, "--static-gates", "--static-gates"),
+    (MAIN, "--gate-gradient policy-gradient", "--gate-gradient is no option"),
     (MAIN, "--gates all", "layers"),
     (MAIN, "--start-from NET --gates both", "residual network"),
     (MAIN, "--skip-rate 0.1", "--skip-rate is no option"),

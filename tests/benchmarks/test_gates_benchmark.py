@@ -72,6 +72,12 @@ def test_static_gates_have_a_name() -> None:
     assert form_of(network) == "LC, scale, static"
 
 
+def test_the_policy_gradient_has_a_name() -> None:
+    network = random_gated(kind="binary")
+    assert form_of(network, "policy-gradient") == "LC, binary, hybrid"
+    assert form_of(network, "straight-through") == "LC, binary"
+
+
 def test_it_measures_saved_networks(tmp_path: Path, monkeypatch, capsys) -> None:
     backbone = random_residual()
     shape = backbone.config.in_shape

@@ -1,4 +1,5 @@
 """Gates that choose, input by input, which blocks and inner channels run.
 
-Reading order: config, gates, network, policy, losses, optimizer, training, diagnostics.
+Reading order: config, gates, network, policy, losses, reinforce, optimizer, training,
+diagnostics.
 """

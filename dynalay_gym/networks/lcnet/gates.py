@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import linear
 
@@ -20,10 +21,13 @@ class Gate:
     Attributes:
         layer: Factor of the branch [n]; 0 skips it.
         channels: Factors of the inner channels [n, C_inner]; None is all 1.
+        log_prob: Log-probability of those that mattered [n], with the gradient of their
+            scores; None if gates have a gradient of their own.
     """
 
     layer: Tensor
     channels: Tensor | None
+    log_prob: Tensor | None = None
 
 
 class GateScores(nn.Module):
@@ -101,11 +105,14 @@ class ScaleGate(nn.Module):
 class BinaryGate(nn.Module):
     """0 or 1, with logistic noise on the score in training.
 
-    Gradients are those of a sigmoid (straight-through). A trainer lowers the noise to
-    0: what is chosen in evaluation is then what was trained.
+    So a gate is 1 with probability ``sigmoid(score / noise)``. A trainer lowers the
+    noise to 0: what is chosen in evaluation is then what was trained.
 
     Attributes:
         noise: Scale of the noise, >= 0.
+        has_gradient: Whether gates in training have the gradient of a sigmoid
+            (straight-through). Otherwise they have none, but a log-probability that
+            does.
 
     References:
         Veit & Belongie (2018), ConvNet-AIG: Gumbel noise on two scores is logistic
@@ -117,6 +124,7 @@ class BinaryGate(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.noise = 1.0
+        self.has_gradient = True
 
     def forward(self, scores: Tensor) -> Tensor:
         """Return gates of scores, of the same shape, each 0 or 1."""
@@ -124,7 +132,14 @@ class BinaryGate(nn.Module):
             return (scores > 0).to(scores)
         uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
         soft = torch.sigmoid(scores + self.noise * uniform.logit())
-        return soft + ((soft > 0.5).to(soft) - soft).detach()
+        hard = (soft > 0.5).to(soft)
+        return soft + (hard - soft).detach() if self.has_gradient else hard
+
+    def log_prob(self, gates: Tensor, scores: Tensor) -> Tensor:
+        """Return the log-probability in training of gates, each 0 or 1, by scores."""
+        if self.noise == 0:  # nothing is left to chance
+            return torch.zeros_like(scores)
+        return F.logsigmoid((2 * gates - 1) * scores / self.noise)
 
 
 def to_slices(gates: Tensor, num_channels: int) -> Tensor:
@@ -166,6 +181,9 @@ def find_gate(
             they have no gates.
         sliced_channels: Inner channels, if the scores are of slices.
     """
+    if isinstance(gating, BinaryGate) and gating.training and not gating.has_gradient:
+        assert sliced_channels is None
+        return _draw_gate(x.detach(), gating, layer_scores, channel_scores)
     layer, channels = x.new_ones(x.shape[0]), None
     if layer_scores is not None:
         layer = gating(layer_scores(x))[:, 0]
@@ -174,3 +192,26 @@ def find_gate(
         if sliced_channels is not None:
             channels = to_slices(channels, sliced_channels)
     return Gate(layer, channels)
+
+
+def _draw_gate(
+    x: Tensor,
+    gating: BinaryGate,
+    layer_scores: nn.Module | None,
+    channel_scores: nn.Module | None,
+) -> Gate:
+    """Return gates without a gradient and their log-probability; see `find_gate`.
+
+    Gates of channels do not matter where the branch does not run: without them the
+    policy gradient has the same mean and less noise.
+    """
+    layer, channels, log_prob = x.new_ones(x.shape[0]), None, x.new_zeros(x.shape[0])
+    if layer_scores is not None:
+        scores = layer_scores(x)
+        drawn = gating(scores)
+        layer, log_prob = drawn[:, 0], gating.log_prob(drawn, scores)[:, 0]
+    if channel_scores is not None:
+        scores = channel_scores(x)
+        channels = gating(scores)
+        log_prob = log_prob + layer * gating.log_prob(channels, scores).sum(1)
+    return Gate(layer, channels, log_prob)

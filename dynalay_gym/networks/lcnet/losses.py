@@ -5,6 +5,7 @@ Axes: n samples, K classes.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalay_gym.networks.lcnet.gates import Gate
 from dynalay_gym.networks.lcnet.network import GatedOutput
@@ -43,6 +44,30 @@ def lasso(output: GatedOutput, layer: float, channel: float) -> Tensor:
     """
     layers = torch.stack([gate.layer.mean() for gate in output.gates]).mean()
     return layer * layers + channel * _mean_channels(output.gates)
+
+
+@torch.no_grad()
+def row_losses(
+    logits: Tensor, labels: Tensor, open_logits: Tensor, taught: float
+) -> Tensor:
+    """Return by how much the loss of each row is above the open network's [n].
+
+    What gates cannot change, how hard a row is, would be noise where rows are compared.
+
+    Args:
+        logits: Answers [n, K].
+        labels: Classes, int64 [n].
+        open_logits: Answers of the open network [n, K].
+        taught: Share of the loss that compares with the open network, in [0, 1]; the
+            rest is cross-entropy.
+    """
+    right = F.one_hot(labels, logits.shape[1]).to(logits)
+    wanted = torch.lerp(right, open_logits.softmax(1), taught)
+    own, by_open = (
+        F.cross_entropy(each, wanted, reduction="none")
+        for each in (logits, open_logits)
+    )
+    return own - by_open
 
 
 def _mean_channels(gates: tuple[Gate, ...]) -> Tensor | float:

@@ -9,7 +9,7 @@ Axes: n samples of a batch, K classes.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.gates import BinaryGate
-from dynalay_gym.networks.lcnet.losses import lasso, miss_target
+from dynalay_gym.networks.lcnet.losses import lasso, miss_target, row_losses
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.lcnet.optimizer import ScaledSGD
+from dynalay_gym.networks.lcnet.reinforce import find_advantages, reinforce
 from dynalay_gym.networks.residual.training import (
     divergence,
     draw_iterated,
@@ -44,6 +47,10 @@ class GateTrainingConfig(TrainerConfig):
     Attributes:
         gate_learning_rate: Peak of the schedule for gates, whose gradients are scaled
             to about 1.
+        gate_gradient: How binary gates learn. ``straight-through``: from the loss, as
+            if a gate were its sigmoid. ``policy-gradient``: they are drawn, and what
+            lowered a row's loss and compute becomes more likely (REINFORCE), while the
+            network learns from the loss.
         momentum: Of Nesterov's SGD, in [0, 1).
         target: Mean share of the open network's multiply-adds.
         pressure: Weight of the squared distance to it, >= 0.
@@ -60,6 +67,7 @@ class GateTrainingConfig(TrainerConfig):
     weight_decay: NotNegative = 5e-4
     augment: bool = True
     gate_learning_rate: LearningRate = 3e-3
+    gate_gradient: Literal["straight-through", "policy-gradient"] = "straight-through"
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     target: Share = 0.5
     pressure: NotNegative = 50.0
@@ -79,7 +87,8 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         config: Options.
 
     Raises:
-        ConfigError: A batch is larger than the split.
+        ConfigError: A batch is larger than the split, or the policy gradient cannot
+            train these gates.
     """
 
     kind = "gate-training"
@@ -87,6 +96,8 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
     def __init__(
         self, network: GatedNetwork, data: Split, config: GateTrainingConfig
     ) -> None:
+        if config.gate_gradient == "policy-gradient":
+            _check_drawn(network.gate_config, config)
         network.to(memory_format=torch.channels_last)
         self._teacher = open_copy(network.backbone)
         scores = [*network.layer_scores, *network.channel_scores]
@@ -124,6 +135,7 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         network, config = self.network, self.config
         if isinstance(network.gating, BinaryGate):
             network.gating.noise = max(0.0, 1 - self.progress / _QUIET_AT)
+            network.gating.has_gradient = config.gate_gradient == "straight-through"
         images = images.contiguous(memory_format=torch.channels_last)
         iterated = draw_iterated(network.backbone.config.iterated, self.generator)
         with self._own_noise():
@@ -137,7 +149,13 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         ease = chances**_SURENESS if config.by_ease else None
         missed = miss_target(output.macs, network.open_macs, self.target, ease)
         sparse = lasso(output, config.layer_lasso, config.channel_lasso)
-        return right + alike + config.pressure * missed + sparse
+        loss = right + alike + config.pressure * missed + sparse
+        if config.gate_gradient == "straight-through":
+            return loss
+        losses = row_losses(logits, labels, open_logits, taught)
+        shares = output.macs / network.open_macs
+        pressed = self.target, config.pressure, ease
+        return loss + reinforce(output, find_advantages(losses, shares, *pressed))
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a short rise, a linear fall."""
@@ -154,3 +172,17 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
 
     def _architecture(self) -> dict[str, Any]:
         return self.network.config.to_dict()
+
+
+def _check_drawn(gates: GateConfig, config: GateTrainingConfig) -> None:
+    """Raise ConfigError if the policy gradient cannot train some gates."""
+    if gates.kind != "binary" or gates.slices:
+        raise ConfigError(
+            "the policy gradient trains binary gates without slices; ask for them "
+            "(--gate-kind binary), or leave --gate-gradient out"
+        )
+    if config.layer_lasso or config.channel_lasso:
+        raise ConfigError(
+            "with the policy gradient gates have no lasso; leave layer_lasso and "
+            "channel_lasso 0, and set target and pressure"
+        )

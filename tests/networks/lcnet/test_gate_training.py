@@ -73,9 +73,19 @@ def test_gates_that_are_the_same_for_all(data: Split) -> None:
     assert one.network.gate_macs(0) == 0
 
 
-@pytest.mark.parametrize("kind", ["scale", "binary"])
-def test_resume_continues_to_the_bit(data: Split, tmp_path: Path, kind) -> None:
-    config, gates = replace(TRAINING, epochs=3, augment=True), GateConfig(kind=kind)
+@pytest.mark.parametrize(
+    ("kind", "gradient"),
+    [
+        ("scale", "straight-through"),
+        ("binary", "straight-through"),
+        ("binary", "policy-gradient"),
+    ],
+)
+def test_resume_continues_to_the_bit(
+    data: Split, tmp_path: Path, kind, gradient
+) -> None:
+    config = replace(TRAINING, epochs=3, augment=True, gate_gradient=gradient)
+    gates = GateConfig(kind=kind)
     whole, first, second = (trainer(data, config, gates) for _ in range(3))
     losses = run(whole, 3)
     run(first, 1)
