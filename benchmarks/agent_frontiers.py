@@ -28,11 +28,13 @@ from agents.registry import make_agent
 from dynalay_gym.data.maze import make_maze_split
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.envs.oracle import best_fixed_plan
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import tables
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
+from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.storage.io import plain, write_json
 from dynalay_gym.storage.metrics import run_metadata
 from dynalay_gym.utils.ranks import rank_correlation
@@ -57,6 +59,9 @@ class Args:
     """Mazes to learn from, made for this, in place of the agent split."""
     parts: tuple[str, ...] = ()
     """Parts of the observation that an agent with an AgentNet sees. Default: all."""
+    best_fixed: bool = False
+    """Add the frontier of the best actions that are the same for every input; it
+    visits all states, so that they should be few."""
     options: Annotated[Options, arg(name="")] = field(default_factory=Options)
 
 
@@ -74,9 +79,13 @@ def main(args: Args) -> None:
     penalties = args.at or (base.penalty_range[0] if high else float(low),)
     study, seeds = Study(), []
     add_references(study, envs, penalties)
+    points = penalties_of(low, high, penalties)
+    if args.best_fixed:
+        add_best_fixed(study, envs, points)
     for seed in args.agent_seeds:
         policy = train(args, config, known.get("agent", "agent"), envs, seed)
-        seeds += add_agent(study, config.algo, policy, envs, penalties, low, high, seed)
+        label = config.algo + ("-range" if high else "")
+        seeds += add_agent(study, label, policy, envs, penalties, points, seed)
     files: Any = {"data_dir": options.data_dir, "download": options.download}
     groups = load_split(options.dataset, "test", **files).groups.numpy()
     summary = study.summary(groups)
@@ -117,6 +126,24 @@ def add_references(
         study.add_tuned_cascades(f"{penalty:g}", walks)
         if penalty == penalties[0]:
             study.add_cascades(walks)
+
+
+def penalties_of(low: str, high: str, at: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the penalties at which frontiers are drawn: along a range, if there is."""
+    if not high:
+        return at
+    return tuple(np.geomspace(float(low), float(high), POINTS).tolist())
+
+
+def add_best_fixed(
+    study: Study, envs: dict[str, VectorEnv], penalties: tuple[float, ...]
+) -> None:
+    """Add what does the same for every input, chosen on the validation split."""
+    base = envs["validation"].unwrapped
+    for penalty in penalties:
+        policy = PlanPolicy(best_fixed_plan(base, penalty), name="best-fixed")
+        result = evaluate(envs["test"], policy, penalty=penalty)
+        study.add("best-fixed", f"{penalty:.4g}", result)
 
 
 def train(
@@ -194,16 +221,15 @@ class BestWeights:
 
 def add_agent(
     study: Study,
-    algo: str,
+    label: str,
     policy: Any,
     envs: dict[str, VectorEnv],
     penalties: tuple[float, ...],
-    low: str,
-    high: str,
+    points: tuple[float, ...],
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Add an agent at the penalties and along its range; return its figures."""
-    label, rows = algo + ("-range" if high else ""), []
+    """Add an agent at the penalties and along its frontier; return its figures."""
+    rows = []
     for penalty in penalties:
         found = {
             split: evaluate(each, policy, penalty=penalty)
@@ -211,9 +237,8 @@ def add_agent(
         }
         study.add_tuned(f"{penalty:g}", label, found)
         rows.append({"seed": seed, "penalty": penalty} | figures(found))
-    points = np.geomspace(float(low), float(high), POINTS) if high else penalties
     for penalty in points:
-        result = evaluate(envs["test"], policy, penalty=float(penalty))
+        result = evaluate(envs["test"], policy, penalty=penalty)
         study.add(label, f"{penalty:.4g}", result)
     return rows
 

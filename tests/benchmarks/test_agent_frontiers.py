@@ -10,7 +10,13 @@ from torch import nn
 
 from agents.options import Options
 from benchmarks import agent_frontiers
-from benchmarks.agent_frontiers import Args, BestWeights, agent_split, see_only
+from benchmarks.agent_frontiers import (
+    Args,
+    BestWeights,
+    agent_split,
+    penalties_of,
+    see_only,
+)
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
@@ -51,6 +57,13 @@ def test_the_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         module.weight.data.fill_(taken)
         keeper.follow(taken)
     assert float(keeper.weights["weight"]) == 20
+
+
+def test_penalties_of_a_frontier() -> None:
+    assert penalties_of("0.5", "", (0.1, 0.2)) == (0.1, 0.2)
+    along = penalties_of("0.01", "1", (0.1,))
+    assert along[0::4] == pytest.approx((0.01, 0.1, 1.0))
+    assert len(along) == 9
 
 
 def test_own_mazes_are_none_of_the_test_split() -> None:
