@@ -39,7 +39,10 @@ PROBLEM += " transitions device data_dir download"
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Compare agents and reference policies over their whole range of compute."""
+    """Compare agents and reference policies over their whole range of compute.
+
+    Options that are not given are those of the runs, or of train_agent.py.
+    """
 
     runs: Annotated[tuple[Path, ...], Positional] = ()
     """Run folders that train_agent.py wrote; without any, the reference policies."""

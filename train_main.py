@@ -1,4 +1,4 @@
-"""Train a main network: data, network, optimiser steps, checkpoint, TensorBoard."""
+"""Train a network: data, network, optimiser steps, checkpoint, TensorBoard."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # what loads torch is imported when it is needed
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Train a main network whose layers can be iterated to a fixed point."""
+    """Train a network whose layers can be iterated, or whose blocks can be skipped."""
 
     dataset: str = "digits"
     """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
@@ -48,11 +48,12 @@ class Args:
     """Put gates on the blocks of the residual network of --start-from, on channels
     inside them, or on both, and train them."""
     gate_kind: Literal["scale", "binary"] | None = None
-    """Gates: scale what is open by a number up to 1, or are 0 or 1; scale if not
-    given."""
+    """Gates. scale: what is open is multiplied by a number up to 1; binary: they are 0
+    or 1; scale if not given."""
     gate_gradient: Literal["straight-through", "policy-gradient"] | None = None
-    """Binary gates: learn from the loss as if they were sigmoids, or are drawn and
-    learn by REINFORCE; straight-through if not given."""
+    """How binary gates learn. straight-through: from the loss, as if they were
+    sigmoids; policy-gradient: they are drawn, and learn by REINFORCE; straight-through
+    if not given."""
     static_gates: bool = False
     """Gates: the same ones for every input, which is what gates have to beat."""
     target: Share | None = None
@@ -61,12 +62,13 @@ class Args:
     """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 4
     for gates, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
-    """Samples of a batch; 256 for residual networks, else 128, if not given."""
+    """Samples of a batch; 256 for residual networks and gates, else 128, if not
+    given."""
     learning_rate: LearningRate | None = None
     """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), else 5e-3
     (AdamW), if not given."""
     weight_decay: NotNegative | None = None
-    """Weight decay; 5e-4 for residual networks, else 5e-3, if not given."""
+    """Weight decay; 5e-4 for residual networks and gates, else 5e-3, if not given."""
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""
@@ -95,7 +97,8 @@ class Args:
     device: str = "auto"
     """auto, cpu or cuda."""
     num_threads: Threads | None = None
-    """CPU threads; 1 for digits and mazes (small work: more are slower), else all."""
+    """CPU threads; 1 for digits and mazes (small work: more are slower), else
+    PyTorch's own number."""
     data_dir: Path | None = None
     """Folder of the data files."""
     download: Annotated[bool, tyro.conf.arg(help="Download missing data.")] = True

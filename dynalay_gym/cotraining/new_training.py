@@ -101,7 +101,7 @@ def _with_gates(config: Config, gates: GateConfig | None) -> Config:
         return config
     if not isinstance(config, ResidualConfig):
         raise ConfigError(
-            "gates go on the blocks of a residual network without any; start from one "
+            "gates go on a residual network that has none yet; start from one "
             "(train_main.py --preset fast, resnet20, ...)"
         )
     return GatedConfig(backbone=config, gates=gates)
@@ -202,6 +202,6 @@ def _check_known(
     known = {field.name for field in fields(config)}.difference(without)
     for name in sorted(given.keys() - known):
         raise ConfigError(
-            f"{flag(name)} is no option of this kind of network (--preset); leave it "
-            "out"
+            f"{flag(name)} is no option of this kind of network; leave it out, or ask "
+            "for another kind (--preset, --gates, --iterated)"
         )

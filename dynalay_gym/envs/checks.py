@@ -89,7 +89,9 @@ def row_seeds(seed: Seed, num_rows: int) -> list[int | None]:
     """
     seeds = _seed_list(seed, num_rows)
     if len(seeds) != num_rows:
-        raise ConfigError(f"{len(seeds)} seeds for {num_rows} rows")
+        raise ConfigError(
+            f"{len(seeds)} seeds for {num_rows} rows; give one per row, or an integer"
+        )
     for one in seeds:
         if one is not None and not (_is_integer(one) and 0 <= one < 2**64):
             raise ConfigError(f"seeds must be integers in 0..2**64-1, not {brief(one)}")

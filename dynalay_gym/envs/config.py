@@ -46,8 +46,9 @@ class EnvConfig:
 
     Attributes:
         dataset: Name of the data set.
-        checkpoint: Folder of a network, a `MainNetwork`, a `ResidualNetwork`, any
-            `NetworkSession`, or None for the network that ships with the package.
+        checkpoint: Folder of a network, a `MainNetwork`, a `ResidualNetwork`, a
+            `GatedNetwork`, any `NetworkSession`, or None for the network that ships
+            with the package.
         split: ``main``, ``agent``, ``validation``, ``test``, or a `Split` of one's own
             tensors.
         data_dir: Folder of the data files; see `load_split`.

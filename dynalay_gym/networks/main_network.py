@@ -100,7 +100,9 @@ class MainNetworkConfig:
         self._check_layers()
         _, height, width = self.in_shape
         if height != width:
-            raise ConfigError(f"images must be square, not {height} x {width}")
+            raise ConfigError(
+                f"images must be square, not {height} x {width}; pad or crop them"
+            )
         if height % self.unshuffle:
             raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
         if len(self.layer_steps) != len(self.channels):
@@ -118,7 +120,8 @@ class MainNetworkConfig:
         if self.form == "planner":
             if len(set(self.channels)) > 1 or self.stem < 1 or self.in_shape[0] < 3:
                 raise ConfigError(
-                    "a planner needs three planes, a stem and equal channels"
+                    "a planner needs images of three planes, a stem and equal "
+                    "channels; choose another preset, or mazes as data (--dataset maze)"
                 )
             if any(view and view % 2 == 0 for view in self.views):
                 raise ConfigError(f"views must be odd, or 0, not {self.views}")

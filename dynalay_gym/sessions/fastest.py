@@ -77,7 +77,8 @@ def as_session(
             raise ConfigError(
                 f"a {type(network).__name__} takes no rtol, max_steps or "
                 "iterations_per_action; leave them out (of iterated blocks they are "
-                "fields of its ResidualConfig)"
+                "fields of its ResidualConfig); in the maze ids, which portion solves, "
+                "give iterations_per_action=None"
             )
         if isinstance(network, GatedNetwork):
             return GatedSession(network)
@@ -85,12 +86,13 @@ def as_session(
     if is_given:
         raise ConfigError(
             "a session has its own solver settings; leave rtol, max_steps and "
-            "iterations_per_action out"
+            "iterations_per_action out; in the maze ids, which portion solves, give "
+            "iterations_per_action=None"
         )
     if not hasattr(network, "action_names"):
         raise ConfigError(
             f"a {type(network).__name__} is no network to run; give a checkpoint's "
-            "folder, a MainNetwork, a ResidualNetwork or a NetworkSession"
+            "folder, a MainNetwork, ResidualNetwork, GatedNetwork or NetworkSession"
         )
     return network
 

@@ -88,7 +88,7 @@ def test_gates_are_trained_further_without_being_asked_for_twice(
     save_network(tmp_path / "gated", gated, {})
     further = begin(main, start_from=tmp_path / "gated")
     assert isinstance(further, GateTrainer)
-    with pytest.raises(ConfigError, match="without any"):
+    with pytest.raises(ConfigError, match="has none yet"):
         begin(main, start_from=tmp_path / "gated", gates=GATES)
 
 

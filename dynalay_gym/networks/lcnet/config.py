@@ -38,9 +38,13 @@ class GateConfig:
         """Check types, and that there is a gate."""
         check_fields(self)
         if not (self.layers or self.channels):
-            raise ConfigError("a gated network needs gates of layers or of channels")
+            raise ConfigError(
+                "a gated network needs gates of layers or of channels; set one to True"
+            )
         if self.slices and not self.channels:
-            raise ConfigError("slices are of channels: they need gates of channels")
+            raise ConfigError(
+                "slices are of channels; set channels=True, or slices=False"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

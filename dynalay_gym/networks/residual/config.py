@@ -67,11 +67,19 @@ class ResidualConfig:
         lists_to_tuples(self)
         check_fields(self)
         if len(self.widths) != len(self.depths):
-            raise ConfigError("widths and depths have one entry per stage each")
+            raise ConfigError(
+                "widths and depths have one entry per stage each; give as many of "
+                f"one as of the other, not {len(self.widths)} and {len(self.depths)}"
+            )
         if self.in_shape[1] != self.in_shape[2]:
-            raise ConfigError(f"images must be square, not {self.in_shape[1:]}")
+            raise ConfigError(
+                f"images must be square, not {self.in_shape[1:]}; pad or crop them"
+            )
         if self.shortcut == "pad" and list(self.widths) != sorted(self.widths):
-            raise ConfigError("padded shortcuts need widths that do not fall")
+            raise ConfigError(
+                "padded shortcuts need widths that do not fall; give them in ascending "
+                "order, or shortcut='project'"
+            )
         if not _is_ascending(self.iterated, self.num_blocks):
             raise ConfigError(
                 f"iterated must be blocks in 1..{self.num_blocks}, in ascending order, "

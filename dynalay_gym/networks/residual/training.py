@@ -31,7 +31,7 @@ _LARGEST_SHIFT = 2
 class ResidualTrainingConfig(TrainerConfig):
     """How a residual network is trained: see `TrainerConfig` for the other fields.
 
-    Blocks that can be iterated are iterated in every other step, each by itself.
+    Each block that can be iterated is iterated in a random half of the steps.
 
     Attributes:
         momentum: Of Nesterov's SGD, in [0, 1).
