@@ -127,6 +127,7 @@ class Options:
             raise ConfigError(
                 f"unknown --algo {self.algo!r}; choose from {', '.join(self.configs)}"
             )
+        self._check_used()
         if self.joint:
             self._check_joint()
             return
@@ -134,6 +135,17 @@ class Options:
             raise ConfigError("--warm-up-from needs --co-train (or --freeze-main)")
         if self.resume is not None and self.total_timesteps == 0:
             raise ConfigError("--total-timesteps 0 trains nothing to --resume")
+
+    def _check_used(self) -> None:
+        """Raise ConfigError for hyper-parameters that this run would not read."""
+        if not self.joint and self.co != CoTrainingConfig():
+            raise ConfigError("--co.* options need --co-train (or --freeze-main)")
+        if self.load is not None:  # it brings its algorithm
+            return
+        own, defaults = self.algo or DEFAULT_ALGO, default_configs()
+        for algo, config in self.configs.items():
+            if algo != own and config != defaults[algo]:
+                raise ConfigError(f"--{algo}.* options need --algo {algo}, not {own}")
 
     def _check_joint(self) -> None:
         """Raise ConfigError for options that make no co-training together."""

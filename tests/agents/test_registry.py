@@ -72,12 +72,11 @@ def stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stay")
 def test_a_new_algorithm_is_one_file_and_one_line(tmp_path: Path) -> None:
-    given = ["--algo", "stay", "--stay.strength", "2", "--ppo.n-steps", "8"]
+    given = ["--algo", "stay", "--stay.strength", "2"]
     options = tyro.cli(Options, args=given)
     options.check()
     config = options.config()
     assert (config.algo, config.strength, config.total_timesteps) == ("stay", 2.0, 10)
-    assert options.config("ppo").n_steps == 8
     agent = registry.make_agent(NeedEnv(), config)
     agent.learn(10, on_progress=lambda taken: None)
     save_agent(tmp_path, agent, NeedEnv(), {})

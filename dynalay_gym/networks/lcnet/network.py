@@ -101,7 +101,11 @@ class GatedNetwork(nn.Module):
         Args:
             images: Images.
             iterated: Blocks that are iterated; see `ResidualNetwork.forward`.
+
+        Raises:
+            ConfigError: A block cannot be iterated.
         """
+        self.backbone.config.check_iterated(iterated)
         x, gates = self.stem(images), []
         fixed = self.stem_macs + self.head_macs
         macs = torch.full((len(images),), fixed, device=x.device)

@@ -91,6 +91,16 @@ class ResidualConfig:
         """Residual blocks B."""
         return sum(self.depths)
 
+    def check_iterated(self, blocks: Collection[int]) -> None:
+        """Raise ConfigError unless these blocks can be iterated."""
+        unknown = sorted(set(blocks) - set(self.iterated))
+        if unknown:
+            raise ConfigError(
+                f"blocks {unknown} cannot be iterated, only those of this "
+                f"architecture's iterated={self.iterated}; choose from them, or train "
+                "a network with others (train_main.py --iterated)"
+            )
+
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON, without what only iterated blocks have."""
         values = asdict(self)

@@ -178,7 +178,11 @@ class ResidualNetwork(nn.Module):
             images: Images.
             iterated: Numbers of the blocks, from 1, that are iterated to their fixed
                 points; of those in the architecture's ``iterated``.
+
+        Raises:
+            ConfigError: A block cannot be iterated.
         """
+        self.config.check_iterated(iterated)
         x = self.stem(images)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, number in iterated)

@@ -14,6 +14,8 @@ from torch import Tensor
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -167,6 +169,14 @@ def test_gates_and_weights_learn_through_the_fixed_point() -> None:
 
 
 # --- architectures --------------------------------------------------------------------
+
+
+def test_only_blocks_with_a_recurrence_can_be_iterated() -> None:
+    network, images = random_residual(iterated=(1, 3)), torch.randn(2, 1, 8, 8)
+    gated = GatedNetwork(network, GateConfig()).eval()
+    for each in (network, gated):
+        with pytest.raises(ConfigError, match=r"blocks \[2, 9\] cannot be iterated"):
+            each(images, (1, 2, 9))
 
 
 @pytest.mark.parametrize("iterated", [(0,), (4,), (2, 1), (1, 1), ("1",)])
