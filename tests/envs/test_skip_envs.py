@@ -19,6 +19,7 @@ from agents.exact.config import ExactConfig
 from agents.sb3.agent import SB3Agent
 from agents.sb3.config import PPOConfig
 from dynalay_gym.data.splits import Split
+from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.envs.oracle import best_fixed_plan, optimum
 from dynalay_gym.envs.skipping.one_shot import OneShot, OneShotVector, to_plans
 from dynalay_gym.errors import (
@@ -31,6 +32,7 @@ from dynalay_gym.errors import (
 from dynalay_gym.evaluation.comparison import compare
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.networks.checkpoint import load_network_facts
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.sessions.measure import export
@@ -197,9 +199,21 @@ def test_a_last_decision_that_ends_the_episode_is_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize("env_id", [SKIP, BLOCK_DROP])
+def test_a_network_ships(env_id: str) -> None:
+    images = Split(torch.randn(2, 3, 32, 32), torch.tensor([1, 2]))
+    env = gym.make(env_id, split=images)
+    _, info = env.reset(seed=0)
+    run_all: Any = [1] * 6 if env_id == BLOCK_DROP else 1
+    _, _, _, _, after = env.step(run_all)
+    assert after["macs"] > info["macs"]
+    facts = load_network_facts(SHIPPED / "cifar10-skip").about
+    assert facts["accuracy"]["test"] == {"no blocks": 0.5383, "all blocks": 0.9116}
+    with pytest.raises(CheckpointError, match="takes inputs of shape"):
+        gym.make(env_id, split=shared_split())
+
+
+@pytest.mark.parametrize("env_id", [SKIP, BLOCK_DROP])
 def test_the_ids_need_a_network_of_blocks(env_id: str) -> None:
-    with pytest.raises(CheckpointError, match=r"ships with the package.*checkpoint="):
-        gym.make(env_id)
     with pytest.raises(CheckpointError, match=r"residual blocks.*layer 1"):
         gym.make_vec(env_id, checkpoint=shared_model(), split=shared_split())
     with pytest.raises(CheckpointError, match="no checkpoint at"):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dynalay_gym.envs.config import EnvProperties
+from dynalay_gym.envs.config import SHIPPED, EnvProperties
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.skipping.one_shot import OneShot, OneShotVector
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
@@ -17,16 +17,14 @@ _REMEDY = (
 
 def skip_env(**config: Any) -> DynaLayEnv:
     """Return the single environment; see `EnvConfig` for the arguments."""
-    _check_given(config)
-    env = DynaLayEnv(**config)
+    env = DynaLayEnv(**_with_network(config))
     _check_network(env)
     return env
 
 
 def skip_vector_env(num_envs: int = 1, **config: Any) -> DynaLayVectorEnv:
     """Return the batched environment; see `DynaLayVectorEnv` for the arguments."""
-    _check_given(config)
-    envs = DynaLayVectorEnv(num_envs, **config)
+    envs = DynaLayVectorEnv(num_envs, **_with_network(config))
     _check_network(envs)
     return envs
 
@@ -41,12 +39,11 @@ def one_shot_vector_env(num_envs: int = 1, **config: Any) -> OneShotVector:
     return OneShotVector(skip_vector_env(num_envs, **config))
 
 
-def _check_given(config: dict[str, Any]) -> None:
-    """Raise CheckpointError if no network is given."""
-    if config.get("checkpoint") is None:
-        raise CheckpointError(
-            f"no network whose blocks can be skipped ships with the package; {_REMEDY}"
-        )
+def _with_network(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the network that ships, if none is given."""
+    if config.get("checkpoint") is not None:
+        return config
+    return config | {"checkpoint": SHIPPED / "cifar10-skip"}
 
 
 def _check_network(env: EnvProperties) -> None:
