@@ -15,26 +15,38 @@ import numpy as np
 import pytest
 import torch
 from helpers.networks import shared_split, tiny_config, tiny_kwargs
+from helpers.residual import random_gated, tiny_residual_config
 from torch import nn
 
 from agents.exact.config import ExactConfig
 from agents.policy_gradient.config import PolicyGradientConfig
 from agents.registry import make_agent
 from agents.sb3.config import PPOConfig
+from dynalay_gym.cotraining.new_training import AnyTrainer
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.networks.lcnet.config import GateConfig
+from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.residual.training import (
+    ResidualTrainer,
+    ResidualTrainingConfig,
+)
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.predictor.policies import NetworkPolicy, PlanPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "dynalay_gym:DynaLay/Digits-v0"
+gated = cache(random_gated)
 ENVS: dict[str, Callable[[], gym.vector.VectorEnv]] = {
     "shipped": lambda: gym.make_vec(DIGITS, num_envs=4),
     "portions": lambda: gym.make_vec(DIGITS, num_envs=4, iterations_per_action=2),
     "maps": lambda: gym.make_vec(DIGITS, num_envs=4, observation="dict"),
     "torch": lambda: DynaLayVectorEnv(4, output="torch", **tiny_kwargs()),
     "table": lambda: DynaLayVectorEnv(4, transitions="table", **tiny_kwargs()),
+    "gates": lambda: DynaLayVectorEnv(4, **tiny_kwargs() | {"checkpoint": gated()}),
 }
 
 
@@ -86,16 +98,25 @@ def answers(predictor: DynaLayPredictor) -> str:
     return digest(predictor.infer(images))
 
 
-def train() -> str:
+def make_trainer(kind: str) -> AnyTrainer:
+    split, how = shared_split(), {"epochs": 1, "batch_size": 8, "augment": True}
+    if kind == "main":
+        return MainTrainer(MainNetwork(tiny_config()), split, TrainingConfig(**how))
+    network = ResidualNetwork(tiny_residual_config("fast", iterated=(2,)))
+    if kind == "gated":
+        gated = GatedNetwork(network, GateConfig(kind="binary"))
+        return GateTrainer(gated, split, GateTrainingConfig(**how))
+    how |= {"skip_rate": 0.5, "distillation": 0.5}
+    return ResidualTrainer(network, split, ResidualTrainingConfig(**how))
+
+
+def train(kind: str = "main") -> str:
     """Hash of the weights after an epoch."""
-    config, split = tiny_config(), shared_split()
-    training = TrainingConfig(epochs=1, batch_size=8, seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = MainNetwork(config)
-    trainer = MainTrainer(network, split, training)
+        trainer = make_trainer(kind)
     trainer.train_epoch(lambda step, loss: None)
-    return digest(network.state_dict())
+    return digest(trainer.network.state_dict())
 
 
 STATES: dict[str, Callable[[], Any]] = {
@@ -154,12 +175,13 @@ def test_predictors(state: str, tmp_path: Path) -> None:
             assert answers(DynaLayPredictor.load(folder)) == expected
 
 
+@pytest.mark.parametrize("kind", ["main", "residual", "gated"])
 @pytest.mark.parametrize("state", [name for name in STATES if name != "device"])
-def test_training(state: str) -> None:
+def test_training(state: str, kind: str) -> None:
     shared_split()  # samples of one's own have the type that they were made with
-    expected = train()
+    expected = train(kind)
     with ambient(state):
-        assert train() == expected
+        assert train(kind) == expected
 
 
 CONFIGS: dict[str, Any] = {

@@ -27,6 +27,7 @@ from dynalay_gym.networks.residual.skipping import (
     mask_block,
     run_block,
 )
+from dynalay_gym.utils.device import torch_defaults
 
 _NUM_SLICES = 8
 _PARTS = ("stem", "blocks", "answer", "block_sizes")
@@ -63,6 +64,7 @@ class GatedNetwork(nn.Module):
         ConfigError: The backbone has no residual blocks.
     """
 
+    @torch_defaults(device=None)
     def __init__(self, backbone: ResidualNetwork, config: GateConfig) -> None:
         super().__init__()
         if any(not hasattr(backbone, part) for part in _PARTS):

@@ -81,7 +81,7 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         )
         super().__init__(network, data, config, optimizer)
         source = torch.Generator().manual_seed(config.seed)
-        self._mirrored = torch.rand(len(data), generator=source) < 0.5
+        self._mirrored = draw_uniform(len(data), source) < 0.5
 
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
         """Shift images; every other epoch shows a sample's mirror image."""
@@ -106,12 +106,12 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         """Return logits [n, K] with some blocks left out, and some iterated."""
         x, rate = self.network.stem(images), self.config.skip_rate
         if rate > 0:
-            rate *= float(torch.rand((), generator=self.generator))
+            rate *= float(draw_uniform(1, self.generator))
         iterated = draw_iterated(self.network.config.iterated, self.generator)
         for number, block in enumerate(self.network.blocks, start=1):
             iterates = number in iterated
             if rate > 0:
-                kept = torch.rand(len(x), generator=self.generator) >= rate
+                kept = draw_uniform(len(x), self.generator) >= rate
                 x = mask_block(block, x, kept.to(x), iterates=iterates)
             else:
                 x = block(x, iterates)
@@ -140,6 +140,12 @@ def divergence(logits: Tensor, taught: Tensor) -> Tensor:
     )
 
 
+def draw_uniform(num: int, generator: torch.Generator) -> Tensor:
+    """Return numbers in [0, 1), float32 [num], whatever PyTorch's default type is."""
+    device = generator.device
+    return torch.rand(num, generator=generator, dtype=torch.float32, device=device)
+
+
 def draw_iterated(blocks: Sequence[int], generator: torch.Generator) -> list[int]:
     """Return each of some blocks with a chance of one half; draws nothing for none.
 
@@ -148,5 +154,5 @@ def draw_iterated(blocks: Sequence[int], generator: torch.Generator) -> list[int
     """
     if not blocks:
         return []
-    drawn = torch.rand(len(blocks), generator=generator)
+    drawn = draw_uniform(len(blocks), generator)
     return [block for block, at in zip(blocks, drawn, strict=True) if at < 0.5]
