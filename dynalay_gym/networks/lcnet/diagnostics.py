@@ -120,14 +120,16 @@ def mutual_information(gates: Tensor, labels: Tensor) -> float:
     _, pattern = gates.unique(dim=0, return_inverse=True)
     generator = torch.Generator().manual_seed(0)
     orders = (
-        torch.randperm(len(labels), generator=generator) for _ in range(_NUM_SHUFFLES)
+        torch.randperm(len(labels), generator=generator, device="cpu")
+        for _ in range(_NUM_SHUFFLES)
     )
     chance = sum(_information(pattern, labels[order]) for order in orders)
     return _information(pattern, labels) - chance / _NUM_SHUFFLES
 
 
 def _information(first: Tensor, second: Tensor) -> float:
-    pairs = torch.zeros(int(first.max()) + 1, int(second.max()) + 1, dtype=torch.double)
+    size = int(first.max()) + 1, int(second.max()) + 1
+    pairs = torch.zeros(size, dtype=torch.double, device=first.device)
     pairs.index_put_((first, second), pairs.new_ones(()), accumulate=True)
     joint = pairs / len(first)
     independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)

@@ -30,6 +30,13 @@ def test_information_of_a_gate_that_knows_the_class_and_of_noise() -> None:
     assert abs(mutual_information(noise, labels)) < 0.03  # 0.3 with no correction
 
 
+def test_information_is_counted_where_the_gates_are() -> None:
+    labels = torch.arange(400) % 2
+    gates = labels[:, None] == 0
+    with torch.device("meta"):  # tensors that name no device would be here
+        assert mutual_information(gates, labels) == pytest.approx(1, abs=0.01)
+
+
 def test_a_record_of_open_gates() -> None:
     network = GatedNetwork(random_residual(), GateConfig()).eval()
     images = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
