@@ -37,6 +37,7 @@ _PEAK_AT = 0.1  # share of the training after which the learning rate falls
 _RAMP = 0.4  # share of the training in which the target falls
 _QUIET_AT = 0.8  # share of the training after which gates are chosen without noise
 _SURENESS = 4  # the surer the open network, the easier the input
+_LEAST = 1e-9  # so that not all are 0 where the open network is sure, and wrong
 _SQUARE_DECAY = 0.99  # of their gradients' mean squares, see `ScaledSGD`
 
 
@@ -146,7 +147,7 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
         right = (1 - taught) * F.cross_entropy(logits, labels)
         alike = taught * divergence(logits, open_logits)
         chances = open_logits.softmax(1).gather(1, labels[:, None])[:, 0]
-        ease = chances**_SURENESS if config.by_ease else None
+        ease = chances.clamp(_LEAST) ** _SURENESS if config.by_ease else None
         missed = miss_target(output.macs, network.open_macs, self.target, ease)
         sparse = lasso(output, config.layer_lasso, config.channel_lasso)
         loss = right + alike + config.pressure * missed + sparse

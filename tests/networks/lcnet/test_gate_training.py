@@ -133,6 +133,20 @@ def test_who_is_easy_is_pressed_more() -> None:
     assert grad.tolist() == pytest.approx([0.0005, 0.0015], rel=1e-5)
 
 
+@pytest.mark.parametrize("gradient", ["straight-through", "policy-gradient"])
+def test_nobody_needs_to_be_easy(data: Split, gradient) -> None:
+    """The open network is so sure of another class that float32 has no chance left."""
+    backbone = random_residual()
+    with torch.no_grad():
+        backbone.head.bias.copy_(torch.tensor([0.0, 0.0, 200.0]))
+    config = replace(TRAINING, gate_gradient=gradient)
+    one = GateTrainer(GatedNetwork(backbone, GateConfig(kind="binary")), data, config)
+    rows = (data.labels < 2).nonzero()[:8, 0]
+    loss = one.loss(data.inputs[rows], data.labels[rows], rows)
+    grads = torch.autograd.grad(loss, list(one.network.layer_scores.parameters()))
+    assert all(grad.isfinite().all() for grad in (loss, *grads))
+
+
 def test_lasso_by_hand() -> None:
     gates = (
         Gate(torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
