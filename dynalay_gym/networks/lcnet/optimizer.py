@@ -22,13 +22,15 @@ class ScaledSGD(SGD):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take a step; see `torch.optim.SGD.step`."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             if "square_decay" not in group:
                 continue
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._scale(weight, group["square_decay"])
-        return super().step(closure)
+        super().step()
+        return loss
 
     def _scale(self, weight: torch.Tensor, decay: float) -> None:
         """Divide the gradient of a parameter by its running root mean square.

@@ -21,6 +21,20 @@ def test_two_steps_by_hand() -> None:
     assert weight.tolist() == pytest.approx([0.9 - 0.1 * 100 / mean**0.5, 1.2, 1.0])
 
 
+def test_what_a_closure_finds_is_scaled() -> None:
+    weight = nn.Parameter(torch.tensor([1.0]))
+    optimizer = ScaledSGD([{"params": [weight], "square_decay": 0.75}], lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = 200 * weight.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 200
+    assert weight.item() == pytest.approx(0.9)
+
+
 def test_a_score_of_many_inputs_moves_like_a_bias() -> None:
     weight = nn.Parameter(torch.zeros(2, 4))
     optimizer = ScaledSGD([{"params": [weight], "square_decay": 0.9}], lr=0.1)
