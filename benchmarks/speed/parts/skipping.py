@@ -87,7 +87,7 @@ def make_jobs(width: int, batch: int, num: int, device: str) -> dict[str, Job]:
 def _run(block: ResidualBlock, batches: Batches, gates: list[Gates]) -> int:
     """Run what is open of a block on batches; return the multiply-adds."""
     pairs = zip(batches, gates, strict=True)
-    return sum(int(run_block(block, x, *each)[1].sum()) for x, each in pairs)
+    return sum(int(run_block(block, x, *each)[1][0].sum()) for x, each in pairs)
 
 
 @torch.no_grad()

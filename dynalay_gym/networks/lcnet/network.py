@@ -22,11 +22,7 @@ from dynalay_gym.networks.lcnet.gates import (
 )
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.networks.residual.skipping import (
-    iterate_block,
-    mask_block,
-    run_block,
-)
+from dynalay_gym.networks.residual.skipping import mask_block, run_block
 from dynalay_gym.utils.device import torch_defaults
 
 _NUM_SLICES = 8
@@ -158,11 +154,9 @@ class GatedNetwork(nn.Module):
             iterates: Whether its inner activations are iterated.
         """
         block = self.blocks[level]
-        if iterates and not self.training:
-            out, taken = iterate_block(block, x, gate.layer, gate.channels)
-            return out, taken[0]
         if not self.training:
-            return run_block(block, x, gate.layer, gate.channels)
+            out, taken = run_block(block, x, gate.layer, gate.channels, iterates)
+            return out, taken[0]
         cost = block.macs(x.shape[-1])
         num: Tensor | int = cost.num_channels
         if gate.channels is not None:

@@ -46,61 +46,34 @@ def mask_block(
 
 
 def run_block(
-    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None = None
+    block: ResidualBlock,
+    x: Tensor,
+    scale: Tensor,
+    channels: Tensor | None = None,
+    iterates: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run of a block what the gates of each row leave: `mask_block`, for less.
 
     A row whose scale is 0 runs no branch, and an inner channel whose gate is 0 is
-    neither made nor read. A row's bits do not depend on the rows beside it. Without a
-    0 among its gates they are those of `mask_block`, and so, if all are 1, those of
-    ``block(x)``; with channels left out, sums may be in another order.
+    neither made nor iterated nor read. A row's bits do not depend on the rows beside
+    it. Without a 0 among its gates they are those of `mask_block`, and so, if all are
+    1, those of ``block(x, iterates)``; with channels left out, sums may be in another
+    order, and a solve stops by the residual of those that are kept.
 
     Rows that leave out the same channels run together. If those are the last ones,
     the kernels of the others are read in place; they are gathered otherwise.
 
     Args:
-        block: The block, in evaluation mode.
+        block: The block, in evaluation mode; with a recurrence if it is iterated.
         x: Its inputs [n, C_in, H, W].
         scale: Factor of the branch of each row [n].
         channels: Factors of its inner channels [n, C_inner]; None is all 1.
-
-    Returns:
-        Outputs [n, C_out, H', W'], and the multiply-adds of each row, int64 [n].
-    """
-    out, cost = _run(block, x, scale, channels, iterates=False)
-    return out, cost[0]
-
-
-def iterate_block(
-    block: ResidualBlock, x: Tensor, scale: Tensor, channels: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Do as `run_block` does, with the inner activations iterated to a fixed point.
-
-    Inner channels that are left out are not iterated either, which changes nothing in
-    the others: each has a fixed point of its own. Only the stop depends on which are
-    kept, since it goes by the residual of all of them.
-
-    Args:
-        block: A block with a recurrence, in evaluation mode.
-        x: Its inputs [n, C_in, H, W].
-        scale: Factor of the branch of each row [n].
-        channels: Factors of its inner channels [n, C_inner]; None is all 1.
+        iterates: Whether the inner activations are iterated to their fixed point.
 
     Returns:
         Outputs [n, C_out, H', W'], and of each row the multiply-adds, the iterations
-        and the `SolverStatus`, int64 [3, n].
+        and the `SolverStatus`, int64 [3, n]; the last two are 0 if none is iterated.
     """
-    return _run(block, x, scale, channels, iterates=True)
-
-
-def _run(
-    block: ResidualBlock,
-    x: Tensor,
-    scale: Tensor,
-    channels: Tensor | None,
-    iterates: bool,
-) -> tuple[Tensor, Tensor]:
-    """Run or iterate the rows of each group; see `iterate_block`."""
     assert scale.shape == x.shape[:1] and not block.training
     total = block.shortcut(x)
     cost = torch.zeros(3, len(x), dtype=torch.int64, device=x.device)

@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dynalay_gym.networks.checkpoint import kind_of
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.networks.residual.skipping import iterate_block, run_block
+from dynalay_gym.networks.residual.skipping import run_block
 from dynalay_gym.sessions.checks import (
     check_actions,
     check_inputs,
@@ -238,11 +237,7 @@ class SkipSession:
         """Take some rows through a block; return their cost as `_sweep` does."""
         block, x = self.network.blocks[level], state.maps[level].index_select(0, rows)
         scale, channels, looked = self._factors(state, level, rows, x, runs)
-        if iterates:
-            out, cost = iterate_block(block, x, scale, channels)
-        else:
-            out, macs = run_block(block, x, scale, channels)
-            cost = F.pad(macs[None], (0, 0, 0, 2))  # no iterations, converged
+        out, cost = run_block(block, x, scale, channels, iterates)
         state.write(level + 1, rows, out)
         cost[0] += looked
         return cost

@@ -57,7 +57,8 @@ def gates(num: int, channels: int) -> tuple[Tensor, Tensor]:
 def each_row_alone(block, x, scale, gate) -> Iterator[tuple[Tensor, Tensor]]:
     for row in range(len(x)):
         one = slice(row, row + 1)
-        yield run_block(block, x[one], scale[one], None if gate is None else gate[one])
+        own = None if gate is None else gate[one]
+        yield run_block(block, x[one], scale[one], own)
 
 
 @every_block
@@ -67,7 +68,7 @@ def test_open_gates_are_the_block_to_the_bit(form, shortcut, shape) -> None:
     ones = torch.ones(7, shape[1])
     for num in (1, 7):
         for channels in (None, ones[:num]):
-            out, macs = run_block(block, x[:num], torch.ones(num), channels)
+            out, (macs, _, _) = run_block(block, x[:num], torch.ones(num), channels)
             assert torch.equal(out, block(x[:num]))
             counted = block.macs(9)
             assert macs.tolist() == [counted.shortcut + counted.branch] * num
@@ -79,7 +80,7 @@ def test_a_closed_gate_leaves_the_shortcut_to_the_bit(form, shortcut, shape) -> 
     block, x = make_block(form, shortcut, shape), inputs(5, shape[0])
     for part in (block.conv1, block.conv2):  # what runs them sees it
         part.weight.fill_(torch.nan)
-    out, macs = run_block(block, x, torch.zeros(5), torch.ones(5, shape[1]))
+    out, (macs, _, _) = run_block(block, x, torch.zeros(5), torch.ones(5, shape[1]))
     assert torch.equal(out, block.merge(block.shortcut(x)))
     assert macs.tolist() == [block.macs(9).shortcut] * 5
     scale = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])
@@ -94,7 +95,7 @@ def test_gathered_is_masked(form, shortcut, shape, has_channels) -> None:
     block, x = make_block(form, shortcut, shape).double(), inputs(12, shape[0]).double()
     scale, gate = (each.double() for each in gates(12, shape[1]))
     used = gate if has_channels else None
-    out, macs = run_block(block, x, scale, used)
+    out, (macs, _, _) = run_block(block, x, scale, used)
     torch.testing.assert_close(
         out, mask_block(block, x, scale, used), rtol=0, atol=1e-12
     )
@@ -121,11 +122,11 @@ def test_a_row_does_not_depend_on_those_beside_it(
     x = inputs(12, shape[0]).contiguous(memory_format=layout)
     scale, gate = gates(12, shape[1])
     used = gate if has_channels else None
-    out, macs = run_block(block, x, scale, used)
+    out, (macs, _, _) = run_block(block, x, scale, used)
     assert out.stride() == block(x).stride()
     for row, (alone, cost) in enumerate(each_row_alone(block, x, scale, used)):
         assert torch.equal(alone[0], out[row]), row
-        assert cost == macs[row]
+        assert cost[0] == macs[row]
     rows = torch.tensor([11, 3, 5, 0])
     some, _ = run_block(
         block, x[rows], scale[rows], None if used is None else used[rows]
@@ -139,7 +140,7 @@ def test_what_is_counted_is_what_runs(form, shortcut, shape) -> None:
     block, x = make_block(form, shortcut, shape), inputs(12, shape[0])
     scale, gate = gates(12, shape[1])
     with FlopCount() as ran:
-        _, macs = run_block(block, x, scale, gate)
+        _, (macs, _, _) = run_block(block, x, scale, gate)
     assert ran.total() == 2 * macs.sum()
 
 
@@ -158,7 +159,7 @@ def test_the_gates_learn_through_masks() -> None:
 @torch.no_grad()
 def test_no_rows() -> None:
     block = make_block("classic", "pad", (6, 10, 2))
-    out, macs = run_block(block, inputs(0, 6), torch.ones(0), torch.ones(0, 10))
+    out, (macs, _, _) = run_block(block, inputs(0, 6), torch.ones(0), torch.ones(0, 10))
     assert out.shape == (0, 10, 5, 5) and macs.shape == (0,)
 
 

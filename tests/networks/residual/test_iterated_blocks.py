@@ -19,11 +19,7 @@ from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
-from dynalay_gym.networks.residual.skipping import (
-    iterate_block,
-    mask_block,
-    run_block,
-)
+from dynalay_gym.networks.residual.skipping import mask_block, run_block
 
 FORMS = pytest.mark.parametrize("form", ["pad", "fast"])
 EXACT: dict[str, Any] = {"rtol": 1e-12, "max_steps": 500}
@@ -92,7 +88,9 @@ def test_without_a_weight_both_modes_share_all_but_the_last_normalisation(
 def test_open_gates_give_the_whole_block_to_the_bit(form: str) -> None:
     block, x = make_block(form)
     for channels in (None, torch.ones(6, 8)):
-        out, (macs, steps, status) = iterate_block(block, x, torch.ones(6), channels)
+        out, (macs, steps, status) = run_block(
+            block, x, torch.ones(6), channels, iterates=True
+        )
         assert torch.equal(out, block(x, iterates=True))
         assert (steps > 1).all() and not status.any()
         counted = block.macs(x.shape[-1])
@@ -107,7 +105,7 @@ def test_gathered_is_masked(form: str) -> None:
     block, x = make_block(form, **EXACT)
     block, x = block.double(), x.double()
     scale, channels = (each.double() for each in some_gates(6, 8))
-    out, (macs, steps, _) = iterate_block(block, x, scale, channels)
+    out, (macs, steps, _) = run_block(block, x, scale, channels, iterates=True)
     masked = mask_block(block, x, scale, channels, iterates=True)
     assert torch.allclose(out, masked, rtol=0, atol=1e-10)
     counted, kept = block.macs(x.shape[-1]), channels.count_nonzero(1)
@@ -123,9 +121,11 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(form: str) -> None:
     for memory_format in (torch.contiguous_format, torch.channels_last):
         block = block.to(memory_format=memory_format)
         scale, channels = some_gates(6, 8)
-        out, cost = iterate_block(block, x, scale, channels)
+        out, cost = run_block(block, x, scale, channels, iterates=True)
         for rows in (*torch.arange(6)[:, None], torch.tensor([5, 3, 0])):
-            own, taken = iterate_block(block, x[rows], scale[rows], channels[rows])
+            own, taken = run_block(
+                block, x[rows], scale[rows], channels[rows], iterates=True
+            )
             assert torch.equal(own, out[rows]) and torch.equal(taken, cost[:, rows])
 
 
@@ -137,7 +137,7 @@ def test_multiply_adds_are_those_that_run() -> None:
         each.repeat_interleave(2, 0) for each in (x, *some_gates(6, 8))
     )
     with FlopCount() as ran:
-        _, cost = iterate_block(block, x, scale, channels)
+        _, cost = run_block(block, x, scale, channels, iterates=True)
     assert ran.total() == 2 * cost[0].sum()
 
 
@@ -145,7 +145,7 @@ def test_multiply_adds_are_those_that_run() -> None:
 def test_a_solve_that_is_cut_short_says_so() -> None:
     block, x = make_block("pad", rtol=1e-6, max_steps=2)
     x[3] = torch.nan
-    _, (_, steps, status) = iterate_block(block, x, torch.ones(6))
+    _, (_, steps, status) = run_block(block, x, torch.ones(6), iterates=True)
     expected = [SolverStatus.MAX_STEPS] * 6
     expected[3] = SolverStatus.NONFINITE
     assert status.tolist() == expected
@@ -221,9 +221,9 @@ def test_the_same_seed_draws_the_same_other_weights() -> None:
 
 
 @torch.no_grad()
-def test_run_block_never_iterates() -> None:
+def test_what_is_not_iterated_takes_no_iterations() -> None:
     block, x = make_block("pad")
-    out, macs = run_block(block, x, torch.ones(6))
-    assert torch.equal(out, block(x))
+    out, (macs, steps, status) = run_block(block, x, torch.ones(6))
+    assert torch.equal(out, block(x)) and not steps.any() and not status.any()
     counted = block.macs(8)
     assert macs.tolist() == [counted.shortcut + counted.branch] * 6
