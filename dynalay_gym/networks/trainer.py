@@ -11,11 +11,12 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from msgspec import Meta
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError
+from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.storage.io import plain
 from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.storage.training_state import (
@@ -80,7 +81,7 @@ class TrainingFacts:
     options: dict[str, Any]
 
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
+NetworkT = TypeVar("NetworkT", bound=Network)
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 
 
@@ -252,11 +253,8 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
             last_epoch=taken - 1,  # building it takes a step
         )
 
-    @abstractmethod
-    def _architecture(self) -> dict[str, Any]:
-        """Return what the network is made of, JSON-able."""
-
     def _options(self) -> dict[str, Any]:
         """Return what two halves of one training have in common, as JSON has it."""
-        options = {"training": asdict(self.config), "config": self._architecture()}
+        architecture = self.network.config.to_dict()
+        options = {"training": asdict(self.config), "config": architecture}
         return {name: plain(value) for name, value in options.items()}

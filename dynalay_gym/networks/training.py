@@ -7,7 +7,7 @@ Axes: n samples of a batch, L layers, K classes, S = 2^L states.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +108,6 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate; see `one_cycle`."""
         return one_cycle(progress)
-
-    def _architecture(self) -> dict[str, Any]:
-        return self.network.config.to_dict()
 
 
 def one_cycle(progress: float) -> float:

@@ -171,9 +171,6 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
             torch.manual_seed(seed)
             yield
 
-    def _architecture(self) -> dict[str, Any]:
-        return self.network.config.to_dict()
-
 
 def _check_drawn(gates: GateConfig, config: GateTrainingConfig) -> None:
     """Raise ConfigError if the policy gradient cannot train some gates."""

@@ -10,7 +10,7 @@ References:
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from msgspec import Meta
@@ -120,9 +120,6 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a triangle."""
         return min(progress / _PEAK_AT, (1 - progress) / (1 - _PEAK_AT))
-
-    def _architecture(self) -> dict[str, Any]:
-        return self.network.config.to_dict()
 
 
 def open_copy(network: ResidualNetwork) -> ResidualNetwork:
