@@ -29,7 +29,7 @@ from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.splits import Split
 from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.networks.checkpoint import load_network
-from dynalay_gym.networks.lcnet.diagnostics import GateRecord, record_gates, summarise
+from dynalay_gym.networks.lcnet.diagnostics import record_gates, summarise
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.storage.io import write_json
 from dynalay_gym.storage.metrics import run_metadata
@@ -91,8 +91,12 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     test = load_splits(args.dataset, "cpu", data_dir=args.data_dir)["test"]
     backbone, _ = load_network(args.backbone)
-    whole = measure(args, args.backbone, backbone, test)
-    found = [measure(args, folder, backbone, test) for folder in args.networks]
+    logits = logits_of(backbone, test)
+    losses = F.cross_entropy(logits, test.labels, reduction="none")
+    whole, *found = (
+        measure(args, folder, backbone, losses, test)
+        for folder in (args.backbone, *args.networks)
+    )
     rows = [summary([whole], whole)]
     rows += [summary(seeds, whole) for seeds in settings(found)]
     print(table(COLUMNS, rows))
@@ -119,8 +123,10 @@ COLUMNS = {
 
 
 @torch.no_grad()
-def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
-    """Run one network on the test split, and time it."""
+def measure(
+    args: Args, folder: Path, backbone: Any, losses: Tensor, test: Split
+) -> Found:
+    """Run one network on the test split, and time it; losses [n] are the backbone's."""
     network, about = load_network(folder)
     training = about.about.get("training", {})
     how = training.get("epochs", 0), training.get("seed", 0)
@@ -133,12 +139,11 @@ def measure(args: Args, folder: Path, backbone: Any, test: Split) -> Found:
         form = f"widths {widths}, blocks {depths}"
         return Found(form, 1.0, *how, right.numpy(), shares, {}, timed)
     record = record_gates(network, test)
-    losses = F.cross_entropy(logits_of(backbone, test), test.labels, reduction="none")
     return Found(
         form_of(network, training.get("gate_gradient")),
         training.get("target", 1.0),
         *how,
-        right_of(record, test.labels),
+        (record.logits.argmax(1) == test.labels).numpy(),
         record.shares.numpy(),
         summarise(record, test.labels, losses),
         timed,
@@ -154,12 +159,7 @@ def form_of(network: GatedNetwork, gradient: str | None = None) -> str:
     return f"{name}, {gates.kind}{hybrid}{', slices' * gates.slices}{static}"
 
 
-def right_of(record: GateRecord, labels: Tensor) -> NDArray[np.bool_]:
-    """Return whether answers are right, bool [n]."""
-    right: NDArray[np.bool_] = (record.logits.argmax(1) == labels).numpy()
-    return right
-
-
+@torch.no_grad()
 def logits_of(network: Any, split: Split) -> Tensor:
     """Return the answers of a residual network [n, K]."""
     return torch.cat([network(images) for images in split.inputs.split(256)])
