@@ -32,6 +32,7 @@ from dynalay_gym.envs.oracle import best_fixed_plan
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import tables
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
+from dynalay_gym.evaluation.figures import plot_frontier
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy
@@ -51,6 +52,8 @@ class Args:
 
     out: Path
     """JSON file for the results."""
+    figure: Path | None = None
+    """PNG or SVG file of accuracy against compute."""
     agent_seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the agents, in place of --seed."""
     at: tuple[float, ...] = ()
@@ -90,6 +93,8 @@ def main(args: Args) -> None:
     groups = load_split(options.dataset, "test", **files).groups.numpy()
     summary = study.summary(groups)
     report(summary)
+    if args.figure is not None:
+        draw(summary, f"{options.dataset}, test split", args.figure)
     about = {"args": arguments(args, config), "environment": run_metadata()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, about | summary | {"agents": seeds})
@@ -265,6 +270,13 @@ def report(summary: dict[str, Any]) -> None:
     for penalty in dict.fromkeys(row["penalty"] for row in summary["tuned"]):
         rows = [row for row in summary["tuned"] if row["penalty"] == penalty]
         print(f"\npenalty {penalty}\n\n{tables.format_tuned(rows)}", flush=True)
+
+
+def draw(summary: dict[str, Any], title: str, path: Path) -> None:
+    """Write the figure of accuracy against compute."""
+    curves = {row["policy"]: row["points"] for row in summary["frontiers"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_frontier(curves, title).savefig(path)
 
 
 def arguments(args: Args, config: AgentConfig) -> dict[str, Any]:

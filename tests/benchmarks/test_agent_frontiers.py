@@ -66,6 +66,14 @@ def test_penalties_of_a_frontier() -> None:
     assert len(along) == 9
 
 
+def test_a_figure_is_drawn(tmp_path: Path) -> None:
+    point = {"compute": 1.0, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}
+    rows = [{"policy": name, "points": [point]} for name in ("nop", "always")]
+    file = tmp_path / "new" / "figure.png"
+    agent_frontiers.draw({"frontiers": rows}, "title", file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 def test_own_mazes_are_none_of_the_test_split() -> None:
     args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="maze"))
     own = {each.numpy().tobytes() for each in agent_split(args)["agent"].inputs}
