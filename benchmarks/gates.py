@@ -1,19 +1,19 @@
 """Gated networks beside their backbone and beside static ones: accuracy, MACs, time.
 
-    python -m benchmarks.gates --backbone runs/cifar10/main/0/best \
+    python -m benchmarks.gates --backbones runs/cifar10/main/0/best \
         --networks runs/cifar10/main/{1,2,3}/best --out gates.json --figure gates.png
 
 Networks of one form, target and number of epochs are seeds of one setting. A row says
 how accurate their answers are on the test split, which share of the backbone's
 multiply-adds runs, whether that depends on the input, and how long it takes beside the
-backbone.
+backbone. With several backbones, a network of seed s is compared with the s-th.
 
 Axes: n samples, S seeds.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.report import table
+from benchmarks.speed.common import Clock
 from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.splits import Split
 from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.lcnet.diagnostics import record_gates, summarise
 from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.storage.io import write_json
 from dynalay_gym.storage.metrics import run_metadata
 
@@ -44,8 +46,8 @@ Floats = NDArray[np.float64]
 class Args:
     """Measure gated networks on the test split."""
 
-    backbone: Path
-    """Folder of the network without gates."""
+    backbones: tuple[Path, ...]
+    """Folder of the network without gates; or one per seed of the others, from 0."""
     networks: tuple[Path, ...]
     """Folders of gated networks on it, and of smaller residual networks."""
     out: Path
@@ -57,9 +59,11 @@ class Args:
     data_dir: Path | None = None
     """Folder of the data files."""
     batch_sizes: tuple[int, ...] = (1, 32, 256)
-    """Batches that are timed."""
+    """Batches that are timed; none measures no time."""
     rounds: int = 7
     """Times that each is timed, in turn with the backbone."""
+    device: str = "cpu"
+    """Where they run: cpu, or cuda."""
 
 
 class Found(NamedTuple):
@@ -74,6 +78,7 @@ class Found(NamedTuple):
         shares: Multiply-adds in those of the backbone [n].
         figures: What its gates do; see `summarise`.
         times: Time in that of the backbone, by size of batch.
+        backbone: Which backbone it is compared with.
     """
 
     form: str
@@ -84,27 +89,48 @@ class Found(NamedTuple):
     shares: Floats
     figures: dict[str, float]
     times: dict[int, float]
+    backbone: int
+
+
+class Backbone(NamedTuple):
+    """A network without gates.
+
+    Attributes:
+        number: Which of them.
+        network: The network.
+        losses: Of its answers [n]: how hard each sample is.
+    """
+
+    number: int
+    network: ResidualNetwork
+    losses: Tensor
 
 
 def main(args: Args) -> None:
     """Print a table of the settings, draw the figure and write the JSON."""
     torch.set_num_threads(1)
-    test = load_splits(args.dataset, "cpu", data_dir=args.data_dir)["test"]
-    backbone, _ = load_network(args.backbone)
-    logits = logits_of(backbone, test)
-    losses = F.cross_entropy(logits, test.labels, reduction="none")
-    whole, *found = (
-        measure(args, folder, backbone, losses, test)
-        for folder in (args.backbone, *args.networks)
-    )
-    rows = [summary([whole], whole)]
-    rows += [summary(seeds, whole) for seeds in settings(found)]
+    test = load_splits(args.dataset, args.device, data_dir=args.data_dir)["test"]
+    backbones = [
+        read_backbone(args, number, test) for number in range(len(args.backbones))
+    ]
+    whole = [measure(args, each, backbones, test) for each in args.backbones]
+    found = [measure(args, each, backbones, test) for each in args.networks]
+    rows = [summary(seeds, whole) for seeds in (whole, *settings(found))]
     print(table(COLUMNS, rows))
-    about = {"environment": run_metadata(), "open_macs": backbone.macs}
-    seeds = [facts(each, test) for each in (whole, *found)]
+    open_macs = backbones[0].network.macs
+    about = {"environment": run_metadata(), "open_macs": open_macs}
+    seeds = [facts(each, test) for each in (*whole, *found)]
     write_json(args.out, about | {"settings": rows, "networks": seeds})
     if args.figure is not None:
-        draw(args.figure, rows, backbone.macs)
+        draw(args.figure, rows, open_macs)
+
+
+def read_backbone(args: Args, number: int, test: Split) -> Backbone:
+    """Read a backbone and find out how hard the test split is for it."""
+    network, _ = load_network(args.backbones[number], args.device)
+    logits = logits_of(network, test)
+    losses = F.cross_entropy(logits, test.labels, reduction="none")
+    return Backbone(number, network, losses)
 
 
 COLUMNS = {
@@ -123,30 +149,30 @@ COLUMNS = {
 
 
 @torch.no_grad()
-def measure(
-    args: Args, folder: Path, backbone: Any, losses: Tensor, test: Split
-) -> Found:
-    """Run one network on the test split, and time it; losses [n] are the backbone's."""
-    network, about = load_network(folder)
+def measure(args: Args, folder: Path, backbones: list[Backbone], test: Split) -> Found:
+    """Run one network on the test split, and time it beside its backbone."""
+    network, about = load_network(folder, args.device)
     training = about.about.get("training", {})
     how = training.get("epochs", 0), training.get("seed", 0)
+    number, backbone, losses = backbones[how[1] if len(backbones) > 1 else 0]
     timed = time_beside(network, backbone, test.inputs, args)
     if not isinstance(network, GatedNetwork):
-        right = logits_of(network, test).argmax(1) == test.labels
+        right = (logits_of(network, test).argmax(1) == test.labels).cpu().numpy()
         shares = np.full(len(right), network.macs / backbone.macs)
         widths = "-".join(map(str, network.config.widths))
         depths = "-".join(map(str, network.config.depths))
         form = f"widths {widths}, blocks {depths}"
-        return Found(form, 1.0, *how, right.numpy(), shares, {}, timed)
+        return Found(form, 1.0, *how, right, shares, {}, timed, number)
     record = record_gates(network, test)
     return Found(
         form_of(network, training.get("gate_gradient")),
         training.get("target", 1.0),
         *how,
-        (record.logits.argmax(1) == test.labels).numpy(),
-        record.shares.numpy(),
+        (record.logits.argmax(1) == test.labels).cpu().numpy(),
+        record.shares.cpu().numpy(),
         summarise(record, test.labels, losses),
         timed,
+        number,
     )
 
 
@@ -169,23 +195,24 @@ def time_beside(
     network: Any, backbone: Any, images: Tensor, args: Args
 ) -> dict[int, float]:
     """Return how long batches take, in the time of the backbone; medians."""
-    found = {}
+    clock, found = Clock(args.device), {}
     for size in args.batch_sizes:
         ratios = []
         for turn in range(args.rounds):
             batches = images[turn * 256 :][:256].split(size)[:8]
-            own, other = (seconds(each, batches) for each in (network, backbone))
+            own, other = (
+                clock.time(partial(run_all, each, batches))
+                for each in (network, backbone)
+            )
             ratios.append(own / other)
         found[size] = float(np.median(ratios))
     return found
 
 
-def seconds(network: Any, batches: Iterable[Tensor]) -> float:
-    """Return the processor time that a network takes for some batches."""
-    start = time.process_time()
+def run_all(network: Any, batches: Iterable[Tensor]) -> None:
+    """Answer some batches."""
     for images in batches:
         network(images.contiguous(memory_format=torch.channels_last))
-    return time.process_time() - start
 
 
 def settings(found: list[Found]) -> list[list[Found]]:
@@ -197,14 +224,15 @@ def settings(found: list[Found]) -> list[list[Found]]:
     return sorted(groups.values(), key=lambda some: -float(np.mean(some[0].shares)))
 
 
-def summary(seeds: list[Found], whole: Found) -> dict[str, Any]:
+def summary(seeds: list[Found], whole: list[Found]) -> dict[str, Any]:
     """Return the figures of one setting: means over its seeds, intervals over images.
 
     Args:
         seeds: Its networks.
-        whole: The backbone.
+        whole: The backbones.
     """
     correct = np.mean([each.correct for each in seeds], axis=0)
+    open_correct = np.mean([whole[each.backbone].correct for each in seeds], axis=0)
     shares = np.mean([each.shares for each in seeds], axis=0)
     right, wrong = (
         np.mean([each.shares[each.correct == value].mean() for each in seeds])
@@ -221,7 +249,7 @@ def summary(seeds: list[Found], whole: Found) -> dict[str, Any]:
         "epochs": seeds[0].epochs,
         "seeds": len(seeds),
         "accuracy": interval(100 * correct),
-        "lost": interval(100 * (correct - whole.correct)),
+        "lost": interval(100 * (correct - open_correct)),
         "share": float(shares.mean()),
         "shares": [float(each.shares.mean()) for each in seeds],
         "accuracies": [100 * float(each.correct.mean()) for each in seeds],
@@ -242,7 +270,7 @@ def interval(values: Floats) -> dict[str, float]:
 
 def facts(found: Found, test: Split) -> dict[str, Any]:
     """Return the figures of one network, JSON-able."""
-    labels = test.labels.numpy()
+    labels = test.labels.cpu().numpy()
     classes = [float(found.shares[labels == k].mean()) for k in np.unique(labels)]
     quantiles = np.quantile(found.shares, np.linspace(0, 1, 11)).tolist()
     return {

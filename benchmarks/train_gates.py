@@ -31,6 +31,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "C": {"layers": False},
     "LC-binary": {"kind": "binary"},
     "L-binary": {"kind": "binary", "channels": False},
+    "C-binary": {"kind": "binary", "layers": False},
     "LC-hybrid": {"kind": "binary"},
     "L-hybrid": {"kind": "binary", "channels": False},
     "C-hybrid": {"kind": "binary", "layers": False},
@@ -70,12 +71,14 @@ class Args:
     """Folder of the data files."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16 autocast."""
+    device: str = "cpu"
+    """cpu or cuda."""
 
 
 def main(args: Args) -> None:
     """Train what is not there yet; one line per network."""
     torch.set_num_threads(1)
-    main_split = load_splits(args.dataset, "cpu", data_dir=args.data_dir)["main"]
+    splits = load_splits(args.dataset, args.device, data_dir=args.data_dir)
     for seed, target, form in product(args.seeds, args.targets, args.forms):
         folder = args.out / f"{form}-{target}-{seed}"
         if is_saved(folder):
@@ -90,7 +93,7 @@ def main(args: Args) -> None:
         config = training_config(
             architecture, args.dataset, target=target, seed=seed, **options
         )
-        trainer = new_trainer(architecture, config, main_split, args.backbone)
+        trainer = new_trainer(architecture, config, splits["main"], args.backbone)
         for _ in range(args.epochs):
             trainer.train_epoch(lambda step, loss: None)
         minutes = (time.time() - start) / 60

@@ -18,9 +18,8 @@ from tests.helpers.residual import random_gated, random_residual
 
 def found(form: str, seed: int, correct: list[int], shares: list[float]) -> Found:
     right = np.array(correct, dtype=bool)
-    return Found(
-        form, 0.5, 4, seed, right, np.array(shares), {"hard_first": 0.2}, {1: 2}
-    )
+    figures, times = {"hard_first": 0.2}, {1: 2.0}
+    return Found(form, 0.5, 4, seed, right, np.array(shares), figures, times, 0)
 
 
 WHOLE = found("open", 0, [1, 1, 1, 0], [1.0] * 4)
@@ -29,7 +28,7 @@ SECOND = found("LC", 1, [1, 0, 1, 0], [0.2, 0.6, 0.4, 0.8])
 
 
 def test_seeds_of_one_setting_are_averaged() -> None:
-    row = summary([FIRST, SECOND], WHOLE)
+    row = summary([FIRST, SECOND], [WHOLE])
     assert (row["form"], row["target"], row["seeds"]) == ("LC", 0.5, 2)
     assert row["accuracy"]["mean"] == 50
     assert row["lost"]["mean"] == -25
@@ -41,10 +40,16 @@ def test_seeds_of_one_setting_are_averaged() -> None:
     assert row["right_by_wrong"] == pytest.approx(0.3 / 0.8)
 
 
+def test_networks_are_compared_with_their_own_backbone() -> None:
+    other = found("open", 1, [1, 0, 0, 0], [1.0] * 4)
+    row = summary([FIRST, SECOND._replace(backbone=1)], [WHOLE, other])
+    assert row["lost"]["mean"] == pytest.approx((50 + 50 - 75 - 25) / 2)
+
+
 def test_an_interval_is_over_images() -> None:
-    alike = summary([WHOLE, WHOLE], WHOLE)
+    alike = summary([WHOLE, WHOLE], [WHOLE])
     assert alike["lost"] == {"mean": 0, "low": 0, "high": 0}
-    row = summary([FIRST], WHOLE)["accuracy"]
+    row = summary([FIRST], [WHOLE])["accuracy"]
     assert row["low"] < row["mean"] < row["high"]
 
 
@@ -90,7 +95,7 @@ def test_it_measures_saved_networks(tmp_path: Path, monkeypatch, capsys) -> None
     out, figure = tmp_path / "out.json", tmp_path / "figure.png"
     gates.main(
         Args(
-            backbone=tmp_path / "open",
+            backbones=(tmp_path / "open",),
             networks=(tmp_path / "gated",),
             out=out,
             figure=figure,

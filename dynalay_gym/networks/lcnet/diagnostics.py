@@ -40,7 +40,7 @@ class GateRecord:
 def record_gates(
     network: GatedNetwork, split: Split, batch_size: int = 256
 ) -> GateRecord:
-    """Run a network, in evaluation mode, on a split."""
+    """Run a network, in evaluation mode, on a split; what is shut is masked."""
     assert not network.training
     parts = [_record(network, images) for images in split.inputs.split(batch_size)]
     logits, shares, layers, channels = (
@@ -50,7 +50,8 @@ def record_gates(
 
 
 def _record(network: GatedNetwork, images: Tensor) -> tuple[Tensor, ...]:
-    output = network(images.contiguous(memory_format=torch.channels_last))
+    images = images.contiguous(memory_format=torch.channels_last)
+    output = network(images, masked=True)
     layers = torch.stack([gate.layer for gate in output.gates], 1) != 0
     channels = [g.channels != 0 for g in output.gates if g.channels is not None]
     none = layers[:, :0]

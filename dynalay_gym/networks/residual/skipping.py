@@ -88,18 +88,26 @@ def run_block(
         factor = scale.index_select(0, rows)[:, None, None, None]
         branch = (factor * branch).to(total)  # autocast leaves factors in float32
         total = total + branch if is_whole else total.index_add_(0, rows, branch)
-    cost[0] = _macs(block, x, scale, channels, cost[1])
+    cost[0] = count_macs(block, x, scale, channels, cost[1])
     return block.merge(total), cost
 
 
-def _macs(
+def count_macs(
     block: ResidualBlock,
     x: Tensor,
     scale: Tensor,
-    channels: Tensor | None,
-    steps: Tensor,
+    channels: Tensor | None = None,
+    steps: Tensor | int = 0,
 ) -> Tensor:
-    """Return the multiply-adds of each row, int64 [n], that took so many iterations."""
+    """Return the multiply-adds of what the gates of each row leave, int64 [n].
+
+    Args:
+        block: The block.
+        x: Its inputs [n, C_in, H, W].
+        scale: Factor of the branch of each row [n].
+        channels: Factors of its inner channels [n, C_inner]; None is all 1.
+        steps: Iterations that each row took [n].
+    """
     counted = block.macs(x.shape[-1])
     num: Tensor | int = counted.num_channels
     if channels is not None:
