@@ -54,8 +54,8 @@ def with_varied_gates(network: GatedNetwork) -> GatedNetwork:
     Those that are the same for all images are open or shut.
     """
     generator = torch.Generator().manual_seed(3)
-    # In slices, all gates before one must be open for it to matter.
-    bias = 1.0 if network.gate_config.slices else 0.0
+    # In slices, one score shuts them in turn, from 1 downwards.
+    bias = -1.5 if network.gate_config.slices else 0.0
     x = network.stem(torch.randn(64, 1, 8, 8, generator=generator))
     for level, block in enumerate(network.blocks):
         for scores in (network.layer_scores, network.channel_scores):

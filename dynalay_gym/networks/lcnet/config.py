@@ -15,9 +15,9 @@ class GateConfig:
     Attributes:
         layers: A gate for the branch of each block (L-Net).
         channels: A gate for each inner channel (C-Net). With both it is LC-Net.
-        slices: Channels are shut from the last one on, by eighths, so that kernels are
-            read in place and rows with equally many run together. Freely chosen
-            channels save multiply-adds, but in batches no time.
+        slices: Channels are shut from the last one on, by eighths and one score per
+            block, so that kernels are read in place and rows with equally many run
+            together. Freely chosen channels save multiply-adds, but in batches no time.
         per_input: Gates depend on the input. Otherwise they are learned, but the same
             for all: a pruned network, which is what choosing per input must beat.
         kind: ``scale``: what is open is multiplied by its gate, in (0, 1].

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import linear
 
+_MOST_SLICES = 8
 _LEAK = 0.1  # a gate that is shut or fully open for all would not learn otherwise
 
 
@@ -93,8 +94,9 @@ class ScaleGate(nn.Module):
 
     first_score = 1.0
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """Return gates of scores, of the same shape, in [0, 1]."""
+    def forward(self, scores: Tensor, lead: Tensor | float = 0.0) -> Tensor:
+        """Return the gates of ``scores + lead``, in [0, 1]."""
+        scores = scores + lead
         clamped = scores.clamp(0, 1)
         if not self.training:
             return clamped
@@ -126,12 +128,12 @@ class BinaryGate(nn.Module):
         self.noise = 1.0
         self.has_gradient = True
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """Return gates of scores, of the same shape, each 0 or 1."""
+    def forward(self, scores: Tensor, lead: Tensor | float = 0.0) -> Tensor:
+        """Return the gates of ``scores + lead``, each 0 or 1; noise is per score."""
         if not self.training:
-            return (scores > 0).to(scores)
+            return (scores + lead > 0).to(scores)
         uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
-        soft = torch.sigmoid(scores + self.noise * uniform.logit())
+        soft = torch.sigmoid(scores + self.noise * uniform.logit() + lead)
         hard = (soft > 0.5).to(soft)
         return soft + (hard - soft).detach() if self.has_gradient else hard
 
@@ -142,26 +144,26 @@ class BinaryGate(nn.Module):
         return F.logsigmoid((2 * gates - 1) * scores / self.noise)
 
 
-def to_slices(gates: Tensor, num_channels: int) -> Tensor:
-    """Return gates of all channels of which no one is more open than one before it.
+def slice_gates(score: Tensor, gating: nn.Module, num_channels: int) -> Tensor:
+    """Return gates of channels that shut slice by slice, from the last one on.
+
+    A slice leads the one behind it by 1: as the score falls from 1 to 1 - S, a
+    `ScaleGate` shuts all S slices in turn. There is no score per slice, since every
+    slice would hang on the first one's.
 
     Args:
-        gates: One per slice of channels [n, S].
-        num_channels: Channels C, at least S.
+        score: One score for all channels [n, 1].
+        gating: Makes gates of scores.
+        num_channels: Channels C, in at most 8 slices of about equal size.
 
     Returns:
-        Gates [n, C]: of the channels of a slice, the least of its own and those before.
+        Gates [n, C]; none is more open than one before it.
     """
-    num = gates.shape[1]
-    of_channel = torch.arange(num_channels, device=gates.device) * num // num_channels
-    return _running_minimum(gates).index_select(1, of_channel)
-
-
-def _running_minimum(gates: Tensor) -> Tensor:
-    if torch.compiler.is_exporting():  # ONNX has no such operation
-        ends = range(1, gates.shape[1] + 1)
-        return torch.stack([gates[:, :end].amin(1) for end in ends], 1)
-    return gates.cummin(1).values
+    num = min(num_channels, _MOST_SLICES)
+    lead = torch.arange(num - 1, -1, -1, device=score.device)
+    of_channel = torch.arange(num_channels, device=score.device) * num // num_channels
+    gates: Tensor = gating(score, lead)
+    return gates.index_select(1, of_channel)
 
 
 def find_gate(
@@ -177,9 +179,9 @@ def find_gate(
         x: What enters the block [n, C_in, H, W].
         gating: Makes gates of scores.
         layer_scores: Score of the branch; without, it is all open.
-        channel_scores: Scores of the inner channels, or of slices of them; without,
-            they have no gates.
-        sliced_channels: Inner channels, if the scores are of slices.
+        channel_scores: Scores of the inner channels, or one for all slices of them;
+            without, they have no gates.
+        sliced_channels: Inner channels, if they are shut in slices.
     """
     if isinstance(gating, BinaryGate) and gating.training and not gating.has_gradient:
         assert sliced_channels is None
@@ -188,9 +190,11 @@ def find_gate(
     if layer_scores is not None:
         layer = gating(layer_scores(x))[:, 0]
     if channel_scores is not None:
-        channels = gating(channel_scores(x))
-        if sliced_channels is not None:
-            channels = to_slices(channels, sliced_channels)
+        scores = channel_scores(x)
+        if sliced_channels is None:
+            channels = gating(scores)
+        else:
+            channels = slice_gates(scores, gating, sliced_channels)
     return Gate(layer, channels)
 
 

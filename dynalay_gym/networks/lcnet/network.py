@@ -25,7 +25,6 @@ from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import count_macs, mask_block, run_block
 from dynalay_gym.utils.device import torch_defaults
 
-_NUM_SLICES = 8
 _PARTS = ("stem", "blocks", "answer", "block_sizes")
 
 
@@ -76,10 +75,10 @@ class GatedNetwork(nn.Module):
         self.layer_scores = nn.ModuleList(
             make_scores(below, 1, first) for below, _ in sizes if config.layers
         )
-        if config.slices:
-            sizes = [(below, min(inner, _NUM_SLICES)) for below, inner in sizes]
         self.channel_scores = nn.ModuleList(
-            make_scores(below, num, first) for below, num in sizes if config.channels
+            make_scores(below, 1 if config.slices else inner, first)
+            for below, inner in sizes
+            if config.channels
         )
         self.to(backbone.head.weight.device)
 

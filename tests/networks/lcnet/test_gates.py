@@ -7,7 +7,7 @@ from dynalay_gym.networks.lcnet.gates import (
     BinaryGate,
     GateScores,
     ScaleGate,
-    to_slices,
+    slice_gates,
 )
 
 
@@ -44,10 +44,25 @@ def test_binary_gates_without_noise_are_those_of_evaluation() -> None:
 
 
 def test_slices_by_hand() -> None:
-    gates = torch.tensor([[1.0, 0.4, 0.7, 0.0], [0.5, 1.0, 0.0, 1.0]])
-    of_pairs = [[1, 1, 0.4, 0.4, 0.4, 0.4, 0, 0], [0.5, 0.5, 0.5, 0.5, 0, 0, 0, 0]]
-    assert torch.equal(to_slices(gates, 8), torch.tensor(of_pairs))
-    assert (to_slices(gates, 5).diff(dim=1) <= 0).all()
+    scores = torch.tensor([[1.0], [0.25], [-1.5], [-3.0]])
+    of_four = [[1, 1, 1, 1], [1, 1, 1, 0.25], [1, 0.5, 0, 0], [0, 0, 0, 0]]
+    gates = slice_gates(scores, ScaleGate().eval(), 4)
+    assert torch.equal(gates, torch.tensor(of_four))
+    many = slice_gates(torch.tensor([[-5.0]]), ScaleGate().eval(), 20)
+    assert many.tolist() == [[1.0] * 5 + [0.0] * 15]  # two of eight slices
+
+
+def test_slices_shut_in_order_with_noise_and_all_teach_the_score() -> None:
+    torch.manual_seed(0)
+    scores = torch.full((500, 1), -3.0, requires_grad=True)
+    gates = slice_gates(scores, BinaryGate().train(), 8)
+    assert (gates.diff(dim=1) <= 0).all()
+    assert len(gates.unique(dim=0)) > 5
+    leads = torch.arange(8.0).flip(0)
+    expected = torch.sigmoid(-3 + leads)
+    torch.testing.assert_close(gates.mean(0), expected, atol=0.06, rtol=0)
+    gates[:, 7].sum().backward()
+    assert scores.grad is not None and (scores.grad > 0).all()
 
 
 def test_scores_begin_at_the_bias_and_are_standardised() -> None:
