@@ -95,7 +95,8 @@ class Args:
     seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits and mazes, whose
+    networks are so small that a GPU is slower, the CPU."""
     num_threads: Threads | None = None
     """CPU threads; 1 for digits and mazes (small work: more are slower), else
     PyTorch's own number."""

@@ -60,7 +60,8 @@ class Options:
     seed: Seed = 0
     """Seeds weights, exploration and the order of inputs."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits and mazes, whose
+    networks are so small that a GPU is slower, the CPU."""
     checkpoint: Path | None = None
     """Folder of the main network. Default: the one that ships with the package."""
     load: Path | None = None

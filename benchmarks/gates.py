@@ -289,10 +289,13 @@ def facts(found: Found, test: Split) -> dict[str, Any]:
 
 def draw(path: Path, rows: list[dict[str, Any]], open_macs: int) -> None:
     """Draw accuracy against multiply-adds, beside the points of the paper's figure."""
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](np.arange(20)))
     for form in dict.fromkeys(row["form"] for row in rows):
         some = [row for row in rows if row["form"] == form]
         macs = [row["share"] * open_macs / 1e9 for row in some]
@@ -303,13 +306,11 @@ def draw(path: Path, rows: list[dict[str, Any]], open_macs: int) -> None:
         ]
         axes.errorbar(macs, middle, yerr=ends, marker="o", capsize=2, label=form)
     axes.plot(*zip(*PAPER, strict=True), "k*", label="LC-Net, published (ResNet)")
-    axes.set(xlabel="GMACs per image", ylabel="test accuracy, %")
-    for set_formatter in (
-        axes.xaxis.set_major_formatter,
-        axes.xaxis.set_minor_formatter,
-    ):
-        set_formatter("{x:g}")
-    axes.legend(fontsize="small")
+    axes.set(xlabel="GMACs per image", ylabel="test accuracy, %", xscale="log")
+    axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5], minor=False)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize="small", loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

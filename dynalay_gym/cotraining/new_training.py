@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
-from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.data.splits import Split, device_for, load_split
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.checkpoint import (
     KINDS,
@@ -28,7 +28,6 @@ from dynalay_gym.networks.residual.training import (
     ResidualTrainingConfig,
 )
 from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
-from dynalay_gym.utils.device import resolve_device
 from dynalay_gym.utils.flags import flag
 
 Splits = Mapping[str, Split]
@@ -47,7 +46,7 @@ _DEFAULTS: dict[str, tuple[int, Paths]] = {
 
 def load_splits(dataset: str, device: str, **files: Any) -> dict[str, Split]:
     """Return all splits of a data set by name; see `load_split` and its errors."""
-    files["device"] = resolve_device(device)
+    files["device"] = device_for(dataset, device)
     return {name: load_split(dataset, name, **files) for name in SPLITS}
 
 

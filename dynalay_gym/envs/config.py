@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from dynalay_gym.data.registry import dataset_spec
-from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.data.splits import Split, device_for, load_split
 from dynalay_gym.envs.observation import episode_width
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.envs.reward import make_reward
@@ -70,7 +70,7 @@ class EnvConfig:
             in place of the last one's.
         observation: ``flat``, or ``dict`` to add the raw activations.
         transitions: ``live`` runs the network, ``table`` looks its states up.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        device: ``auto`` (see `device_for`), ``cpu``, ``cuda``, ...
     """
 
     dataset: str = "digits"
@@ -220,7 +220,7 @@ def _session(
     options = config.rtol, config.max_steps, config.iterations_per_action
     if isinstance(given, Network):
         calibrations: tuple[dict[str, Any], ...] = ()
-        network: Network = given.to(resolve_device(config.device))
+        network: Network = given.to(network_device(config))
     elif given is None or isinstance(given, str | Path):
         folder = SHIPPED / config.dataset if given is None else Path(given)
         if given is None and not folder.is_dir():
@@ -229,7 +229,7 @@ def _session(
                 f"with `python train_main.py --dataset {config.dataset}` and give its "
                 "folder as checkpoint= (--checkpoint)"
             )
-        network, facts = load_network(folder, resolve_device(config.device))
+        network, facts = load_network(folder, network_device(config))
         calibrations = facts.calibrations
     else:
         return as_session(given, *options), ()
@@ -239,6 +239,13 @@ def _session(
             "give an earlier checkpoint, or train it again at a lower learning rate"
         )
     return as_session(network, *options), calibrations
+
+
+def network_device(config: EnvConfig) -> torch.device:
+    """Return where a network goes; of samples of one's own, nobody knows how many."""
+    if isinstance(config.split, Split):
+        return resolve_device(config.device)
+    return device_for(config.dataset, config.device)
 
 
 def _split(config: EnvConfig, split: str | Split, device: torch.device) -> Split:

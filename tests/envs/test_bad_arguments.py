@@ -9,8 +9,9 @@ import torch
 from gymnasium.envs.registration import VectorizeMode
 from torch import nn
 
-from dynalay_gym.data.splits import load_split
-from dynalay_gym.envs.config import SHIPPED
+from dynalay_gym.data.registry import DATASETS
+from dynalay_gym.data.splits import Split, device_for, load_split
+from dynalay_gym.envs.config import SHIPPED, EnvConfig, network_device
 from dynalay_gym.envs.table import make_process
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import ConfigError, DynaLayError
@@ -130,6 +131,22 @@ def test_devices_that_are_not_here_are_refused_everywhere(device: str) -> None:
     ):
         with pytest.raises(ConfigError, match="use auto or cpu"):
             use()
+
+
+def test_small_data_sets_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {name: device_for(name, "auto").type for name in DATASETS}
+    assert {k for k, v in found.items() if v == "cpu"} == {
+        "digits",
+        "maze",
+        "maze-hopeless",
+    }
+    assert set(found.values()) == {"cpu", "cuda"}
+    assert device_for("cifar10", "cpu").type == "cpu"
+    # Not so the user's own samples.
+    own = Split(torch.zeros(4, 1, 8, 8), torch.arange(4))
+    assert network_device(EnvConfig(split=own)).type == "cuda"
+    assert network_device(EnvConfig()).type == "cpu"
 
 
 @pytest.mark.gpu
