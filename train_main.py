@@ -38,10 +38,10 @@ class Args:
     """Train a network whose layers can be iterated, or whose blocks can be skipped."""
 
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100, maze or maze-hopeless."""
+    """digits, fashion-mnist, cifar10, cifar100, maze, maze-hopeless or chains."""
     preset: str | None = None
-    """digits, small, paper or maze; residual networks: fast, resnet20, resnet32 or
-    resnet18; the data set's own if not given."""
+    """digits, small, paper, maze or chains; residual networks: fast, resnet20, resnet32
+    or resnet18; the data set's own if not given."""
     start_from: Path | None = None
     """Folder of a network to go on with, in place of a preset and random weights."""
     gates: Literal["layers", "channels", "both"] | None = None
@@ -59,8 +59,8 @@ class Args:
     target: Share | None = None
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
-    """Passes over the main split; 16 for digits, 8 for mazes and residual networks, 4
-    for gates, 20 elsewhere, if not given."""
+    """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
+    networks, 4 for gates, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks and gates, else 128, if not
     given."""
@@ -80,8 +80,8 @@ class Args:
     point."""
     paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
-    (mixed, with solves of random length); all for digits, portions for mazes, mixed
-    elsewhere, if not given."""
+    (mixed, with solves of random length); all for digits, portions for mazes and
+    chains, mixed elsewhere, if not given."""
     rtol: Tolerance | None = None
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: Iterations | None = None
@@ -95,10 +95,10 @@ class Args:
     seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
-    """auto, cpu or cuda. auto: a GPU if there is one, but for digits and mazes, whose
-    networks are so small that a GPU is slower, the CPU."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes and chains,
+    whose networks are so small that a GPU is slower, the CPU."""
     num_threads: Threads | None = None
-    """CPU threads; 1 for digits and mazes (small work: more are slower), else
+    """CPU threads; 1 for digits, mazes and chains (small work: more are slower), else
     PyTorch's own number."""
     data_dir: Path | None = None
     """Folder of the data files."""

@@ -44,7 +44,7 @@ class Options:
         arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
     ] = None
     dataset: str = "maze"
-    """maze, maze-hopeless, digits, fashion-mnist, cifar10 or cifar100."""
+    """maze, maze-hopeless, chains, digits, fashion-mnist, cifar10 or cifar100."""
     penalty: str | None = None
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is
@@ -60,8 +60,8 @@ class Options:
     seed: Seed = 0
     """Seeds weights, exploration and the order of inputs."""
     device: str = "auto"
-    """auto, cpu or cuda. auto: a GPU if there is one, but for digits and mazes, whose
-    networks are so small that a GPU is slower, the CPU."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes and chains,
+    whose networks are so small that a GPU is slower, the CPU."""
     checkpoint: Path | None = None
     """Folder of the main network. Default: the one that ships with the package."""
     load: Path | None = None

@@ -33,7 +33,8 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.checkpoint import Network
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy, Policy
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy

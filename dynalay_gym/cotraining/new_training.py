@@ -41,6 +41,7 @@ _WHITENED = 5_000  # images that a whitening stem is set from
 _DEFAULTS: dict[str, tuple[int, Paths]] = {
     "digits": (16, "all"),
     "maze": (8, "portions"),
+    "chains": (16, "portions"),
 }
 
 

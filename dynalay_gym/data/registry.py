@@ -22,7 +22,7 @@ class DatasetSpec:
     Attributes:
         name: Name on the command line.
         env_id: Gymnasium id of the environment over it.
-        in_shape: Shape of one image, (C, H, W).
+        in_shape: Shape of one image, (C, H, W), or of one text, (T,).
         num_classes: Number of labels.
         preset: Main network that is used unless another is asked for.
         iterations_per_action: Portion in which the environment's actions iterate; None
@@ -34,6 +34,7 @@ class DatasetSpec:
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official test set.
         hidden_share: Share of hopeless mazes; None if the samples are no mazes.
+        vocabulary: Tokens of texts, padding included; None if the samples are no texts.
         pixel_max: Raw value of a fully lit pixel.
         mean: Mean per channel after division by `pixel_max`.
         std: Standard deviation per channel after division by `pixel_max`.
@@ -41,7 +42,7 @@ class DatasetSpec:
 
     name: str
     env_id: str
-    in_shape: tuple[int, int, int]
+    in_shape: tuple[int, ...]
     num_classes: int
     preset: str
     iterations_per_action: int | None = None
@@ -49,9 +50,10 @@ class DatasetSpec:
     embedded: bool = False
     cut: Mapping[str, int]
     hidden_share: float | None = None
+    vocabulary: int | None = None
     pixel_max: float = 255.0
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
@@ -115,6 +117,18 @@ _SPECS = (
         env_id="DynaLay/MazeHopeless-v0",
         hidden_share=0.3,
         **_MAZE,
+    ),
+    DatasetSpec(
+        name="chains",
+        env_id="DynaLay/Chains-v0",
+        in_shape=(7,),
+        num_classes=5,
+        preset="chains",
+        iterations_per_action=1,
+        reward="three-term",
+        embedded=True,
+        vocabulary=73,
+        cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
     ),
 )
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}

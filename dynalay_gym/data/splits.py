@@ -154,6 +154,8 @@ def load_split(
     device = device_for(dataset, device)
     if spec.hidden_share is not None:
         return _mazes(spec, split).to(device)
+    if spec.vocabulary is not None:
+        return _chains(spec, split).to(device)
     if spec.embedded:
         pixels, labels, groups = _shifted_digits(spec, split)
     else:
@@ -220,6 +222,13 @@ def _mazes(spec: DatasetSpec, split: str) -> Split:
         hidden_share=spec.hidden_share or 0.0,
         name=split,
     )
+
+
+def _chains(spec: DatasetSpec, split: str) -> Split:
+    """Generate the texts of one split; its seed is its place among the splits."""
+    from dynalay_gym.data.chains import make_chains_split  # it imports this module
+
+    return make_chains_split(spec.cut[split], SPLITS.index(split), name=split)
 
 
 def _shifted_digits(

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.lcnet.config import GatedConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.storage.saved_folder import (

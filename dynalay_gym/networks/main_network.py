@@ -5,16 +5,13 @@ its bits (bit l - 1 = layer l): 0 is the plain pass, 2^L - 1 iterates everything
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.batch_invariant import (
     conv2d,
     conv2d_macs,
@@ -24,6 +21,7 @@ from dynalay_gym.fixed_point.batch_invariant import (
 from dynalay_gym.fixed_point.caching import Freezable
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.layers.base import LayerState, MainLayer
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.conv import (
     StateLayer,
     WideStreamLayer,
@@ -32,110 +30,8 @@ from dynalay_gym.networks.layers.conv import (
 )
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
+from dynalay_gym.networks.layers.reading import ReadingLayer, TokenStem
 from dynalay_gym.utils.device import torch_defaults
-from dynalay_gym.utils.ranges import (
-    Iterations,
-    Tolerance,
-    check_fields,
-    lists_to_tuples,
-)
-
-_LAYERS = Meta(max_length=12)  # 4096 states, each with its own statistics
-Side = Annotated[int, Meta(ge=1, le=1024)]
-Ratio = Annotated[int, Meta(ge=1, le=64)]
-Ratios = Annotated[tuple[Ratio, ...], _LAYERS]
-Channels = Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], _LAYERS]
-Views = Annotated[tuple[Annotated[int, Meta(ge=0, le=1023)], ...], _LAYERS]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MainNetworkConfig:
-    """Architecture of a main network; JSON-able.
-
-    Attributes:
-        in_shape: Channels, height and width of an image (square).
-        num_classes: Classes K, at least 2.
-        form: Layer form, ``state`` (the paper's), ``wide`` or ``planner``.
-        stem: Channels of the stem's convolution; 0 for none (but in the planner form).
-        stem_stride: Its stride (not in the planner form).
-        channels: Visible channels of each layer; value channels, the same for all
-            layers, in the planner form.
-        strides: Stride of each layer's input convolution (not in the planner form).
-        hidden: Hidden channels of each layer (wide form).
-        pools: Ratio of the sides of visible and hidden maps (wide form).
-        unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
-            stream (wide form).
-        views: Odd side of the square that each layer sees; 0 for the whole map
-            (planner form).
-        head_width: Hidden units of the head; 0 for a linear head.
-        kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
-            bounds the modulus in the sup norm, in the planner form.
-        rtol: Relative tolerance of a solve, > 0.
-        max_steps: Most iterations of a solve, >= 0: of all layers, or one per layer.
-
-    Raises:
-        ConfigError: Fields are out of range or do not fit each other.
-    """
-
-    in_shape: tuple[Side, Side, Side]
-    num_classes: Annotated[int, Meta(ge=2, le=2**16)]
-    form: Literal["state", "wide", "planner"]
-    stem: Annotated[int, Meta(ge=0, le=4096)] = 0
-    stem_stride: Ratio = 1
-    channels: Channels
-    strides: Ratios = ()
-    hidden: Channels = ()
-    pools: Ratios = ()
-    unshuffle: Ratio = 1
-    views: Views = ()
-    head_width: Annotated[int, Meta(ge=0, le=2**16)] = 0
-    kappa: Annotated[float, Meta(gt=0, lt=1)] = 0.9
-    rtol: Tolerance = 0.1
-    max_steps: Iterations | Annotated[tuple[Iterations, ...], _LAYERS] = 20
-
-    def __post_init__(self) -> None:
-        """Check ranges, and what the fields must agree on."""
-        lists_to_tuples(self)
-        check_fields(self)
-        self._check_layers()
-        _, height, width = self.in_shape
-        if height != width:
-            raise ConfigError(
-                f"images must be square, not {height} x {width}; pad or crop them"
-            )
-        if height % self.unshuffle:
-            raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
-        if len(self.layer_steps) != len(self.channels):
-            raise ConfigError("max_steps is one number, or one per layer")
-
-    def _check_layers(self) -> None:
-        per_layer = {
-            "state": ("strides",),
-            "wide": ("strides", "hidden", "pools"),
-            "planner": ("views",),
-        }[self.form]
-        lengths = {len(getattr(self, name)) for name in ("channels", *per_layer)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ConfigError(f"channels and {', '.join(per_layer)} differ in length")
-        if self.form == "planner":
-            if len(set(self.channels)) > 1 or self.stem < 1 or self.in_shape[0] < 3:
-                raise ConfigError(
-                    "a planner needs images of three planes, a stem and equal "
-                    "channels; choose another preset, or mazes as data (--dataset maze)"
-                )
-            if any(view and view % 2 == 0 for view in self.views):
-                raise ConfigError(f"views must be odd, or 0, not {self.views}")
-
-    @property
-    def layer_steps(self) -> tuple[int, ...]:
-        """Most iterations of a solve, of each layer."""
-        if isinstance(self.max_steps, int):
-            return (self.max_steps,) * len(self.channels)
-        return self.max_steps
-
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 class MainNetwork(nn.Module):
@@ -149,8 +45,10 @@ class MainNetwork(nn.Module):
     def __init__(self, config: MainNetworkConfig) -> None:
         super().__init__()
         self.config = config
-        channels, size, _ = config.in_shape
-        if config.form == "planner":
+        channels, size = (*config.in_shape, 1)[:2]
+        if config.form == "text":
+            self.token_stem = TokenStem(config.vocabulary, config.stem)
+        elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
         elif config.stem:
             self.stem_weight = conv_weight(config.stem, channels)
@@ -160,11 +58,10 @@ class MainNetwork(nn.Module):
         self.layers = nn.ModuleList(self._build_layers(channels, size))
         self.num_layers = len(config.channels)
         features = self.main_layers[-1].num_features
-        # In a batch of planners all solves stop after equally many iterations: its
+        # In a batch of portions all solves stop after equally many iterations: its
         # statistics are not those of the pattern.
-        self.head_norm = PatternNorm(
-            features, 2**self.num_layers, by_batch=config.form != "planner"
-        )
+        by_batch = config.form not in ("planner", "text")
+        self.head_norm = PatternNorm(features, 2**self.num_layers, by_batch=by_batch)
         if config.head_width:
             self.head_hidden = nn.Parameter(torch.empty(config.head_width, features))
             nn.init.kaiming_uniform_(self.head_hidden, nonlinearity="relu")
@@ -174,9 +71,17 @@ class MainNetwork(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
 
     def _build_layers(self, channels: int, size: int) -> Iterator[MainLayer]:
+        if self.config.form == "text":
+            return self._build_readers()
         if self.config.form == "planner":
             return self._build_planners(size)
         return self._build_convolutions(channels, size)
+
+    def _build_readers(self) -> Iterator[MainLayer]:
+        below = self.config.stem
+        for hidden in self.config.channels:
+            yield ReadingLayer(below, hidden, self.config.in_shape[0])
+            below = hidden
 
     def _build_planners(self, size: int) -> Iterator[MainLayer]:
         config, num_layers = self.config, len(self.config.views)
@@ -193,7 +98,7 @@ class MainNetwork(nn.Module):
 
     def _build_convolutions(self, channels: int, size: int) -> Iterator[MainLayer]:
         config, below = self.config, (channels, size)
-        image_channels, side, _ = config.in_shape
+        image_channels, side = config.in_shape[:2]
         below_hidden = image_channels * config.unshuffle**2, side // config.unshuffle
         sizes = zip(config.channels, config.strides, strict=True)
         for i, (width, stride) in enumerate(sizes):
@@ -212,8 +117,11 @@ class MainNetwork(nn.Module):
             below = width, layer.size
 
     def stem(self, images: Tensor) -> LayerState:
-        """Prepare images [n, C, H, W] as the state below layer 1."""
+        """Return the state below layer 1 of images [n, C, H, W] or texts [n, T]."""
         y, config = images, self.config
+        if config.form == "text":
+            y = self.token_stem(images)
+            return LayerState(y, y)
         if config.form == "planner":
             y = self.planner_stem(images)
             return LayerState(y, y)
@@ -297,11 +205,11 @@ class MainNetwork(nn.Module):
     @property
     def stem_macs(self) -> int:
         """Multiply-adds of the stem for one image."""
+        if not self.config.stem or self.config.form == "text":
+            return 0
         size = self.config.in_shape[1]
         if self.config.form == "planner":
             return self.planner_stem.macs(size)
-        if not self.config.stem:
-            return 0
         side = conv2d_size(size, self.config.stem_stride)
         return conv2d_macs(self.stem_weight.shape, side, side)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.networks.main_network import MainNetworkConfig
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.residual.config import RESIDUAL_PRESETS, ResidualConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -47,11 +47,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rtol": 1e-6,
         "max_steps": (16, 64),
     },
+    # Two LSTM layers, each of which can read its text again.
+    "chains": {
+        "form": "text",
+        "vocabulary": 73,
+        "stem": 32,
+        "channels": (48, 48),
+        "rtol": 0.05,
+        "max_steps": 8,
+    },
 }
 
 
 def make_config(
-    preset: str, in_shape: tuple[int, int, int], num_classes: int
+    preset: str, in_shape: tuple[int, ...], num_classes: int
 ) -> MainNetworkConfig:
     """Return the architecture of a main network's preset for a data set.
 
@@ -71,10 +80,16 @@ def make_config(
 
 
 def make_any_config(
-    preset: str, in_shape: tuple[int, int, int], num_classes: int
+    preset: str, in_shape: tuple[int, ...], num_classes: int
 ) -> MainNetworkConfig | ResidualConfig:
     """Return the architecture of any preset, also a residual one; see `make_config`."""
     if preset in RESIDUAL_PRESETS:
-        options = RESIDUAL_PRESETS[preset]
-        return ResidualConfig(in_shape=in_shape, num_classes=num_classes, **options)
+        if len(in_shape) != 3:
+            raise ConfigError(
+                f"preset {preset!r} is for images, not for texts of shape {in_shape}; "
+                "leave --preset out"
+            )
+        channels, height, width = in_shape
+        shape, options = (channels, height, width), RESIDUAL_PRESETS[preset]
+        return ResidualConfig(in_shape=shape, num_classes=num_classes, **options)
     return make_config(preset, in_shape, num_classes)

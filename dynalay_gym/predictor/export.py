@@ -63,11 +63,16 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
     """Return the parts with example inputs, on the CPU.
 
     Raises:
-        ConfigError: The predictor's network is one of the user's own, or a residual one
-            with blocks that can be iterated.
+        ConfigError: The predictor's network is one of the user's own, one that reads
+            texts, or a residual one with blocks that can be iterated.
     """
     session = predictor.session
     if isinstance(session, TorchSession):
+        if session.network.config.form == "text":
+            raise ConfigError(
+                "networks that read texts cannot be exported in parts; save the "
+                "predictor (save) and load it where it is needed"
+            )
         parts = main_parts(session.network, predictor.penalty_unit)
     elif isinstance(session, SkipSession):
         if session.action_names != ACTION_NAMES:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks import checkpoint
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.sessions.fastest import as_session, fastest_session
 from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.storage.saved_folder import restore

@@ -61,6 +61,23 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
         )
 
 
+def check_tokens(tokens: Tensor, vocabulary: int) -> None:
+    """Check that tokens, int64 [m, T], are in a vocabulary.
+
+    Raises:
+        DataError: One is not.
+    """
+    if tokens.numel() == 0:
+        return
+    lowest, highest = map(int, torch.aminmax(tokens))
+    if lowest < 0 or highest >= vocabulary:
+        wrong = lowest if lowest < 0 else highest
+        raise DataError(
+            f"tokens must lie in 0..{vocabulary - 1}, not {wrong}; encode texts as in "
+            "training"
+        )
+
+
 def check_fit(session: NetworkSession, split: Split) -> None:
     """Check that a network can run a split.
 

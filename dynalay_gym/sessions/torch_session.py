@@ -29,6 +29,7 @@ from dynalay_gym.sessions.checks import (
     check_inputs,
     check_rows,
     check_states,
+    check_tokens,
     check_weights,
 )
 from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
@@ -64,7 +65,8 @@ class TorchSession:
     ) -> None:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
-        self.in_shape, self.in_dtype = config.in_shape, torch.float32
+        self.in_shape = config.in_shape
+        self.in_dtype = torch.int64 if config.form == "text" else torch.float32
         self.options: dict[str, Any] = {
             "rtol": config.rtol if rtol is None else rtol,
             "max_steps": config.max_steps if max_steps is None else max_steps,
@@ -105,9 +107,12 @@ class TorchSession:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
         check_rows(rows, len(state.state_id))
         check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
-        images = inputs.contiguous(memory_format=torch.channels_last)
+        if self.in_dtype == torch.int64:
+            check_tokens(inputs, self.network.config.vocabulary)
+        else:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         # Of the stem only h is used later; y is stored because `read` expects one.
-        below = self.network.stem(images)
+        below = self.network.stem(inputs)
         state.layers[0].write(
             rows, len(state.state_id), visible=below.y, hidden=below.h
         )

@@ -191,10 +191,11 @@ def test_unknown_split_names_the_known_ones() -> None:
 
 def test_specs_agree_with_themselves() -> None:
     images = ["digits", "fashion-mnist", "cifar10", "cifar100"]
-    assert list(DATASETS) == [*images, "maze", "maze-hopeless"]
+    assert list(DATASETS) == [*images, "maze", "maze-hopeless", "chains"]
     for name, spec in DATASETS.items():
         assert spec.name == name
-        assert len(spec.mean) == len(spec.std) == spec.in_shape[0]
+        channels = 0 if spec.vocabulary else spec.in_shape[0]
+        assert len(spec.mean) == len(spec.std) == channels
         assert set(spec.cut) <= set(SPLITS)
         assert spec.embedded or name in data_files.FILE_SETS
 

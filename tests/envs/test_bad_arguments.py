@@ -140,6 +140,7 @@ def test_small_data_sets_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         "digits",
         "maze",
         "maze-hopeless",
+        "chains",
     }
     assert set(found.values()) == {"cpu", "cuda"}
     assert device_for("cifar10", "cpu").type == "cpu"

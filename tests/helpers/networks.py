@@ -10,8 +10,9 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.process import LiveProcess
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.norm import PatternNorm
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 
 NUM_CLASSES = 3
 

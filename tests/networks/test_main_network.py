@@ -15,8 +15,8 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point import batch_invariant
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.norm import PatternNorm
-from dynalay_gym.networks.main_network import MainNetworkConfig
 from dynalay_gym.networks.presets import PRESETS, make_config
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.torch_session import TorchSession

@@ -16,8 +16,9 @@ from dynalay_gym.fixed_point.bellman import BellmanLayer
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.costs import CostTable
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.planner import PlannerLayer, crop, paste
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.state_losses import partial_logits
 from dynalay_gym.networks.training import (

@@ -20,7 +20,8 @@ from dynalay_gym.cotraining.main_training import train
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError, DivergedError
 from dynalay_gym.networks.checkpoint import load_network
-from dynalay_gym.networks.main_network import MainNetwork, MainNetworkConfig
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import (
     MainTrainer,

@@ -1,4 +1,4 @@
 """The selectable layers of main networks: what they share, and each form.
 
-Reading order: base, norm, conv, planner.
+Reading order: config, norm, base, conv, planner, reading.
 """

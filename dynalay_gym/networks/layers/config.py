@@ -1,0 +1,137 @@
+"""Architecture of a main network: its form, and the sizes of its layers."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.utils.ranges import (
+    Iterations,
+    Tolerance,
+    check_fields,
+    lists_to_tuples,
+)
+
+_LAYERS = Meta(max_length=12)  # 4096 states, each with its own statistics
+Side = Annotated[int, Meta(ge=1, le=1024)]
+InShape = Annotated[tuple[Side, ...], Meta(min_length=1, max_length=3)]
+Ratio = Annotated[int, Meta(ge=1, le=64)]
+Ratios = Annotated[tuple[Ratio, ...], _LAYERS]
+Channels = Annotated[tuple[Annotated[int, Meta(ge=1, le=4096)], ...], _LAYERS]
+Views = Annotated[tuple[Annotated[int, Meta(ge=0, le=1023)], ...], _LAYERS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainNetworkConfig:
+    """Architecture of a main network; JSON-able.
+
+    Attributes:
+        in_shape: Channels, height and width of an image (square); positions of a text.
+        num_classes: Classes K, at least 2.
+        form: Layer form, ``state`` (the paper's), ``wide``, ``planner`` or ``text``.
+        stem: Channels of the stem's convolution; 0 for none (but in the planner form).
+            Of a word's embedding in the text form.
+        stem_stride: Its stride (not in the planner form).
+        vocabulary: Tokens, padding included (text form).
+        channels: Visible channels of each layer; value channels, the same for all
+            layers, in the planner form; hidden units in the text form.
+        strides: Stride of each layer's input convolution (not in the planner form).
+        hidden: Hidden channels of each layer (wide form).
+        pools: Ratio of the sides of visible and hidden maps (wide form).
+        unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
+            stream (wide form).
+        views: Odd side of the square that each layer sees; 0 for the whole map
+            (planner form).
+        head_width: Hidden units of the head; 0 for a linear head.
+        kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
+            bounds the modulus in the sup norm, in the planner form. The text form has
+            no such bound.
+        rtol: Relative tolerance of a solve, > 0.
+        max_steps: Most iterations of a solve, >= 0: of all layers, or one per layer.
+
+    Raises:
+        ConfigError: Fields are out of range or do not fit each other.
+    """
+
+    in_shape: InShape
+    num_classes: Annotated[int, Meta(ge=2, le=2**16)]
+    form: Literal["state", "wide", "planner", "text"]
+    stem: Annotated[int, Meta(ge=0, le=4096)] = 0
+    stem_stride: Ratio = 1
+    vocabulary: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    channels: Channels
+    strides: Ratios = ()
+    hidden: Channels = ()
+    pools: Ratios = ()
+    unshuffle: Ratio = 1
+    views: Views = ()
+    head_width: Annotated[int, Meta(ge=0, le=2**16)] = 0
+    kappa: Annotated[float, Meta(gt=0, lt=1)] = 0.9
+    rtol: Tolerance = 0.1
+    max_steps: Iterations | Annotated[tuple[Iterations, ...], _LAYERS] = 20
+
+    def __post_init__(self) -> None:
+        """Check ranges, and what the fields must agree on."""
+        lists_to_tuples(self)
+        check_fields(self)
+        self._check_layers()
+        self._check_inputs()
+        if len(self.layer_steps) != len(self.channels):
+            raise ConfigError("max_steps is one number, or one per layer")
+
+    def _check_inputs(self) -> None:
+        if self.form == "text":
+            if len(self.in_shape) != 1 or self.vocabulary < 2 or self.stem < 1:
+                raise ConfigError(
+                    "a text network needs in_shape=(positions,), a vocabulary of 2 or "
+                    "more and a stem; choose another preset, or texts as data "
+                    "(--dataset chains)"
+                )
+            return
+        if len(self.in_shape) != 3:
+            raise ConfigError(
+                f"this network is for images, not for texts of shape {self.in_shape}; "
+                "choose the preset of the data set (chains)"
+            )
+        _, height, width = self.in_shape
+        if height != width:
+            raise ConfigError(
+                f"images must be square, not {height} x {width}; pad or crop them"
+            )
+        if height % self.unshuffle:
+            raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
+
+    def _check_layers(self) -> None:
+        of_form: dict[str, tuple[str, ...]] = {
+            "text": (),
+            "state": ("strides",),
+            "wide": ("strides", "hidden", "pools"),
+            "planner": ("views",),
+        }
+        names = "channels", *of_form[self.form]
+        lengths = {len(getattr(self, name)) for name in names}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ConfigError(
+                f"{' and '.join(names)} need one entry per layer; give as many of each"
+            )
+        if self.form == "planner":
+            is_map = len(self.in_shape) == 3 and self.in_shape[0] >= 3
+            if len(set(self.channels)) > 1 or self.stem < 1 or not is_map:
+                raise ConfigError(
+                    "a planner needs images of three planes, a stem and equal "
+                    "channels; choose another preset, or mazes as data (--dataset maze)"
+                )
+            if any(view and view % 2 == 0 for view in self.views):
+                raise ConfigError(f"views must be odd, or 0, not {self.views}")
+
+    @property
+    def layer_steps(self) -> tuple[int, ...]:
+        """Most iterations of a solve, of each layer."""
+        if isinstance(self.max_steps, int):
+            return (self.max_steps,) * len(self.channels)
+        return self.max_steps
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return asdict(self)
