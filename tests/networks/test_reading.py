@@ -16,6 +16,7 @@ from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.reading import Rereading, TokenStem, summary
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.networks.state_losses import loss_of_states
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.predictor.export import parts_of
 from dynalay_gym.predictor.predictor import DynaLayPredictor
@@ -172,6 +173,19 @@ def test_unrolled_readings_have_the_gradient_of_their_formula() -> None:
         return reader.solve(texts, None, solver).value
 
     assert torch.autograd.gradcheck(solved, x[:, :2].clone().requires_grad_())
+
+
+def test_the_implicit_gradient_is_that_of_all_readings(texts: Tensor) -> None:
+    torch.manual_seed(0)
+    network, labels = MainNetwork(CONFIG).double(), torch.arange(40) % 5
+    found = []
+    for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
+        solver = SolverConfig(rtol=1e-12, max_steps=60, rule=rule, adjoint_rtol=1e-10)
+        network.zero_grad()
+        loss_of_states(network, texts, labels, {0: 1.0, 3: 1.0}, solver).backward()
+        found.append([weight.grad for weight in network.parameters()])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-10)
+    assert all(bool(each.abs().sum() > 0) for each in found[0] if each is not None)
 
 
 def test_iterating_is_learnt_where_one_reading_cannot_know() -> None:

@@ -24,7 +24,7 @@ from dynalay_gym.networks.trainer import Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
 _PEAK_AT = 0.25  # share of the training after which the learning rate falls
-_LARGEST_SHIFT = 2
+_LARGEST_SHIFT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
