@@ -113,7 +113,8 @@ class MainNetworkConfig:
         lengths = {len(getattr(self, name)) for name in names}
         if len(lengths) != 1 or 0 in lengths:
             raise ConfigError(
-                f"{' and '.join(names)} need one entry per layer; give as many of each"
+                f"{' and '.join(names)} differ in length, or are empty; give one entry "
+                "per layer"
             )
         if self.form == "planner":
             is_map = len(self.in_shape) == 3 and self.in_shape[0] >= 3

@@ -106,12 +106,12 @@ def test_resume_continues_to_the_bit(
 
 def test_every_other_epoch_shows_the_mirror_image(data: Split) -> None:
     one, rows = trainer(data), torch.arange(len(data))
-    marked = torch.zeros(len(data), 1, 8, 8)
-    marked[:, :, :, :3] = 1.0
+    marked = torch.zeros(len(data), 1, 8, 24)
+    marked[:, :, :, 4:7] = 1.0
 
     def on_the_left() -> torch.Tensor:
-        row = one.augment(marked, rows)[:, 0, 4]  # shifted by two pixels at most
-        return row[:, :4].sum(1) > row[:, 4:].sum(1)
+        columns = one.augment(marked, rows).sum((1, 2))  # shifted by up to 4 pixels
+        return columns[:, :12].sum(1) > columns[:, 12:].sum(1)
 
     first = on_the_left()
     one.steps += one.steps_per_epoch
