@@ -57,7 +57,7 @@ def main(args: Args) -> None:
         "MlpPolicy",
         SB3VecEnv(envs),
         n_steps=4,
-        batch_size=1024,
+        batch_size=args.num_envs,
         gamma=0.0,  # an episode is one step
         learning_rate=1e-3,
         seed=args.seed,

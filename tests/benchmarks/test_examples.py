@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynalay_gym.networks.checkpoint import save_network
+from dynalay_gym.networks.residual.config import ResidualConfig
+from dynalay_gym.networks.residual.network import ResidualNetwork
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -70,3 +74,20 @@ def test_co_training_runs_under_an_own_loop(monkeypatch, capsys):
     losses = [float(found) for found in re.findall(r"entropy ([\d.]+)", text)]
     assert len(losses) == 2
     assert max(losses) < 1
+
+
+def test_blockdrop_chooses_all_blocks_at_once(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    config = ResidualConfig(
+        in_shape=(1, 8, 8), num_classes=10, widths=(4, 6), depths=(1, 1)
+    )
+    save_network(tmp_path, ResidualNetwork(config).eval(), {})
+    options = ("--dataset", "digits", "--checkpoint", str(tmp_path))
+    budget = ("--total-timesteps", "512", "--num-envs", "64", "--penalty", "5")
+    text = run(
+        "blockdrop.py", *options, *budget, monkeypatch=monkeypatch, capsys=capsys
+    )
+    found = dict(re.findall(r"(\w[\w ]*\w|\w+) (-?[\d.e-]+)(?:,|$)", text.strip()))
+    assert 0 <= float(found["accuracy"]) <= 100
+    assert 0 <= float(found["blocks"]) <= 2
+    assert 1 <= float(found["different choices"]) <= 4
