@@ -25,12 +25,11 @@ from dynalay_gym.errors import ConfigError, DataError, brief
 VARIABLES, DIGITS = "abcdef", "01234"
 LENGTH = len(VARIABLES) + 1  # tokens of a text
 LONGEST = 4  # most statements between a question and its answer
-PADDING = 0  # the token that stands for none; no text has it
 
 # A question is one token, and so is a statement.
 QUESTIONS = tuple(f"{name}?" for name in VARIABLES)
 STATEMENTS = tuple(f"{a}={b}" for a in VARIABLES for b in VARIABLES + DIGITS)
-TOKENS = ("", *QUESTIONS, *STATEMENTS)
+TOKENS = ("", *QUESTIONS, *STATEMENTS)  # token 0 is padding, which no text has
 
 # Changing it changes every split, and with them every published number.
 _CHAINS_SEED = 2103
