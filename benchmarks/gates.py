@@ -28,6 +28,7 @@ from benchmarks.report import table
 from benchmarks.speed.common import Clock
 from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.lcnet.diagnostics import record_gates, summarise
@@ -154,7 +155,7 @@ def measure(args: Args, folder: Path, backbones: list[Backbone], test: Split) ->
     network, about = load_network(folder, args.device)
     training = about.about.get("training", {})
     how = training.get("epochs", 0), training.get("seed", 0)
-    number, backbone, losses = backbones[how[1] if len(backbones) > 1 else 0]
+    number, backbone, losses = backbone_of(folder, how[1], backbones)
     timed = time_beside(network, backbone, test.inputs, args)
     if not isinstance(network, GatedNetwork):
         right = (logits_of(network, test).argmax(1) == test.labels).cpu().numpy()
@@ -174,6 +175,17 @@ def measure(args: Args, folder: Path, backbones: list[Backbone], test: Split) ->
         timed,
         number,
     )
+
+
+def backbone_of(folder: Path, seed: int, backbones: list[Backbone]) -> Backbone:
+    """Return the backbone that a network of a seed is compared with."""
+    number = seed if len(backbones) > 1 else 0
+    if number >= len(backbones):
+        raise ConfigError(
+            f"{folder} has seed {seed}, and there are {len(backbones)} backbones; give "
+            "one for each seed from 0 on, in order"
+        )
+    return backbones[number]
 
 
 def form_of(network: GatedNetwork, gradient: str | None = None) -> str:

@@ -21,9 +21,12 @@ from torch import Tensor
 from benchmarks.maze_levels import iterated
 from benchmarks.report import table
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.sessions.checks import check_fit
+from dynalay_gym.sessions.torch_session import TorchSession
 
 STEPS = (1, 2, 3, 4, 6, 8)
 
@@ -44,8 +47,11 @@ class Args:
 def main(args: Args) -> None:
     """Print a table of accuracies, and of solves."""
     network, _ = load_main_network(args.checkpoint)
+    if network.config.form != "text" or network.num_layers != 2:
+        raise ConfigError("give the folder of a text network of two layers")
     network.freeze()
     split = load_split(args.dataset, args.split)
+    check_fit(TorchSession(network), split)
     rows = [
         {"layers": name, "steps": steps} | by_difficulty(right, split)
         for name, steps, right in levels(network, split)

@@ -4,8 +4,9 @@ A text is six statements in random order and a question, ``c=4 a=f f=c ... a?``:
 is the value of *a*? Each of six variables is a digit, or what another variable is, so
 that the answer is at the end of a chain. Who reads from left to right, looking for the
 variable that is asked for, gets as far as the chain runs from left to right; where it
-runs back, the text must be read once more. So many readings are a text's difficulty.
-The question comes last: the first reading does not know what it looks for.
+runs back, the text must be read once more. How many readings this takes a reader who
+knows the question is a text's difficulty. The question comes last, so that a network's
+first reading does not know it.
 
 Three chains, of random lengths, end in three different digits. A guess is right in one
 of three.
@@ -67,9 +68,13 @@ def make_chains_split(num_texts: int, seed: int = 0, *, name: str = "own") -> Sp
 def encode(texts: Sequence[str]) -> torch.Tensor:
     """Return the tokens of texts such as ``a=b c=4 ... a?``, int64 [n, 7].
 
+    That every variable is stated once, and that chains end, is not checked.
+
     Raises:
         DataError: A word is unknown, or there are not six statements and a question.
     """
+    if isinstance(texts, str):
+        raise DataError("give a list of texts, [text], not one text")
     known = {token: number for number, token in enumerate(TOKENS) if token}
     rows = []
     for text in texts:
@@ -84,14 +89,24 @@ def encode(texts: Sequence[str]) -> torch.Tensor:
         if len(words) != LENGTH or is_question != [False] * (LENGTH - 1) + [True]:
             raise DataError(
                 f"a text is {LENGTH - 1} statements and then one question, not "
-                f"{brief(text)}"
+                f"{brief(text)}; write it like c=4 a=f f=c b=2 d=b e=0 a?"
             )
         rows.append([known[word] for word in words])
     return torch.tensor(rows, dtype=torch.int64).view(-1, LENGTH)
 
 
 def decode(tokens: torch.Tensor) -> list[str]:
-    """Return the texts of tokens [n, 7]."""
+    """Return the texts of tokens [n, 7].
+
+    Raises:
+        DataError: A token is out of range.
+    """
+    wrong = tokens[(tokens < 0) | (tokens >= len(TOKENS))]
+    if len(wrong) > 0:
+        raise DataError(
+            f"tokens lie in 0..{len(TOKENS) - 1}, not {int(wrong[0])}; make them with "
+            "encode"
+        )
     return [" ".join(TOKENS[token] for token in row) for row in tokens.tolist()]
 
 

@@ -62,10 +62,10 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
 
 
 def check_tokens(tokens: Tensor, vocabulary: int) -> None:
-    """Check that tokens, int64 [m, T], are in a vocabulary.
+    """Check that tokens, int64 [m, T], are in a vocabulary, and padding behind them.
 
     Raises:
-        DataError: One is not.
+        DataError: They are not.
     """
     if tokens.numel() == 0:
         return
@@ -75,6 +75,11 @@ def check_tokens(tokens: Tensor, vocabulary: int) -> None:
         raise DataError(
             f"tokens must lie in 0..{vocabulary - 1}, not {wrong}; encode texts as in "
             "training"
+        )
+    is_word = tokens != 0
+    if bool((is_word[:, 1:] & ~is_word[:, :-1]).any()):
+        raise DataError(
+            "padding (token 0) stands before a word; put it behind the text"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from benchmarks import gates
 from benchmarks.gates import Args, Found, form_of, settings, summary
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.lcnet.config import GateConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
@@ -44,6 +45,13 @@ def test_networks_are_compared_with_their_own_backbone() -> None:
     other = found("open", 1, [1, 0, 0, 0], [1.0] * 4)
     row = summary([FIRST, SECOND._replace(backbone=1)], [WHOLE, other])
     assert row["lost"]["mean"] == pytest.approx((50 + 50 - 75 - 25) / 2)
+
+
+def test_a_backbone_that_is_missing_is_named() -> None:
+    one: Any = gates.Backbone(0, None, None)  # type: ignore[arg-type]
+    assert gates.backbone_of(Path("net"), 3, [one]) is one
+    with pytest.raises(ConfigError, match="net has seed 2, and there are 2 backbones"):
+        gates.backbone_of(Path("net"), 2, [one, one])
 
 
 def test_an_interval_is_over_images() -> None:

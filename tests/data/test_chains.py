@@ -87,6 +87,17 @@ def test_other_texts_are_refused(text: str, message: str) -> None:
         encode([text])
 
 
+@pytest.mark.parametrize("token", [-1, 73])
+def test_other_tokens_are_refused(token: int) -> None:
+    with pytest.raises(DataError, match=f"not {token}"):
+        decode(torch.full((1, LENGTH), token))
+
+
+def test_one_text_is_no_list() -> None:
+    with pytest.raises(DataError, match="not one text"):
+        encode(f"{GOOD} a?")
+
+
 @pytest.mark.parametrize("options", [{"num_texts": 0}, {"num_texts": 3, "seed": -1}])
 def test_bad_arguments_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="num_texts >= 1 and seed >= 0"):

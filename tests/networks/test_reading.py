@@ -153,6 +153,13 @@ def test_tokens_outside_the_vocabulary_are_refused(token: int, texts: Tensor) ->
     assert len(session.logits(session.begin(texts[:0]), torch.arange(0))) == 0
 
 
+def test_padding_before_a_word_is_refused(texts: Tensor) -> None:
+    session = TorchSession(lively())
+    session.begin(texts.index_fill(1, torch.tensor([5, 6]), 0))
+    with pytest.raises(DataError, match="put it behind the text"):
+        session.begin(texts.index_fill(1, torch.tensor([2]), 0))
+
+
 def test_export_is_refused() -> None:
     predictor = DynaLayPredictor(TorchSession(lively()), PlanPolicy([1]), penalty=0.1)
     with pytest.raises(ConfigError, match="networks that read texts"):

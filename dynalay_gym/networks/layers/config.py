@@ -85,8 +85,8 @@ class MainNetworkConfig:
             if len(self.in_shape) != 1 or self.vocabulary < 2 or self.stem < 1:
                 raise ConfigError(
                     "a text network needs in_shape=(positions,), a vocabulary of 2 or "
-                    "more and a stem; choose another preset, or texts as data "
-                    "(--dataset chains)"
+                    "more and a stem; set them, or, for images, choose another preset "
+                    "(for texts: --dataset chains)"
                 )
             return
         if len(self.in_shape) != 3:
