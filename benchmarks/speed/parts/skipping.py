@@ -4,8 +4,9 @@ Half of the branch's multiply-adds are left out in several ways. *Rows*: half of
 run no branch. *Channels*: every row leaves out half of the inner ones, a half of its
 own (so that row by row kernels are gathered), one of four halves, or the last ones
 (whose number varies between rows, by eighths; kernels are read in place). *Masked*
-leaves out nothing and multiplies by 0; with *open gates* nothing is 0. Widths and sides
-are those of ResNet-20 and -18.
+leaves out nothing and multiplies by 0; with *open gates* nothing is 0. *Half as many
+rows* is the bound of leaving out rows: the block itself on a batch of half the size.
+Widths and sides are those of ResNet-20 and -18.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,8 @@ def make_jobs(width: int, batch: int, num: int, device: str) -> dict[str, Job]:
         for name, each in gates.items()
     }
     jobs[WHOLE] = partial(_run_whole, block, batches)
+    fewer = batches[::2] if batch == 1 else tuple(b[: batch // 2] for b in batches)
+    jobs["half as many rows"] = partial(_run_whole, block, fewer)
     masked = _to_batches(gates["channels, row by row"], batch, device)
     jobs["nothing: masked"] = partial(_run_masked, block, batches, masked)
     return jobs
