@@ -9,6 +9,10 @@ h are stored as (1 + h) / 2. A last channel says which positions hold a word; pa
 stands behind the text, and its other channels are 0.
 
 Axes: n texts, T positions, C channels, H hidden units.
+
+References:
+    Mathur & Plis (2023), DynaLay, section D.2 and eq. 14: stacked LSTM layers that are
+    iterated. What is fed back is not said there; this is our choice.
 """
 
 import torch
@@ -49,7 +53,7 @@ class TokenStem(nn.Module):
 
 
 class Rereading(nn.Module):
-    """One reading of a text: ``z' = LSTM([x, x * 4 tanh(W s(z))])``.
+    """One reading of a text: ``z' = LSTM([x, x * 4 tanh(W s(z) + b)])``.
 
     s(z) is the last state and the mean of the reading before. Its gate lies in (-4, 4)
     whatever W is. That this is a contraction is not certified: iterations are bounded,
@@ -89,7 +93,16 @@ class Rereading(nn.Module):
     def solve(
         self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
     ) -> SolveResult:
-        """Read until nothing changes; ``num_steps`` counts readings after the first."""
+        """Read until nothing changes; differentiable when gradients are on.
+
+        Args:
+            x: What is read [n, C + 1, T, 1].
+            z0: The first reading [n, H + 1, T, 1]; made if None.
+            solver: Tolerances, steps and gradient rule; `SolverConfig()` if None.
+
+        Returns:
+            SolveResult; ``num_steps`` counts the readings after the first.
+        """
         start = self.read(x, None) if z0 is None else z0
         return solve(self._map(), start, x, solver or SolverConfig())
 
