@@ -17,6 +17,7 @@ from dynalay_gym.networks.checkpoint import (
     load_network,
     load_network_facts,
 )
+from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.lcnet.config import GateConfig, GatedConfig
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.lcnet.training import GateTrainer, GateTrainingConfig
@@ -27,7 +28,7 @@ from dynalay_gym.networks.residual.training import (
     ResidualTrainer,
     ResidualTrainingConfig,
 )
-from dynalay_gym.networks.training import MainTrainer, Paths, TrainingConfig
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.utils.flags import flag
 
 Splits = Mapping[str, Split]
@@ -37,11 +38,12 @@ AnyTrainingConfig = TrainingConfig | ResidualTrainingConfig | GateTrainingConfig
 _RESIDUAL_EPOCHS = 8
 _GATE_EPOCHS = 4
 _WHITENED = 5_000  # images that a whitening stem is set from
-# Epochs and states that suit a preset.
-_DEFAULTS: dict[str, tuple[int, Paths]] = {
-    "digits": (16, "all"),
-    "maze": (8, "portions"),
-    "chains": (16, "portions"),
+# What suits a preset.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {"epochs": 16, "paths": "all"},
+    "maze": {"epochs": 8, "paths": "portions"},
+    "chains": {"epochs": 16, "paths": "portions"},
+    "reviews": {"epochs": 3, "paths": "mixed", "learning_rate": 3e-3},
 }
 
 
@@ -145,8 +147,8 @@ def training_config(
         _check_known(given, ResidualTrainingConfig)
         return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
     _check_known(given, TrainingConfig)
-    epochs, paths = _DEFAULTS.get(spec.preset, (20, "mixed"))
-    return TrainingConfig(**{"epochs": epochs, "paths": paths} | given)
+    own = _DEFAULTS.get(spec.preset, {"epochs": 20, "paths": "mixed"})
+    return TrainingConfig(**own | given)
 
 
 def new_trainer(
@@ -189,6 +191,8 @@ def new_trainer(
 
 def _new_network(architecture: Config, main: Split) -> Any:
     """Return a network with random weights, and a stem that fits the data."""
+    if isinstance(architecture, MainNetworkConfig) and architecture.form == "text":
+        architecture = replace(architecture, vocabulary=main.vocabulary)
     network = KINDS[kind_of(architecture)].build(architecture).to(main.labels.device)
     if isinstance(network, ResidualNetwork) and isinstance(network.stem, WhiteningStem):
         network.stem.whiten(main.inputs[:_WHITENED])

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from dynalay_gym.data.splits import Split
+from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.errors import ConfigError, DataError, brief
 
 VARIABLES, DIGITS = "abcdef", "01234"
@@ -30,7 +31,7 @@ LONGEST = 4  # most statements between a question and its answer
 # A question is one token, and so is a statement.
 QUESTIONS = tuple(f"{name}?" for name in VARIABLES)
 STATEMENTS = tuple(f"{a}={b}" for a in VARIABLES for b in VARIABLES + DIGITS)
-TOKENS = ("", *QUESTIONS, *STATEMENTS)  # token 0 is padding, which no text has
+VOCABULARY = Vocabulary(words=("", *QUESTIONS, *STATEMENTS))
 
 # Changing it changes every split, and with them every published number.
 _CHAINS_SEED = 2103
@@ -46,7 +47,7 @@ def make_chains_split(num_texts: int, seed: int = 0, *, name: str = "own") -> Sp
         name: Name of the split.
 
     Returns:
-        Split with inputs int64 [n, 7], indices into `TOKENS`; labels 0..4, the digits;
+        Split with inputs int64 [n, 7], tokens of `VOCABULARY`; labels 0..4, the digits;
         and the number of readings that the answer takes as difficulty.
 
     Raises:
@@ -62,7 +63,13 @@ def make_chains_split(num_texts: int, seed: int = 0, *, name: str = "own") -> Sp
         torch.from_numpy(np.concatenate(arrays)[:num_texts])
         for arrays in zip(*parts, strict=True)
     )
-    return Split(inputs=tokens, labels=labels, difficulty=readings, name=name)
+    return Split(
+        inputs=tokens,
+        labels=labels,
+        difficulty=readings,
+        name=name,
+        vocabulary=VOCABULARY,
+    )
 
 
 def encode(texts: Sequence[str]) -> torch.Tensor:
@@ -73,41 +80,15 @@ def encode(texts: Sequence[str]) -> torch.Tensor:
     Raises:
         DataError: A word is unknown, or there are not six statements and a question.
     """
-    if isinstance(texts, str):
-        raise DataError("give a list of texts, [text], not one text")
-    known = {token: number for number, token in enumerate(TOKENS) if token}
-    rows = []
+    tokens = VOCABULARY.encode(texts, LENGTH)
     for text in texts:
-        words = text.split()
-        strange = [word for word in words if word not in known]
-        if strange:
-            raise DataError(
-                f"unknown word {brief(strange[0])}; statements are like a=b or a=4, "
-                f"questions like a?, with variables {VARIABLES} and digits {DIGITS}"
-            )
-        is_question = [word in QUESTIONS for word in words]
-        if len(words) != LENGTH or is_question != [False] * (LENGTH - 1) + [True]:
+        is_question = [word in QUESTIONS for word in text.split()]
+        if is_question != [False] * (LENGTH - 1) + [True]:
             raise DataError(
                 f"a text is {LENGTH - 1} statements and then one question, not "
                 f"{brief(text)}; write it like c=4 a=f f=c b=2 d=b e=0 a?"
             )
-        rows.append([known[word] for word in words])
-    return torch.tensor(rows, dtype=torch.int64).view(-1, LENGTH)
-
-
-def decode(tokens: torch.Tensor) -> list[str]:
-    """Return the texts of tokens [n, 7].
-
-    Raises:
-        DataError: A token is out of range.
-    """
-    wrong = tokens[(tokens < 0) | (tokens >= len(TOKENS))]
-    if len(wrong) > 0:
-        raise DataError(
-            f"tokens lie in 0..{len(TOKENS) - 1}, not {int(wrong[0])}; make them with "
-            "encode"
-        )
-    return [" ".join(TOKENS[token] for token in row) for row in tokens.tolist()]
+    return tokens
 
 
 def _make_chunk(bits: np.random.PCG64) -> tuple[NDArray[np.int64], ...]:

@@ -79,6 +79,11 @@ def default_data_dir() -> Path:
     return Path(folder).expanduser()
 
 
+def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of all data sets; `default_data_dir` if it is None."""
+    return default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+
+
 def read_images(
     dataset: str,
     *,
@@ -101,7 +106,7 @@ def read_images(
         DataError: Files are missing or corrupt, or could not be downloaded.
     """
     files = FILE_SETS[dataset]
-    root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    root = data_root(data_dir)
     flaw = _first_flaw(files, root)
     if flaw and download:
         _fetch(files, root)

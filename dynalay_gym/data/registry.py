@@ -34,7 +34,8 @@ class DatasetSpec:
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official test set.
         hidden_share: Share of hopeless mazes; None if the samples are no mazes.
-        vocabulary: Tokens of texts, padding included; None if the samples are no texts.
+        vocabulary: Tokens of texts, padding included, at most; None if the samples are
+            no texts.
         pixel_max: Raw value of a fully lit pixel.
         mean: Mean per channel after division by `pixel_max`.
         std: Standard deviation per channel after division by `pixel_max`.
@@ -129,6 +130,15 @@ _SPECS = (
         embedded=True,
         vocabulary=73,
         cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
+    ),
+    DatasetSpec(
+        name="imdb",
+        env_id="DynaLay/IMDB-v0",
+        in_shape=(400,),
+        num_classes=2,
+        preset="reviews",
+        vocabulary=20_000,
+        cut={"main": 20_000, "agent": 3_000, "validation": 2_000},
     ),
 )
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}

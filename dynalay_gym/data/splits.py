@@ -6,7 +6,7 @@ Axes: N samples; an image has C channels, H rows, W columns.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from dynalay_gym.data.images import read_images
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
+from dynalay_gym.data.reviews import read_reviews
+from dynalay_gym.data.vocabulary import Vocabulary, most_common_words, words_of
 from dynalay_gym.errors import ConfigError, DataError, brief
 from dynalay_gym.utils.device import resolve_device, torch_defaults
 
@@ -38,6 +40,7 @@ class Split:
         name: One of `SPLITS`, or any name for samples of your own.
         difficulty: How hard each sample is, in a unit of the data set's own (the length
             of the path through a maze), int64 [N]; None if nobody knows.
+        vocabulary: What the tokens of texts mean; None if the samples are no texts.
 
     Raises:
         DataError: The parts do not fit each other.
@@ -48,6 +51,7 @@ class Split:
     groups: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
     name: str = "own"
     difficulty: Tensor | None = None
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         """Number the groups if there are none, and check what the parts must share."""
@@ -154,8 +158,10 @@ def load_split(
     device = device_for(dataset, device)
     if spec.hidden_share is not None:
         return _mazes(spec, split).to(device)
-    if spec.vocabulary is not None:
+    if spec.vocabulary is not None and spec.embedded:
         return _chains(spec, split).to(device)
+    if spec.vocabulary is not None:
+        return _reviews(spec, split, data_dir=data_dir, download=download).to(device)
     if spec.embedded:
         pixels, labels, groups = _shifted_digits(spec, split)
     else:
@@ -229,6 +235,27 @@ def _chains(spec: DatasetSpec, split: str) -> Split:
     from dynalay_gym.data.chains import make_chains_split  # it imports this module
 
     return make_chains_split(spec.cut[split], SPLITS.index(split), name=split)
+
+
+def _reviews(spec: DatasetSpec, split: str, **files: Any) -> Split:
+    """Read the reviews of one split; the words are those of the main split."""
+    length, size = spec.in_shape[0], spec.vocabulary or 0
+    texts, labels = read_reviews(train=True, **files)
+    places = _cut(labels, spec.cut)
+    seen = (words_of(texts[place])[:length] for place in places["main"])
+    vocabulary = most_common_words(seen, size)
+    if split in spec.cut:
+        groups = places[split]
+    else:
+        texts, labels = read_reviews(train=False, **files)
+        groups = np.arange(len(labels))
+    return Split(
+        inputs=vocabulary.encode([texts[place] for place in groups], length),
+        labels=torch.from_numpy(labels[groups]),
+        groups=torch.from_numpy(groups),
+        name=split,
+        vocabulary=vocabulary,
+    )
 
 
 def _shifted_digits(

@@ -22,7 +22,7 @@ from dynalay_gym.networks.checkpoint import Network, load_network
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
 from dynalay_gym.sessions.checks import check_fit
 from dynalay_gym.sessions.fastest import as_session
-from dynalay_gym.sessions.protocol import Inspectable, NetworkSession
+from dynalay_gym.sessions.protocol import Inspectable, NetworkSession, begin_macs
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
@@ -325,8 +325,9 @@ class EnvProperties:
 
     @property
     def plain_macs(self) -> int:
-        """Multiply-adds of the plain pass."""
-        return self.problem.session.plain_macs
+        """Mean multiply-adds of the plain pass over the split, rounded."""
+        problem = self.problem
+        return round(float(begin_macs(problem.session, problem.inputs).mean()))
 
     @property
     def always_extra_macs(self) -> float:

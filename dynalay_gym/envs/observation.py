@@ -119,7 +119,11 @@ class EpisodeState:
         self._remaining = 1 - self._shares
 
     def begin(
-        self, rows: Rows, index: Integers, penalty: NDArray[np.float32], macs: int
+        self,
+        rows: Rows,
+        index: Integers,
+        penalty: NDArray[np.float32],
+        macs: Integers,
     ) -> None:
         """Start an episode in some rows.
 
@@ -127,7 +131,7 @@ class EpisodeState:
             rows: Distinct rows, int64 [m], or ALL.
             index: Their samples, int64 [m].
             penalty: Their penalties, float32 [m].
-            macs: Multiply-adds of the plain pass.
+            macs: Multiply-adds of their plain passes, int64 [m].
         """
         self.index[rows], self.penalty[rows] = index, penalty
         self.last_action[rows], self.history[rows] = -1, -1

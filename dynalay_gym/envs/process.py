@@ -23,7 +23,7 @@ from dynalay_gym.envs.observation import (
     observation_layout,
 )
 from dynalay_gym.envs.reward import Decision, LayerReward
-from dynalay_gym.sessions.protocol import NetworkSession
+from dynalay_gym.sessions.protocol import NetworkSession, begin_macs
 from dynalay_gym.sessions.transition_table import TransitionTable, finite, true_log_prob
 
 
@@ -136,6 +136,7 @@ class Process(ABC):
         self.action_mask = np.zeros((num_rows, num_actions), dtype=np.int8)
         self.has_reset = False
         self._labels = problem.labels.cpu().numpy()
+        self._plain_macs = begin_macs(problem.session, problem.inputs)
         layout = problem.observation_layout
         known = problem.difficulty
         self._difficulty = None if known is None else known.cpu().numpy()
@@ -152,7 +153,7 @@ class Process(ABC):
             index: Their samples, int64 [m].
             penalty: Their penalties, float32 [m].
         """
-        self.episode.begin(rows, index, penalty, self.problem.session.plain_macs)
+        self.episode.begin(rows, index, penalty, self._plain_macs[index])
         self._begin(rows, index)
         self._recall(rows)
         self.has_reset = True

@@ -6,6 +6,8 @@ normalisation, activations, pooling and additions, as in the field's usual count
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from dynalay_gym.networks.layers.base import LayerMacs
 from dynalay_gym.networks.main_network import MainNetwork
 
@@ -34,6 +36,14 @@ class CostTable:
     def plain_pass(self) -> int:
         """MACs of one plain pass: every layer applied once."""
         return self.stem + sum(layer.plain for layer in self.layers) + self.head
+
+    def plain_passes(self, padding: Tensor) -> Tensor:
+        """Return the MACs of plain passes, int64 [n].
+
+        Args:
+            padding: Positions of texts that hold no word, int64 [n].
+        """
+        return self.plain_pass - padding * sum(layer.padding for layer in self.layers)
 
     def refresh(self, layer: int) -> int:
         """Return the MACs after layer (1..L) changed: those above it, and the head."""

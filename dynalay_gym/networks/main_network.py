@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.batch_invariant import (
     conv2d,
     conv2d_macs,
@@ -39,6 +40,9 @@ class MainNetwork(nn.Module):
 
     Args:
         config: Architecture.
+
+    Raises:
+        ConfigError: It is of a text network and has no vocabulary.
     """
 
     @torch_defaults(device=None)
@@ -47,7 +51,14 @@ class MainNetwork(nn.Module):
         self.config = config
         channels, size = (*config.in_shape, 1)[:2]
         if config.form == "text":
-            self.token_stem = TokenStem(config.vocabulary, config.stem)
+            vocabulary = config.vocabulary
+            if vocabulary is None:
+                raise ConfigError(
+                    "a text network needs a vocabulary; take the data's: "
+                    "dataclasses.replace(config, vocabulary=split.vocabulary)"
+                )
+            options = config.stem, config.stem_stride, config.stem_std
+            self.token_stem = TokenStem(len(vocabulary), *options)
         elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
         elif config.stem:
@@ -78,9 +89,10 @@ class MainNetwork(nn.Module):
         return self._build_convolutions(channels, size)
 
     def _build_readers(self) -> Iterator[MainLayer]:
-        below = self.config.stem
-        for hidden in self.config.channels:
-            yield ReadingLayer(below, hidden, self.config.in_shape[0])
+        config, below = self.config, self.config.stem
+        length = -(-config.in_shape[0] // config.stem_stride)
+        for hidden in config.channels:
+            yield ReadingLayer(below, hidden, length)
             below = hidden
 
     def _build_planners(self, size: int) -> Iterator[MainLayer]:
@@ -131,6 +143,12 @@ class MainNetwork(nn.Module):
         if config.form == "state":
             return LayerState(y, y)
         return LayerState(y, y, F.pixel_unshuffle(images, config.unshuffle))
+
+    def padding(self, inputs: Tensor) -> Tensor:
+        """Return how many positions of texts [n, T] hold no word, int64 [n]; else 0."""
+        if self.config.form == "text":
+            return self.token_stem.padding(inputs)
+        return torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
 
     def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
         """Return logits [n, K] of the last layer's state; see `answer`."""

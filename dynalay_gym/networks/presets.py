@@ -50,11 +50,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Two LSTM layers, each of which can read its text again.
     "chains": {
         "form": "text",
-        "vocabulary": 73,
         "stem": 32,
         "channels": (48, 48),
         "rtol": 0.05,
         "max_steps": 8,
+    },
+    # Three LSTM layers over groups of eight words, each group the mean of its vectors.
+    "reviews": {
+        "form": "text",
+        "stem": 64,
+        "stem_stride": 8,
+        "stem_std": 0.1,
+        "channels": (64, 64, 64),
+        "rtol": 0.05,
+        "max_steps": 3,
     },
 }
 
@@ -64,9 +73,11 @@ def make_config(
 ) -> MainNetworkConfig:
     """Return the architecture of a main network's preset for a data set.
 
+    That of a text network has no vocabulary yet.
+
     Args:
         preset: A key of `PRESETS`.
-        in_shape: Channels, height and width of an image.
+        in_shape: Channels, height and width of an image; words of a text.
         num_classes: Classes K, at least 2.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.data.vocabulary import drop_words
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.overflow import check_loss
@@ -29,6 +30,7 @@ Paths = Literal["all", "mixed", "portions"]
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Largest norm of a gradient that came through dozens of iterations.
 _LARGEST_GRADIENT = 1.0
+_DROPPED = 0.5  # share of the words of a text that are dropped in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,9 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
         )
 
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Shift and mirror images; see `Trainer.augment`."""
+        """Shift and mirror images, drop words; see `Trainer.augment`."""
+        if self.network.config.form == "text":
+            return drop_words(images, _DROPPED, self.generator)
         return augment(images, self.generator)
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:

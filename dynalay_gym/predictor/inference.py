@@ -16,7 +16,7 @@ from dynalay_gym.envs.observation import ALL, EpisodeState, Integers, Rows
 from dynalay_gym.errors import ConfigError, DataError, InvalidActionError, brief
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.policy import NOP, Policy, as_numpy
-from dynalay_gym.sessions.protocol import NetworkSession, StepCost
+from dynalay_gym.sessions.protocol import NetworkSession, StepCost, begin_macs
 
 
 class Inference(NamedTuple):
@@ -65,8 +65,8 @@ class Batch:
         self.episode = EpisodeState(
             len(inputs), self.num_actions, max_decisions, penalty_unit
         )
-        self.episode.begin(self.rows, first + self.rows, penalty, session.plain_macs)
-        self.macs = np.full_like(self.rows, session.plain_macs)
+        self.macs = begin_macs(session, inputs)  # goes on to count
+        self.episode.begin(self.rows, first + self.rows, penalty, self.macs)
         self.solver_steps = np.zeros_like(self.rows)
         self.status = np.zeros_like(self.rows)  # the worst so far
 
@@ -176,10 +176,11 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
     """Check inputs and bring them to the session's device.
 
     A session may say what it takes by two attributes: `in_shape`, the shape of one
-    input, and `in_dtype`. What it does not say is taken as it comes.
+    input, and `in_dtype`. What it does not say is taken as it comes. A method `encode`
+    turns texts into inputs.
 
     Args:
-        inputs: Array or tensor [n, ...] of numbers, or flat [n, D].
+        inputs: Array or tensor [n, ...] of numbers, or flat [n, D]; or texts.
         session: The network.
 
     Returns:
@@ -191,6 +192,8 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
     """
     shape = getattr(session, "in_shape", None)
     dtype: torch.dtype | None = getattr(session, "in_dtype", None)
+    if _are_texts(inputs) and hasattr(session, "encode"):
+        inputs = session.encode(inputs)
     given = inputs if isinstance(inputs, Tensor) else _as_tensor(inputs)
     if dtype is not None and dtype.is_floating_point != given.is_floating_point():
         kind = "floats, normalised" if dtype.is_floating_point else "integers, encoded"
@@ -207,6 +210,13 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
         if not all(map(math.isfinite, torch.aminmax(found))):
             raise DataError("the inputs hold NaN or infinite numbers; mend them")
     return found if shape is None else found.reshape(len(found), *shape)
+
+
+def _are_texts(inputs: Any) -> bool:
+    """Return whether inputs are a text, or begin with one."""
+    if isinstance(inputs, list | tuple | np.ndarray) and len(inputs) > 0:
+        return isinstance(inputs[0], str)
+    return isinstance(inputs, str)
 
 
 def _as_tensor(values: Any) -> Tensor:

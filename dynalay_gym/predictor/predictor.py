@@ -171,7 +171,8 @@ class DynaLayPredictor:
         Args:
             inputs: Samples [n, ...] as the network takes them, array or tensor; flat
                 [n, D] will do where the network knows their shape. A main network takes
-                floats [n, C, H, W], normalised as those that it was trained on.
+                floats [n, C, H, W], normalised as those that it was trained on; one
+                that reads takes a list of texts, or their tokens.
             penalty: Weight of compute, at least 0, a number or one per input [n]; the
                 stored one if None. It steers only a policy that looks at it.
 

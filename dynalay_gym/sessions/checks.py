@@ -97,6 +97,13 @@ def check_fit(session: NetworkSession, split: Split) -> None:
             f"the network takes inputs of shape {tuple(expected)}, the data has {got}; "
             "give a checkpoint that was trained on this data set"
         )
+    own = split.vocabulary
+    if own is not None and own != getattr(session, "vocabulary", own):
+        raise CheckpointError(
+            f"the words of split {split.name!r} have other numbers than those that the "
+            "network was trained on; give a checkpoint of this data set, or encode the "
+            "texts with its own vocabulary (network.config.vocabulary)"
+        )
     dtype = getattr(session, "in_dtype", split.inputs.dtype)
     if split.inputs.dtype != dtype:
         raise DataError(

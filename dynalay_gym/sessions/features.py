@@ -4,6 +4,7 @@ Axes: m rows, K classes.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +34,17 @@ def softmax_summary(logits: Tensor) -> Tensor:
         probabilities; all 1 where a logit is not finite.
     """
     return _to_unit(_softmax_parts(logits))
+
+
+def network_layout(widths: Sequence[int]) -> dict[str, int]:
+    """Return name and width of each part of `network_features`, in order.
+
+    Args:
+        widths: Pooled activations of each layer.
+    """
+    layout = {f"activations/{i}": width for i, width in enumerate(widths)}
+    of_solves = dict.fromkeys(("residual", "iterated"), len(widths))
+    return layout | SOFTMAX_LAYOUT | of_solves
 
 
 def network_features(

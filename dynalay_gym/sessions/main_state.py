@@ -86,6 +86,7 @@ class MainState:
         state_id: Number of the state, int64 [n]; see `layer_levels`.
         residual: Relative residual of each layer's last solve, float [n, L]; 1 for a
             layer that was only applied plainly.
+        padding: Positions of a text without words, int64 [n]; 0 for images.
     """
 
     layers: Sequence[LayerBuffer]
@@ -93,6 +94,7 @@ class MainState:
     logits: Tensor
     state_id: Tensor
     residual: Tensor
+    padding: Tensor
 
     @classmethod
     def empty(
@@ -112,6 +114,7 @@ class MainState:
             logits=torch.zeros(num_rows, num_classes, dtype=single, device=device),
             state_id=torch.zeros(num_rows, dtype=torch.int64, device=device),
             residual=torch.ones(num_rows, num_layers, dtype=single, device=device),
+            padding=torch.zeros(num_rows, dtype=torch.int64, device=device),
         )
 
     def pick(self, rows: Tensor, *names: str) -> list[Tensor]:
@@ -130,6 +133,26 @@ class MainState:
             check_rows(rows, num_rows)
             raise
 
+    def keep(
+        self,
+        rows: Tensor,
+        layer: int,
+        columns: Tensor,
+        pooled: Tensor,
+        **maps: Tensor | None,
+    ) -> None:
+        """Write a layer's maps, and what is pooled of them.
+
+        Args:
+            rows: Distinct rows, int64 [m].
+            layer: Number of the layer, from 1.
+            columns: Columns of `pooled` that are the layer's, int64 [d].
+            pooled: Pooled activations, float [m, d].
+            **maps: Parts of `LayerBuffer`.
+        """
+        self.layers[layer].write(rows, len(self.state_id), **maps)
+        self.pooled[rows[:, None], columns] = pooled
+
     def clone(self) -> Self:
         """Return an independent copy."""
         return replace(
@@ -139,6 +162,7 @@ class MainState:
             logits=self.logits.clone(),
             state_id=self.state_id.clone(),
             residual=self.residual.clone(),
+            padding=self.padding.clone(),
         )
 
 

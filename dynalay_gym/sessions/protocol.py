@@ -55,8 +55,11 @@ class NetworkSession(Protocol):
             rules read the parts ``max_prob`` and ``entropy``, BlockDrop's reward the
             part ``iterated``.
         num_classes: Classes K.
-        plain_macs: Multiply-adds of `begin` for one input.
+        plain_macs: Multiply-adds of `begin` for one input, the largest one.
         device: Where the network computes.
+
+    Where inputs differ in size, an optional method ``begin_macs(inputs)`` returns the
+    multiply-adds of `begin` for each of them, int64 [n]; see `begin_macs`.
     """
 
     action_names: tuple[str, ...]
@@ -115,6 +118,14 @@ class NetworkSession(Protocol):
         Raises:
             CheckpointError: They belong to another architecture, or are not finite.
         """
+
+
+def begin_macs(session: NetworkSession, inputs: Tensor) -> NDArray[np.int64]:
+    """Return the multiply-adds of a session's `begin` for each input, int64 [n]."""
+    if hasattr(session, "begin_macs"):
+        own: NDArray[np.int64] = session.begin_macs(inputs).cpu().numpy()
+        return own
+    return np.full(len(inputs), session.plain_macs)
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from dynalay_gym.sessions.checks import (
     check_tokens,
     check_weights,
 )
-from dynalay_gym.sessions.features import SOFTMAX_LAYOUT, network_features
+from dynalay_gym.sessions.features import network_features, network_layout
 from dynalay_gym.sessions.main_state import LayerBuffer, MainState
 from dynalay_gym.sessions.protocol import StepCost
 from dynalay_gym.sessions.states import Levels
@@ -66,7 +67,11 @@ class TorchSession:
         self.network = copy.deepcopy(network).freeze()
         config = network.config
         self.in_shape = config.in_shape
-        self.in_dtype = torch.int64 if config.form == "text" else torch.float32
+        self.vocabulary = config.vocabulary
+        self.in_dtype = torch.float32
+        if config.vocabulary is not None:
+            self.in_dtype = torch.int64
+            self.encode = partial(config.vocabulary.encode, length=config.in_shape[0])
         self.options: dict[str, Any] = {
             "rtol": config.rtol if rtol is None else rtol,
             "max_steps": config.max_steps if max_steps is None else max_steps,
@@ -78,13 +83,10 @@ class TorchSession:
         self.plain_macs = self.costs.plain_pass
         self.device = network.head.device
         self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
-        names = (f"layer {layer}" for layer in self.full_plan)
-        self.action_names: tuple[str, ...] = ("stop", *names)
+        layers = (f"layer {layer}" for layer in self.full_plan)
+        self.action_names: tuple[str, ...] = ("stop", *layers)
         widths = [layer.num_features for layer in network.main_layers]
-        layout = {f"activations/{i}": width for i, width in enumerate(widths)}
-        layout |= SOFTMAX_LAYOUT
-        layout |= dict.fromkeys(("residual", "iterated"), self.num_layers)
-        self.feature_layout: Mapping[str, int] = layout
+        self.feature_layout: Mapping[str, int] = network_layout(widths)
         self._columns = torch.arange(sum(widths), device=self.device).split(widths)
         most = self.options["max_steps"]
         each = (most,) * self.num_layers if isinstance(most, int) else most
@@ -107,18 +109,19 @@ class TorchSession:
         """Run the plain pass in some rows; see `NetworkSession.restart`."""
         check_rows(rows, len(state.state_id))
         check_inputs(inputs, (len(rows), *self.in_shape), self.in_dtype)
-        if self.in_dtype == torch.int64:
-            check_tokens(inputs, self.network.config.vocabulary)
+        if self.vocabulary is not None:
+            check_tokens(inputs, len(self.vocabulary))
         else:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         # Of the stem only h is used later; y is stored because `read` expects one.
         below = self.network.stem(inputs)
+        state.padding[rows] = self.network.padding(inputs)
         state.layers[0].write(
             rows, len(state.state_id), visible=below.y, hidden=below.h
         )
         for layer, module in enumerate(self.network.main_layers, start=1):
             below = module.plain(below, 0)
-            self._keep(state, rows, layer, below, visible=below.u)
+            state.keep(rows, layer, *self._pooled(layer, below), visible=below.u)
         state.state_id[rows] = 0
         state.residual[rows] = 1.0
         self._answer(state, rows)
@@ -144,8 +147,11 @@ class TorchSession:
         assert not bool(state.state_id[rows].any()), "rows start in state 0"
         iterated = self._states.level[state_ids] > 0
         lowest = torch.where(iterated.any(1), iterated.int().argmax(1) + 1, 0)
-        already = torch.zeros_like(lowest, dtype=torch.bool)
-        return self._sweep(state, rows, lowest, state_ids, already)
+        return self._sweep(state, rows, lowest, state_ids, lowest < 0)  # none is done
+
+    def begin_macs(self, inputs: Tensor) -> Tensor:
+        """Return what `begin` takes, int64 [n]; see `NetworkSession`."""
+        return self.costs.plain_passes(self.network.padding(inputs))
 
     def features(self, state: MainState, rows: Tensor) -> Tensor:
         """Return what an observer sees; see `NetworkSession.features`."""
@@ -181,10 +187,10 @@ class TorchSession:
     def maps(self, state: MainState, rows: Tensor) -> dict[str, Tensor]:
         """Return what pictures show of each layer, by name [m, C, H, W]."""
         check_rows(rows, len(state.state_id))
-        found = {}
-        for i, layer in enumerate(self.network.main_layers):
-            found[f"map/{i}"] = layer.picture(state.layers[i + 1].read(rows))
-        return found
+        return {
+            f"map/{i}": layer.picture(state.layers[i + 1].read(rows))
+            for i, layer in enumerate(self.network.main_layers)
+        }
 
     @torch.no_grad()
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
@@ -250,6 +256,9 @@ class TorchSession:
                 if len(some) == 0:
                     continue
                 own = work(state, rows[some], layer, target[some])
+                applied = 1 if work == self._refresh else own[1]
+                saved = self.costs.layers[layer - 1].padding
+                own[0] -= saved * applied * state.padding[rows[some]]
                 cost[:2, some] += own[:2]
                 cost[2, some] = torch.maximum(cost[2, some], own[2])
         moved = (lowest > 0).nonzero()[:, 0]
@@ -261,7 +270,8 @@ class TorchSession:
         return StepCost(macs, steps, status, already)
 
     # Each of these works on layer `layer` of some rows, int64 [g], that are brought to
-    # states `target`, and returns multiply-adds, iterations and status, int64 [3, g].
+    # states `target`, and returns multiply-adds (as if there were no padding),
+    # iterations and status, int64 [3, g].
 
     def _check(
         self, state: MainState, rows: Tensor, layer: int, target: Tensor
@@ -278,7 +288,7 @@ class TorchSession:
         pattern = self._states.pattern[target] % 2 ** (layer - 1)
         below = state.layers[layer - 1].read(rows)
         new = self.network.main_layers[layer - 1].plain(below, pattern)
-        self._keep(state, rows, layer, new, visible=new.u)
+        state.keep(rows, layer, *self._pooled(layer, new), visible=new.u)
         state.residual[rows, layer - 1] = 1.0
         cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
         cost[0] = self.costs.layers[layer - 1].plain
@@ -320,8 +330,8 @@ class TorchSession:
         below = state.layers[layer - 1].read(rows) if starts else held  # not read
         new, result = module.iterate(below, held, pattern, solver)
         injected, plain = (new.x, held.u) if starts else (None, None)
-        maps = {"visible": new.y, "hidden": new.h, "injected": injected}
-        self._keep(state, rows, layer, new, plain=plain, **maps)
+        maps: dict[str, Any] = {"visible": new.y, "hidden": new.h, "injected": injected}
+        state.keep(rows, layer, *self._pooled(layer, new), plain=plain, **maps)
         state.residual[rows, layer - 1] = result.residual
         return result
 
@@ -330,18 +340,9 @@ class TorchSession:
         macs = self.costs.layers[layer - 1].iteration * result.num_steps
         return torch.stack([macs, result.num_steps, result.status])
 
-    def _keep(
-        self,
-        state: MainState,
-        rows: Tensor,
-        layer: int,
-        new: LayerState,
-        **maps: Tensor | None,
-    ) -> None:
-        """Write a layer's maps and their global averages."""
-        state.layers[layer].write(rows, len(state.state_id), **maps)
-        pooled = self.network.main_layers[layer - 1].pool(new)
-        state.pooled[rows[:, None], self._columns[layer - 1]] = pooled
+    def _pooled(self, layer: int, new: LayerState) -> tuple[Tensor, Tensor]:
+        """Return a layer's columns of what is pooled, and what goes there."""
+        return self._columns[layer - 1], self.network.main_layers[layer - 1].pool(new)
 
     def _answer(self, state: MainState, rows: Tensor) -> None:
         top = state.pooled[rows[:, None], self._columns[-1]]

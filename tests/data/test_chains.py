@@ -6,8 +6,7 @@ import torch
 from dynalay_gym.data.chains import (
     LENGTH,
     STATEMENTS,
-    TOKENS,
-    decode,
+    VOCABULARY,
     encode,
     make_chains_split,
 )
@@ -32,7 +31,7 @@ def read_again_and_again(text: str) -> tuple[int, int]:
 def test_labels_and_difficulty_are_those_of_a_reader() -> None:
     split = make_chains_split(500, seed=99)
     assert split.difficulty is not None
-    found = [read_again_and_again(text) for text in decode(split.inputs)]
+    found = [read_again_and_again(text) for text in VOCABULARY.decode(split.inputs)]
     assert found == list(
         zip(split.labels.tolist(), split.difficulty.tolist(), strict=True)
     )
@@ -40,7 +39,7 @@ def test_labels_and_difficulty_are_those_of_a_reader() -> None:
 
 
 def test_every_text_says_of_each_variable_once_what_it_is() -> None:
-    for text in decode(make_chains_split(200, seed=99).inputs):
+    for text in VOCABULARY.decode(make_chains_split(200, seed=99).inputs):
         *statements, question = text.split()
         assert sorted(each[0] for each in statements) == list("abcdef")
         digits = [each[2] for each in statements if each[2].isdigit()]
@@ -62,9 +61,9 @@ def test_more_texts_begin_with_the_same_ones() -> None:
 
 def test_words_and_tokens_are_inverse() -> None:
     split = make_chains_split(50, seed=99)
-    assert torch.equal(encode(decode(split.inputs)), split.inputs)
+    assert torch.equal(encode(VOCABULARY.decode(split.inputs)), split.inputs)
     assert split.inputs.shape == (50, LENGTH) and split.inputs.dtype == torch.int64
-    assert len(TOKENS) == dataset_spec("chains").vocabulary == 1 + 6 + 6 * 11
+    assert len(VOCABULARY) == dataset_spec("chains").vocabulary == 1 + 6 + 6 * 11
     assert encode([]).shape == (0, LENGTH)
 
 
@@ -74,7 +73,7 @@ GOOD = " ".join(STATEMENTS[:6])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "6 statements and then one question"),
+        ("", "text 0 has no word"),
         (GOOD, "6 statements and then one question"),
         (f"a? {GOOD}", "6 statements and then one question"),
         (f"{GOOD} {GOOD} a?", "6 statements and then one question"),
@@ -90,7 +89,7 @@ def test_other_texts_are_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize("token", [-1, 73])
 def test_other_tokens_are_refused(token: int) -> None:
     with pytest.raises(DataError, match=f"not {token}"):
-        decode(torch.full((1, LENGTH), token))
+        VOCABULARY.decode(torch.full((1, LENGTH), token))
 
 
 def test_one_text_is_no_list() -> None:

@@ -191,13 +191,13 @@ def test_unknown_split_names_the_known_ones() -> None:
 
 def test_specs_agree_with_themselves() -> None:
     images = ["digits", "fashion-mnist", "cifar10", "cifar100"]
-    assert list(DATASETS) == [*images, "maze", "maze-hopeless", "chains"]
+    assert list(DATASETS) == [*images, "maze", "maze-hopeless", "chains", "imdb"]
     for name, spec in DATASETS.items():
         assert spec.name == name
         channels = 0 if spec.vocabulary else spec.in_shape[0]
         assert len(spec.mean) == len(spec.std) == channels
         assert set(spec.cut) <= set(SPLITS)
-        assert spec.embedded or name in data_files.FILE_SETS
+        assert spec.embedded or spec.vocabulary or name in data_files.FILE_SETS
 
 
 def test_data_dir_comes_from_the_environment_or_the_home(

@@ -1,14 +1,16 @@
 """The LSTM form: what is read, costs, states, portions, padding, gradients."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.flops import FlopCount
 from torch import Tensor, nn
 
-from dynalay_gym.data.chains import make_chains_split
+from dynalay_gym.data.chains import VOCABULARY, make_chains_split
 from dynalay_gym.data.splits import Split
+from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
 from dynalay_gym.networks.costs import CostTable
@@ -26,7 +28,7 @@ CONFIG = MainNetworkConfig(
     in_shape=(7,),
     num_classes=5,
     form="text",
-    vocabulary=73,
+    vocabulary=VOCABULARY,
     stem=5,
     channels=(4, 3),
     rtol=1e-4,
@@ -203,7 +205,12 @@ def test_iterating_is_learnt_where_one_reading_cannot_know() -> None:
     texts = torch.cat([words, tokens[:, 1:]], 1)
     labels = (tokens[:, 0] == tokens[:, 1]).long()
     config = replace(
-        CONFIG, in_shape=(3,), num_classes=2, vocabulary=6, stem=12, channels=(12,)
+        CONFIG,
+        in_shape=(3,),
+        num_classes=2,
+        vocabulary=Vocabulary(words=("", *"12345")),
+        stem=12,
+        channels=(12,),
     )
     torch.manual_seed(0)
     options = TrainingConfig(
@@ -217,9 +224,7 @@ def test_iterating_is_learnt_where_one_reading_cannot_know() -> None:
     assert float(right.float().mean()) > 0.95
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"vocabulary": 1}, {"stem": 0}, {"in_shape": (3, 9, 9)}]
-)
+@pytest.mark.parametrize("wrong", [{"stem": 0}, {"in_shape": (3, 9, 9)}])
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="a text network needs"):
         replace(CONFIG, **wrong)  # type: ignore[arg-type]
@@ -233,7 +238,75 @@ def test_an_image_network_refuses_texts() -> None:
 
 
 def test_the_stem_marks_words() -> None:
-    maps = TokenStem(7, 3)(torch.tensor([[4, 2, 0]]))
+    maps = TokenStem(7, 3, stride=1)(torch.tensor([[4, 2, 0]]))
     assert maps.shape == (1, 4, 3, 1)
     assert maps[0, -1, :, 0].tolist() == [1, 1, 0]
     assert maps[0, :3, 2, 0].abs().sum() == 0
+
+
+def test_a_network_without_words_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a vocabulary"):
+        MainNetwork(replace(CONFIG, vocabulary=None))
+
+
+@torch.no_grad()
+def test_words_that_share_a_position_are_the_mean_of_their_vectors() -> None:
+    stem = TokenStem(7, 3, stride=2)
+    tokens = torch.tensor([[4, 2, 5, 0, 0], [1, 1, 1, 1, 6]])
+    maps, of = stem(tokens)[..., 0], stem.embedding.weight
+    assert maps.shape == (2, 4, 3)
+    assert maps[:, -1].tolist() == [[1, 1, 0], [1, 1, 1]]
+    found = torch.atanh(2 * maps[:, :-1] - 1)
+    torch.testing.assert_close(found[0, :, 0], (of[4] + of[2]) / 2)
+    torch.testing.assert_close(found[0, :, 1], of[5])  # padding is no word
+    torch.testing.assert_close(found[1, :, 2], of[6])
+    assert stem.padding(tokens).tolist() == [1, 0]
+
+
+@torch.no_grad()
+def test_a_text_takes_what_its_own_words_take() -> None:
+    """MACs of plain pass and portions, alone and among longer ones, by hand."""
+    network = lively(replace(CONFIG, in_shape=(9,), stem_stride=2))
+    texts = make_chains_split(3, seed=99).inputs
+    texts = nn.functional.pad(texts, (0, 2))  # 7 of 9 words: 4 of 5 positions
+    texts[1, 3:] = 0  # 3 words: 2 positions
+    texts[2, 7:] = 5  # all 5 positions
+    first, second = 4 * 4 * (2 * 5 + 4), 4 * 3 * (2 * 4 + 3)
+    positions = torch.tensor([4, 2, 5])
+    session = TorchSession(network, iterations_per_action=1)
+    expected = positions * (first + second) + 5 * 6
+    assert torch.equal(session.begin_macs(texts), expected)
+    assert session.plain_macs == expected[2]
+    state, rows = session.begin(texts), torch.arange(3)
+    cost = session.apply(state, rows, torch.full_like(rows, 1))
+    extra = positions * (first + second) + 5 * 8 + 5 * 6  # feedback, head
+    assert torch.equal(cost.macs, extra)
+    alone = session.begin(texts[1:2])
+    cost = session.apply(alone, rows[:1], torch.full_like(rows[:1], 1))
+    assert cost.macs.tolist() == [int(extra[1])]
+    assert torch.equal(
+        session.logits(alone, rows[:1])[0], session.logits(state, rows)[1]
+    )
+
+
+@torch.no_grad()
+def test_texts_themselves_are_answered_and_kept_with_their_words(
+    tmp_path: Path,
+) -> None:
+    split = make_chains_split(20, seed=99)
+    predictor = DynaLayPredictor(lively(), PlanPolicy([1, 2]), penalty=0.1)
+    raw = VOCABULARY.decode(split.inputs)
+    predictor.save(tmp_path / "saved")
+    for each in (predictor, DynaLayPredictor.load(tmp_path / "saved")):
+        of_tokens, of_texts = each.infer(split.inputs), each.infer(raw)
+        assert torch.equal(of_tokens.labels, torch.from_numpy(of_texts.labels))
+        assert torch.equal(of_tokens.macs, torch.from_numpy(of_texts.macs))
+    for wrong, message in (
+        ([""], "text 0 has no word"),
+        (["a=b", "a=b z?"], "unknown word 'z\\?'"),
+        (["a=b", None], "text 1 is no str"),
+        ("a=b", "not one text"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predictor.predict(wrong)
+    assert predictor.predict(["a=b " * 100_000]) == predictor.predict(["a=b " * 7])

@@ -46,18 +46,20 @@ class LayerState(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerMacs:
-    """Multiply-adds of one layer for one sample.
+    """Multiply-adds of one layer for one sample, a text without padding.
 
     Attributes:
         plain: One plain application.
         setup: What a solve costs beside its iterations, if the layer below is
             (plain, iterated).
         iteration: One application of the recurrent map.
+        padding: What each position of padding saves in either of these.
     """
 
     plain: int
     setup: tuple[int, int]
     iteration: int
+    padding: int = 0
 
 
 class Recurrence(Protocol):

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.ranges import (
     Iterations,
+    Positive,
     Tolerance,
     check_fields,
     lists_to_tuples,
@@ -27,13 +29,16 @@ class MainNetworkConfig:
     """Architecture of a main network; JSON-able.
 
     Attributes:
-        in_shape: Channels, height and width of an image (square); positions of a text.
+        in_shape: Channels, height and width of an image (square); words of a text.
         num_classes: Classes K, at least 2.
         form: Layer form, ``state`` (the paper's), ``wide``, ``planner`` or ``text``.
         stem: Channels of the stem's convolution; 0 for none (but in the planner form).
             Of a word's embedding in the text form.
-        stem_stride: Its stride (not in the planner form).
-        vocabulary: Tokens, padding included (text form).
+        stem_stride: Its stride (not in the planner form); in the text form, words that
+            share a position of what the layers read.
+        stem_std: Standard deviation of words' vectors before training (text form).
+        vocabulary: The words that the network knows (text form); None as long as they
+            are not known.
         channels: Visible channels of each layer; value channels, the same for all
             layers, in the planner form; hidden units in the text form.
         strides: Stride of each layer's input convolution (not in the planner form).
@@ -59,7 +64,8 @@ class MainNetworkConfig:
     form: Literal["state", "wide", "planner", "text"]
     stem: Annotated[int, Meta(ge=0, le=4096)] = 0
     stem_stride: Ratio = 1
-    vocabulary: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    stem_std: Positive = 1.0
+    vocabulary: Vocabulary | None = None
     channels: Channels
     strides: Ratios = ()
     hidden: Channels = ()
@@ -82,17 +88,17 @@ class MainNetworkConfig:
 
     def _check_inputs(self) -> None:
         if self.form == "text":
-            if len(self.in_shape) != 1 or self.vocabulary < 2 or self.stem < 1:
+            if len(self.in_shape) != 1 or self.stem < 1:
                 raise ConfigError(
-                    "a text network needs in_shape=(positions,), a vocabulary of 2 or "
-                    "more and a stem; set them, or, for images, choose another preset "
-                    "(for texts: --dataset chains)"
+                    "a text network needs in_shape=(words,) and a stem; set them, or, "
+                    "for images, choose another preset (for texts: --dataset chains, "
+                    "imdb)"
                 )
             return
         if len(self.in_shape) != 3:
             raise ConfigError(
                 f"this network is for images, not for texts of shape {self.in_shape}; "
-                "choose the preset of the data set (chains)"
+                "choose the preset of the data set (chains, reviews)"
             )
         _, height, width = self.in_shape
         if height != width:
