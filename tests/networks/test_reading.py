@@ -186,7 +186,8 @@ def test_unrolled_readings_have_the_gradient_of_their_formula() -> None:
 
 def test_the_implicit_gradient_is_that_of_all_readings(texts: Tensor) -> None:
     torch.manual_seed(0)
-    network, labels = MainNetwork(CONFIG).double(), torch.arange(40) % 5
+    network = MainNetwork(replace(CONFIG, stem_std=0.3)).double()  # it converges
+    labels = torch.arange(40) % 5
     found = []
     for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
         solver = SolverConfig(rtol=1e-12, max_steps=60, rule=rule, adjoint_rtol=1e-10)

@@ -31,8 +31,8 @@ from dynalay_gym.fixed_point.solve import (
 from dynalay_gym.networks.layers.base import LayerMacs, LayerState, MainLayer
 from dynalay_gym.networks.layers.norm import Pattern
 
-# An LSTM as PyTorch begins it hands on less than half of what it reads, and stacked ones
-# learn late: with this factor what it hands on is about as large.
+# An LSTM as PyTorch begins it hands on less than half of what it reads; stacked ones
+# learn late. With this factor what it hands on is about as large.
 _GAIN = 2.5
 _LOUDEST = 4.0  # with a gate up to 1 alone, networks learn much later what it is for
 
