@@ -30,7 +30,7 @@ from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
-from dynalay_gym.networks.state_losses import loss_of_states, mixed_states
+from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.sessions.calibration import BATCH
 from dynalay_gym.sessions.protocol import begin_macs
@@ -74,12 +74,11 @@ class VariantTrainer(MainTrainer):
         super().__init__(network, data, config)
         self.state = state
 
-    def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """Return the mean loss of the variant's states; see `Trainer.loss`."""
-        weights = {0: 1.0} | dict.fromkeys([self.state], 1.0)
+    def weights(self) -> dict[int, float]:
+        """Return the states that a step trains; see `MainTrainer.weights`."""
         if self.state == 2**self.network.num_layers - 1:
-            weights = mixed_states(self.state + 1, self.generator)
-        return loss_of_states(self.network, images, labels, weights, self.solver)
+            return mixed_states(self.state + 1, self.generator)
+        return {0: 1.0} | dict.fromkeys([self.state], 1.0)
 
 
 def main(args: Args) -> None:

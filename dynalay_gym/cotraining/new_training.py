@@ -44,6 +44,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "maze": {"epochs": 8, "paths": "portions"},
     "chains": {"epochs": 16, "paths": "portions"},
     "reviews": {"epochs": 3, "paths": "mixed", "learning_rate": 3e-3},
+    "language": {
+        "epochs": 6,
+        "batch_size": 32,
+        "paths": "mixed",
+        "learning_rate": 3e-3,
+        "dropped_words": 0.1,
+    },
 }
 
 

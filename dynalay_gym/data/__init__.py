@@ -1,6 +1,7 @@
 """Data sets as tensors, cut into fixed splits.
 
-Reading order: registry, splits, images, maze; vocabulary, chains, reviews.
+Reading order: registry, splits, images, maze; vocabulary, hub, chains,
+reviews, wikitext.
 
 May import: errors, storage, utils.
 """

@@ -140,6 +140,16 @@ _SPECS = (
         vocabulary=20_000,
         cut={"main": 20_000, "agent": 3_000, "validation": 2_000},
     ),
+    DatasetSpec(
+        name="wikitext2",
+        env_id="DynaLay/WikiText2-v0",
+        in_shape=(35,),
+        num_classes=33_279,
+        preset="language",
+        reward="log-score",
+        vocabulary=33_279,
+        cut={"main": 56_675, "agent": 3_000},
+    ),
 )
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
 

@@ -5,7 +5,6 @@ review in a line: ``{"text": "...", "label": 1}``, where 1 is praise; other fiel
 not read. Hugging Face's `datasets` (the extra ``text``) downloads what is missing.
 """
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from dynalay_gym.data.hub import fetch_lines
 from dynalay_gym.data.images import data_root
 from dynalay_gym.errors import DataError
 
@@ -51,7 +51,8 @@ def read_reviews(
     root = data_root(data_dir)
     path = root / _FOLDER / ("train.jsonl" if train else "test.jsonl")
     if not path.exists() and download:
-        _fetch(root)
+        parts = {f"{name}.jsonl": name for name in ("train", "test")}
+        fetch_lines("IMDB", root / _FOLDER, (_SOURCE,), parts, _line)
     try:
         reviews = [
             _parse(line, path, number)
@@ -86,36 +87,7 @@ def _parse(line: bytes, path: Path, number: int) -> _Review:
         ) from None
 
 
-def _fetch(root: Path) -> None:
-    """Download both sets, and put them into place when both are there."""
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"imdb: {root / _FOLDER} has no reviews, and downloading them needs "
-            'Hugging Face\'s datasets: pip install "dynalay-gym[text]", or point '
-            "--data-dir (data_dir=) at a folder that holds imdb/"
-        ) from None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
-            for name in ("train", "test"):
-                rows = datasets.load_dataset(
-                    _SOURCE, split=name, cache_dir=f"{scratch}/cache"
-                )
-                lines = (
-                    msgspec.json.encode({"text": row["text"], "label": row["label"]})
-                    for row in rows
-                )
-                Path(scratch, f"{name}.jsonl").write_bytes(b"\n".join(lines))
-            (root / _FOLDER).mkdir(exist_ok=True)
-            for name in ("train", "test"):
-                new = Path(scratch, f"{name}.jsonl")
-                new.replace(root / _FOLDER / new.name)
-    except Exception as error:  # it has no class of its own for a failed download
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"downloading IMDB into {root} failed ({reason}); check the connection, or "
-            f"put {_FOLDER}/ there by hand, or point --data-dir (data_dir=) at a "
-            "folder that has it"
-        ) from error
+def _line(row: Any) -> str:
+    """Return the line of a review."""
+    review = {"text": row["text"], "label": row["label"]}
+    return msgspec.json.encode(review).decode()

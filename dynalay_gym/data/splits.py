@@ -16,6 +16,7 @@ from dynalay_gym.data.images import read_images
 from dynalay_gym.data.registry import SPLITS, DatasetSpec, dataset_spec
 from dynalay_gym.data.reviews import read_reviews
 from dynalay_gym.data.vocabulary import Vocabulary, most_common_words, words_of
+from dynalay_gym.data.wikitext import read_words, windows
 from dynalay_gym.errors import ConfigError, DataError, brief
 from dynalay_gym.utils.device import resolve_device, torch_defaults
 
@@ -161,7 +162,8 @@ def load_split(
     if spec.vocabulary is not None and spec.embedded:
         return _chains(spec, split).to(device)
     if spec.vocabulary is not None:
-        return _reviews(spec, split, data_dir=data_dir, download=download).to(device)
+        read = _wikitext if spec.name == "wikitext2" else _reviews
+        return read(spec, split, data_dir=data_dir, download=download).to(device)
     if spec.embedded:
         pixels, labels, groups = _shifted_digits(spec, split)
     else:
@@ -253,6 +255,29 @@ def _reviews(spec: DatasetSpec, split: str, **files: Any) -> Split:
         inputs=vocabulary.encode([texts[place] for place in groups], length),
         labels=torch.from_numpy(labels[groups]),
         groups=torch.from_numpy(groups),
+        name=split,
+        vocabulary=vocabulary,
+    )
+
+
+def _wikitext(spec: DatasetSpec, split: str, **files: Any) -> Split:
+    """Read the windows of one split; main and agent follow each other in one text."""
+    length = spec.in_shape[0]
+    words, articles = read_words("train", **files)
+    vocabulary = most_common_words([words], spec.vocabulary or 0, cut="spaces")
+    if split not in spec.cut:
+        words, articles = read_words({"validation": "valid"}.get(split, split), **files)
+    tokens = np.array(vocabulary.tokens_of(words))
+    inputs, labels, groups = windows(tokens, articles, length)
+    ends = np.cumsum([0, *spec.cut.values()])
+    part = slice(None)
+    if split in spec.cut:
+        place = list(spec.cut).index(split)
+        part = slice(ends[place], ends[place + 1])
+    return Split(
+        inputs=torch.from_numpy(inputs[part].copy()),
+        labels=torch.from_numpy(labels[part]),
+        groups=torch.from_numpy(groups[part]),
         name=split,
         vocabulary=vocabulary,
     )

@@ -20,6 +20,7 @@ _UNKNOWN_WORD = "<unk>"
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[!?]")
 _BREAK = re.compile(r"<br\s*/?>")
 
+Cut = Literal["spaces", "words"]
 Words = Annotated[tuple[str, ...], Meta(min_length=2, max_length=2**20)]
 
 
@@ -39,7 +40,7 @@ class Vocabulary:
     """
 
     words: Words = field(repr=False)  # thousands
-    cut: Literal["spaces", "words"] = "spaces"
+    cut: Cut = "spaces"
 
     def __post_init__(self) -> None:
         """Check the words."""
@@ -69,8 +70,8 @@ class Vocabulary:
         """
         if isinstance(texts, str):
             raise DataError("give a list of texts, [text], not one text")
-        number = {word: token for token, word in enumerate(self.words) if word}
         tokens = torch.zeros(len(texts), length, dtype=torch.int64, device="cpu")
+        number = self._numbers()
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise DataError(
@@ -79,12 +80,17 @@ class Vocabulary:
             words = self.split(text)[:length]
             if not words:
                 raise DataError(f"text {row} has no word, {brief(text)}; leave it out")
-            try:
-                found = [number[word] for word in words]
-            except KeyError as error:
-                found = [self._token(word, number, error) for word in words]
+            found = self._tokens(words, number)
             tokens[row, : len(words)] = torch.tensor(found, device="cpu")
         return tokens
+
+    def tokens_of(self, words: Sequence[str]) -> list[int]:
+        """Return the tokens of words.
+
+        Raises:
+            DataError: A word is not known (in a vocabulary without "<unk>").
+        """
+        return self._tokens(words, self._numbers())
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Return the words of tokens, int64 [n, T], joined by spaces.
@@ -103,13 +109,19 @@ class Vocabulary:
         )
         return [" ".join(words) for words in rows]
 
-    def _token(self, word: str, number: dict[str, int], error: KeyError) -> int:
-        if word not in number and number.get(_UNKNOWN_WORD) != UNKNOWN:
+    def _numbers(self) -> dict[str, int]:
+        return {word: token for token, word in enumerate(self.words) if word}
+
+    def _tokens(self, words: Sequence[str], number: dict[str, int]) -> list[int]:
+        if number.get(_UNKNOWN_WORD) == UNKNOWN:
+            return [number.get(word, UNKNOWN) for word in words]
+        try:
+            return [number[word] for word in words]
+        except KeyError as error:
             raise DataError(
-                f"unknown word {brief(word)}; this network knows "
+                f"unknown word {brief(error.args[0])}; this network knows "
                 f"{', '.join(self.words[1:6])}, ... (vocabulary.words)"
-            ) from error
-        return number.get(word, UNKNOWN)
+            ) from None
 
 
 def words_of(text: str) -> list[str]:
@@ -117,17 +129,21 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_BREAK.sub(" ", text.lower()))
 
 
-def most_common_words(texts: Iterable[Sequence[str]], size: int) -> Vocabulary:
+def most_common_words(
+    texts: Iterable[Sequence[str]], size: int, cut: Cut = "words"
+) -> Vocabulary:
     """Return the vocabulary of the words that occur most often.
 
     Args:
-        texts: Words of each text, as `words_of` cuts them.
+        texts: Words of each text.
         size: Most tokens, padding and "<unk>" included, at least 2.
+        cut: How the texts were cut.
     """
     counts = Counter(word for words in texts for word in words)
+    del counts[_UNKNOWN_WORD]
     # Equally frequent words in the order of the alphabet: nothing depends on the files.
     order = sorted(counts, key=lambda word: (-counts[word], word))
-    return Vocabulary(words=("", _UNKNOWN_WORD, *order[: size - 2]), cut="words")
+    return Vocabulary(words=("", _UNKNOWN_WORD, *order[: size - 2]), cut=cut)
 
 
 def drop_words(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -32,6 +32,7 @@ from dynalay_gym.networks.layers.conv import (
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
 from dynalay_gym.networks.layers.reading import ReadingLayer, TokenStem
+from dynalay_gym.networks.layers.word_head import WordHead
 from dynalay_gym.utils.device import torch_defaults
 
 
@@ -73,6 +74,9 @@ class MainNetwork(nn.Module):
         # statistics are not those of the pattern.
         by_batch = config.form not in ("planner", "text")
         self.head_norm = PatternNorm(features, 2**self.num_layers, by_batch=by_batch)
+        if config.cutoffs:
+            self.word_head = WordHead(features, config.num_classes, config.cutoffs)
+            return
         if config.head_width:
             self.head_hidden = nn.Parameter(torch.empty(config.head_width, features))
             nn.init.kaiming_uniform_(self.head_hidden, nonlinearity="relu")
@@ -165,6 +169,8 @@ class MainNetwork(nn.Module):
             Logits [n, K].
         """
         top = self.head_norm(features, state_id)
+        if self.config.cutoffs:
+            return self.word_head.log_prob(top)
         if self.config.head_width:
             top = torch.relu(linear(top, self.head_hidden))
         return linear(top, self.head) + self.head_bias
@@ -185,17 +191,28 @@ class MainNetwork(nn.Module):
         state_ids: Iterable[int],
         solver: SolverConfig | None = None,
     ) -> list[Tensor]:
-        """Return the logits of several states over one batch.
+        """Return the logits [n, K] of several states over one batch; see `tops`."""
+        ids = list(state_ids)
+        tops = self.tops(images, ids, solver)
+        return [self.classify(top, i) for top, i in zip(tops, ids, strict=True)]
+
+    def tops(
+        self,
+        images: Tensor,
+        state_ids: Iterable[int],
+        solver: SolverConfig | None = None,
+    ) -> list[LayerState]:
+        """Return the last layer in several states over one batch.
 
         What their paths share is computed once.
 
         Args:
-            images: Input [n, C, H, W].
+            images: Input [n, C, H, W], or texts [n, T].
             state_ids: States, each in 0..2^L - 1.
             solver: Options of all solves; the architecture's if None.
 
         Returns:
-            Logits [n, K] of each state, differentiable.
+            The last layer's state in each of them, differentiable.
         """
         solvers, stem = self.solvers, self.stem(images)
         if solver is not None:
@@ -218,7 +235,7 @@ class MainNetwork(nn.Module):
             below, layer = reach(level - 1, pattern), self.main_layers[level - 1]
             return layer.iterate(below, state, pattern, solvers[level - 1])[0]
 
-        return [self.classify(reach(self.num_layers, i), i) for i in state_ids]
+        return [reach(self.num_layers, i) for i in state_ids]
 
     @property
     def stem_macs(self) -> int:
@@ -234,6 +251,8 @@ class MainNetwork(nn.Module):
     @property
     def head_macs(self) -> int:
         """Multiply-adds of the head for one image."""
+        if self.config.cutoffs:
+            return self.word_head.macs
         hidden = self.head_hidden.numel() if self.config.head_width else 0
         return hidden + self.head.numel()
 

@@ -65,6 +65,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rtol": 0.05,
         "max_steps": 3,
     },
+    # Three LSTM layers and an adaptive softmax over the words of WikiText-2.
+    "language": {
+        "form": "text",
+        "stem": 128,
+        "stem_std": 0.1,
+        "channels": (128, 128, 128),
+        "cutoffs": (2_000, 10_000),
+        "rtol": 0.05,
+        "max_steps": 3,
+    },
 }
 
 

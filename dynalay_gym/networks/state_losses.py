@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.solve import GradientRule, SolverConfig
+from dynalay_gym.networks.layers.reading import summaries
 from dynalay_gym.networks.main_network import MainNetwork
 
 # Weight of the random state between plain and full (chosen in trials on CIFAR-10).
@@ -97,6 +98,37 @@ def loss_of_states(
     """
     logits = network.forward_paths(images, weights, solver)
     return weighted_loss(logits, labels, weights)
+
+
+def loss_of_words(
+    network: MainNetwork,
+    texts: Tensor,
+    labels: Tensor,
+    weights: Mapping[int, float],
+    solver: SolverConfig,
+) -> Tensor:
+    """Return the weighted mean over states of the next words' cross-entropy, a scalar.
+
+    The plain pass, which is causal, is asked after every word of a text. Where layers
+    have read the whole text again, only the word behind it is new to them.
+
+    Args:
+        network: A main network that predicts words.
+        texts: Samples without padding, int64 [n, T].
+        labels: The words behind them, int64 [n].
+        weights: Weight of each state.
+        solver: Options of the solves and of their gradient.
+    """
+    tops = network.tops(texts, weights, solver)
+    losses = []
+    for (state_id, weight), top in zip(weights.items(), tops, strict=True):
+        features, words = network.main_layers[-1].pool(top), labels
+        if state_id == 0:
+            features = summaries(top.y).flatten(0, 1)
+            words = torch.cat([texts[:, 1:], labels[:, None]], 1).flatten()
+        normed = network.head_norm(features, state_id)
+        losses.append(weight * network.word_head(normed, words).loss)
+    return torch.stack(losses).sum() / sum(weights.values())
 
 
 def weighted_loss(

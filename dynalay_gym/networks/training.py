@@ -19,18 +19,18 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.overflow import check_loss
 from dynalay_gym.networks.state_losses import (
     loss_of_states,
+    loss_of_words,
     mixed_states,
     partial_logits,
     weighted_loss,
 )
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
-from dynalay_gym.utils.ranges import Iterations, Tolerance
+from dynalay_gym.utils.ranges import Iterations, Share, Tolerance
 
 Paths = Literal["all", "mixed", "portions"]
 _PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Largest norm of a gradient that came through dozens of iterations.
 _LARGEST_GRADIENT = 1.0
-_DROPPED = 0.5  # share of the words of a text that are dropped in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,14 @@ class TrainingConfig(TrainerConfig):
             random state between them. ``portions`` are the mixed states with every
             solve stopped after a random number of iterations, so that what is half
             done answers well too; it is differentiated through the iterations.
+        dropped_words: Share of the words of a text that are made unknown, if samples
+            are augmented.
         adjoint_rtol: Relative tolerance of the implicit gradient, > 0.
         adjoint_max_steps: Most adjoint iterations, >= 0.
     """
 
     paths: Paths = "all"
+    dropped_words: Share = 0.5
     adjoint_rtol: Tolerance = 0.1
     adjoint_max_steps: Iterations = 4
 
@@ -84,19 +87,24 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
         """Shift and mirror images, drop words; see `Trainer.augment`."""
         if self.network.config.form == "text":
-            return drop_words(images, _DROPPED, self.generator)
+            return drop_words(images, self.config.dropped_words, self.generator)
         return augment(images, self.generator)
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """Return the mean loss of states; see `Trainer.loss`."""
-        num_states = 2**self.network.num_layers
-        weights = dict.fromkeys(range(num_states), 1.0)
-        if self.config.paths != "all":
-            weights = mixed_states(num_states, self.generator)
+        weights = self.weights()
         if self.config.paths == "portions":
             logits = partial_logits(self.network, images, weights, self.generator)
             return weighted_loss(logits, labels, weights)
-        return loss_of_states(self.network, images, labels, weights, self.solver)
+        loss = loss_of_words if self.network.config.cutoffs else loss_of_states
+        return loss(self.network, images, labels, weights, self.solver)
+
+    def weights(self) -> dict[int, float]:
+        """Return the states that a step trains, and their weights in the loss."""
+        num_states = 2**self.network.num_layers
+        if self.config.paths == "all":
+            return dict.fromkeys(range(num_states), 1.0)
+        return mixed_states(num_states, self.generator)
 
     def explain(self, loss: Tensor, rows: Tensor) -> None:
         """Say where a loss that is not finite began; see `Trainer.explain`."""

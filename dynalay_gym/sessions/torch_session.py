@@ -81,7 +81,7 @@ class TorchSession:
         self.num_layers = network.num_layers
         self.num_classes = config.num_classes
         self.plain_macs = self.costs.plain_pass
-        self.device = network.head.device
+        self.device = network.head_norm.weight.device
         self.full_plan: tuple[int, ...] = tuple(range(1, self.num_layers + 1))
         layers = (f"layer {layer}" for layer in self.full_plan)
         self.action_names: tuple[str, ...] = ("stop", *layers)

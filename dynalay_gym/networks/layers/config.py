@@ -8,6 +8,7 @@ from msgspec import Meta
 from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.ranges import (
+    Count,
     Iterations,
     Positive,
     Tolerance,
@@ -49,6 +50,9 @@ class MainNetworkConfig:
         views: Odd side of the square that each layer sees; 0 for the whole map
             (planner form).
         head_width: Hidden units of the head; 0 for a linear head.
+        cutoffs: Of a network that predicts the next word of a text: classes, which are
+            the vocabulary's words, at which the clusters of its adaptive softmax begin.
+            Empty for all other networks.
         kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
             bounds the modulus in the sup norm, in the planner form. The text form has
             no such bound.
@@ -73,6 +77,7 @@ class MainNetworkConfig:
     unshuffle: Ratio = 1
     views: Views = ()
     head_width: Annotated[int, Meta(ge=0, le=2**16)] = 0
+    cutoffs: Annotated[tuple[Count, ...], Meta(max_length=8)] = ()
     kappa: Annotated[float, Meta(gt=0, lt=1)] = 0.9
     rtol: Tolerance = 0.1
     max_steps: Iterations | Annotated[tuple[Iterations, ...], _LAYERS] = 20
@@ -94,7 +99,10 @@ class MainNetworkConfig:
                     "for images, choose another preset (for texts: --dataset chains, "
                     "imdb)"
                 )
+            self._check_cutoffs()
             return
+        if self.cutoffs:
+            raise ConfigError("cutoffs are of networks that predict words; leave out")
         if len(self.in_shape) != 3:
             raise ConfigError(
                 f"this network is for images, not for texts of shape {self.in_shape}; "
@@ -107,6 +115,14 @@ class MainNetworkConfig:
             )
         if height % self.unshuffle:
             raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
+
+    def _check_cutoffs(self) -> None:
+        ends = [0, *self.cutoffs, self.num_classes]
+        if self.cutoffs and (self.head_width or sorted(set(ends)) != ends):
+            raise ConfigError(
+                f"cutoffs must rise from 1 to {self.num_classes - 1}, and head_width "
+                f"be 0, not {self.cutoffs} and {self.head_width}"
+            )
 
     def _check_layers(self) -> None:
         of_form: dict[str, tuple[str, ...]] = {

@@ -88,7 +88,7 @@ class Rereading(nn.Module):
     def __init__(self, in_channels: int, hidden: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(2 * in_channels, hidden, batch_first=True)
-        self.lstm.weight_ih_l0.data *= _GAIN
+        self.lstm.get_parameter("weight_ih_l0").data.mul_(_GAIN)
         self.feedback = nn.Linear(2 * hidden, in_channels)
 
     def read(self, x: Tensor, z: Tensor | None) -> Tensor:
@@ -207,6 +207,17 @@ def summary(z: Tensor) -> Tensor:
     return torch.cat(
         [states.gather(2, last)[:, :, 0], states.sum(2) / num_words[:, None]], 1
     )
+
+
+def summaries(z: Tensor) -> Tensor:
+    """Return what `summary` would be after every word of full texts, [n, T, 2H].
+
+    Args:
+        z: Reading [n, H + 1, T, 1] without padding.
+    """
+    states = z[:, :-1, :, 0].movedim(1, 2)
+    count = torch.arange(1, states.shape[1] + 1, device=z.device)[:, None]
+    return torch.cat([states, states.cumsum(1) / count], 2)
 
 
 def _to_maps(states: Tensor, is_word: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ _NO_IMAGES = np.empty((0, 0), dtype=np.float32)
 
 def applies_to(network: MainNetwork) -> bool:
     """Return whether `CompiledSession` can run a network where it is."""
-    on_cpu = network.head.device.type == "cpu" and network.head.dtype == torch.float32
+    weight = network.head_norm.weight
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     return on_cpu and not numba.config.DISABLE_JIT and is_packable(network)
 
 

@@ -1,0 +1,138 @@
+"""Networks that predict words: the head, costs, losses, what a loss may see."""
+
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+from torch import nn
+
+from dynalay_gym.data.splits import Split
+from dynalay_gym.data.vocabulary import Vocabulary
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.costs import CostTable
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.layers.reading import summaries, summary
+from dynalay_gym.networks.layers.word_head import WordHead
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.state_losses import loss_of_words
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.sessions.torch_session import TorchSession
+
+WORDS = Vocabulary(words=("", "<unk>", *map(str, range(18))))
+CONFIG = MainNetworkConfig(
+    in_shape=(6,),
+    num_classes=20,
+    form="text",
+    vocabulary=WORDS,
+    stem=8,
+    channels=(8, 8),
+    cutoffs=(5, 12),
+    rtol=1e-3,
+    max_steps=3,
+)
+HERE = SolverConfig(rtol=1e-3, max_steps=3)
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_pytorch_alone_and_in_any_batch() -> None:
+    torch.manual_seed(0)
+    head, features = WordHead(16, 20, (5, 12)), torch.randn(30, 16)
+    found = head.log_prob(features)
+    expected = nn.AdaptiveLogSoftmaxWithLoss.log_prob(head, features)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(30))
+    for chosen in ([7], [3, 7, 21]):
+        assert torch.equal(head.log_prob(features[chosen]), found[chosen])
+    words = torch.arange(30) % 20
+    loss = -found.gather(1, words[:, None]).mean()
+    torch.testing.assert_close(head(features, words).loss, loss)
+
+
+def test_costs_by_hand() -> None:
+    head = (5 + 2) * 16 + 4 * (16 + 7) + 1 * (16 + 8)  # clusters of 5, 7 and 8 words
+    assert CostTable.of(MainNetwork(CONFIG)).head == head
+
+
+@torch.no_grad()
+def test_what_is_known_after_every_word() -> None:
+    z = torch.rand(3, 5, 6, 1)
+    z[:, -1] = 1
+    found = summaries(z)
+    assert found.shape == (3, 6, 8)
+    for word in range(6):
+        torch.testing.assert_close(found[:, word], summary(z[:, :, : word + 1]))
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_every_prefix_and_of_the_last_word_when_iterated() -> None:
+    torch.manual_seed(0)
+    network = MainNetwork(CONFIG).eval()
+    texts, labels = torch.randint(1, 20, (4, 6)), torch.randint(1, 20, (4,))
+    whole = torch.cat([texts, labels[:, None]], 1)
+    losses = []
+    for length in range(1, 7):
+        prefix = replace(CONFIG, in_shape=(length,))
+        shorter = MainNetwork(prefix).eval()
+        shorter.load_state_dict(network.state_dict())
+        answer = shorter(whole[:, :length])
+        losses.append(nn.functional.nll_loss(answer, whole[:, length]))
+    plain = loss_of_words(network, texts, labels, {0: 1.0}, HERE)
+    torch.testing.assert_close(plain, torch.stack(losses).mean())
+    last = nn.functional.nll_loss(network.forward_path(texts, 3, HERE), labels)
+    both = loss_of_words(network, texts, labels, {0: 1.0, 3: 2.0}, HERE)
+    torch.testing.assert_close(both, (plain + 2 * last) / 3)
+
+
+def test_the_plain_pass_cannot_see_what_comes_later() -> None:
+    """Its loss is asked after every word: a look ahead would make it meaningless."""
+    torch.manual_seed(0)
+    network = MainNetwork(CONFIG)
+    x = network.stem(torch.randint(1, 20, (1, 6))).y.detach().requires_grad_()
+    z = network.main_layers[0].recurrence.read(x, None)  # type: ignore[attr-defined]
+    summaries(z)[0, 2].sum().backward()
+    assert x.grad is not None
+    seen = x.grad[0, :-1, :, 0].abs().sum(0) > 0
+    assert seen.tolist() == [True, True, True, False, False, False]
+
+
+def test_counting_is_learnt_and_answered_by_a_session() -> None:
+    """After k comes k + 1: perplexity 1 is possible, 18 is a guess."""
+    first = torch.arange(400) % 18
+    texts = 2 + (first[:, None] + torch.arange(7)) % 18
+    data = Split(texts[:, :6].contiguous(), texts[:, 6].contiguous())
+    torch.manual_seed(0)
+    options = TrainingConfig(
+        epochs=12, batch_size=20, learning_rate=2e-2, paths="mixed", weight_decay=0
+    )
+    config = replace(CONFIG, cutoffs=(14,))  # smaller clusters have a feature or two
+    trainer = MainTrainer(MainNetwork(config), data, options)
+    for _ in range(12):
+        trainer.train_epoch(lambda step, loss: None)
+    session = TorchSession(trainer.network.eval())
+    state, rows = session.begin(data.inputs[:18]), torch.arange(18)
+    for action in (0, 1, 2):
+        session.apply(state, rows, torch.full_like(rows, action))
+        answers = session.logits(state, rows)
+        right = answers.argmax(1) == data.labels[:18]
+        assert float(right.float().mean()) > 0.75  # a guess: 1 of 18
+        assert float(nn.functional.nll_loss(answers, data.labels[:18])) < log(2)
+
+
+@pytest.mark.parametrize("wrong", [(5, 5), (12, 5), (5, 20), (0,), (-1, 5)])
+def test_clusters_must_be_in_order(wrong: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="cutoffs"):
+        replace(CONFIG, cutoffs=wrong)
+
+
+def test_only_texts_have_next_words() -> None:
+    with pytest.raises(ConfigError, match="cutoffs are of networks that predict words"):
+        MainNetworkConfig(
+            in_shape=(1, 8, 8),
+            num_classes=20,
+            form="state",
+            channels=(4,),
+            strides=(1,),
+            cutoffs=(5,),
+        )
