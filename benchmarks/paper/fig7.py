@@ -256,18 +256,19 @@ def contractions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Return accuracy and loss of every network, in its state, beside its variant."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
     for axes, name, label in zip(
         figure.subplots(1, 2),
         ("accuracy", "loss"),
         ("accuracy, %", "loss, nats"),
         strict=True,
     ):
-        for place, variant in enumerate(VARIANTS):
+        for place, variant in enumerate(variants):
             own = [row for row in rows if row["variant"] == variant]
             values = [row[last_level(row)][name] for row in own]
             axes.plot([place] * len(values), values, "o", color="C0", alpha=0.6)
             axes.plot(place, np.mean(values), "_", color="C1", markersize=24)
-        axes.set_xticks(range(len(VARIANTS)), list(VARIANTS))
+        axes.set_xticks(range(len(variants)), variants)
         axes.set_ylabel(f"test {label}")
         axes.set_xlabel("iterated (dots: seeds, bars: their means)")
     return figure

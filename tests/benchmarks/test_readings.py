@@ -1,16 +1,19 @@
 """What is shown is what the network answers, and means are those of their texts."""
 
+from dataclasses import replace
+
 import torch
 
 from benchmarks.readings import STEPS, by_difficulty, levels, solves
-from dynalay_gym.data.chains import make_chains_split
+from dynalay_gym.data.chains import VOCABULARY, make_chains_split
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 
 
 def test_levels_and_solves_of_an_untrained_network() -> None:
     torch.manual_seed(0)
-    network = MainNetwork(make_config("chains", (7,), 5)).freeze()
+    config = replace(make_config("chains", (7,), 5), vocabulary=VOCABULARY)
+    network = MainNetwork(config).freeze()
     split = make_chains_split(60, seed=99)
     shown = {(name, steps): right for name, steps, right in levels(network, split)}
     assert len(shown) == 1 + 3 * len(STEPS)
