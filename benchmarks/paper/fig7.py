@@ -2,13 +2,14 @@
 
     python -m benchmarks.paper.fig7 --folder fig7 --data-dir DATA
 
-Trains a network for every variant and seed, unless the folder has it: one without
-iteration, one for each layer that alone is iterated, and one for all three. Then it
-prints the table; several processes may train into one folder, each its own seeds.
+Trains and measures a network for every variant and seed, unless the folder has it: one
+without iteration, one for each layer that alone is iterated, and one for all three.
+Then it prints the table. Several processes may share a folder, each with its own seeds.
 
 Axes: n texts.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -91,9 +92,13 @@ def main(args: Args) -> None:
         if not is_saved(folder):
             minutes = train(args, splits["main"], VARIANTS[variant], seed, folder)
             print(f"{variant}, seed {seed}: {minutes:.1f} minutes", flush=True)
-        network, facts = load_network(folder)
-        row = {"variant": variant, "seed": seed, "minutes": facts.about["minutes"]}
-        rows.append(row | measure(network.freeze(), splits["test"], VARIANTS[variant]))
+        measured = folder.with_suffix(".json")
+        if not measured.exists():
+            network, facts = load_network(folder)
+            row = {"variant": variant, "seed": seed, "minutes": facts.about["minutes"]}
+            found = measure(network.freeze(), splits["test"], VARIANTS[variant])
+            write_json(measured, row | found)
+        rows.append(json.loads(measured.read_text("utf-8")))
     print(table(COLUMNS, [summary(rows, variant) for variant in args.variants]))
     print(table(CONTRACTION, contractions(rows)))
     if args.results is not None:
