@@ -38,10 +38,11 @@ class Args:
     """Train a network whose layers can be iterated, or whose blocks can be skipped."""
 
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100, maze, maze-hopeless or chains."""
+    """digits, fashion-mnist, cifar10, cifar100, maze, maze-hopeless, chains, imdb or
+    wikitext2."""
     preset: str | None = None
-    """digits, small, paper, maze or chains; residual networks: fast, resnet20, resnet32
-    or resnet18; the data set's own if not given."""
+    """digits, small, paper, maze, chains, reviews or language; residual networks: fast,
+    resnet20, resnet32 or resnet18; the data set's own if not given."""
     start_from: Path | None = None
     """Folder of a network to go on with, in place of a preset and random weights."""
     gates: Literal["layers", "channels", "both"] | None = None
@@ -60,15 +61,16 @@ class Args:
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
     """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
-    networks, 4 for gates, 20 elsewhere, if not given."""
+    networks, 6 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
-    """Samples of a batch; 256 for residual networks and gates, else 128, if not
-    given."""
+    """Samples of a batch; 256 for residual networks and gates, 32 for WikiText-2, else
+    128, if not given."""
     learning_rate: LearningRate | None = None
-    """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), else 5e-3
-    (AdamW), if not given."""
+    """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), 3e-3 for
+    IMDB and WikiText-2, else 5e-3 (AdamW), if not given."""
     weight_decay: NotNegative | None = None
-    """Weight decay; 5e-4 for residual networks and gates, else 5e-3, if not given."""
+    """Weight decay; 5e-4 for residual networks and gates, 0.3 for IMDB, else 5e-3, if
+    not given."""
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""

@@ -44,7 +44,8 @@ class Options:
         arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
     ] = None
     dataset: str = "maze"
-    """maze, maze-hopeless, chains, digits, fashion-mnist, cifar10 or cifar100."""
+    """maze, maze-hopeless, chains, digits, fashion-mnist, cifar10, cifar100, imdb or
+    wikitext2."""
     penalty: str | None = None
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is

@@ -43,7 +43,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 16, "paths": "all"},
     "maze": {"epochs": 8, "paths": "portions"},
     "chains": {"epochs": 16, "paths": "portions"},
-    "reviews": {"epochs": 3, "paths": "mixed", "learning_rate": 3e-3},
+    "reviews": {
+        "epochs": 4,
+        "paths": "mixed",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.3,
+    },
     "language": {
         "epochs": 6,
         "batch_size": 32,
