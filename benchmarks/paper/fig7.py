@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from benchmarks.report import table
 from dynalay_gym.cotraining.new_training import load_splits, training_config
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.networks.main_network import MainNetwork
@@ -40,8 +41,15 @@ from dynalay_gym.storage.io import write_json
 from dynalay_gym.storage.saved_folder import is_saved
 
 # State of each variant, by its bits: layer 1 first.
-VARIANTS = {"no FPI": 0, "layer 1": 1, "layer 2": 2, "layer 3": 4, "all": 7}
-_TEXTS = 1_000  # on which the contraction is measured
+Variant = Literal["no FPI", "layer 1", "layer 2", "layer 3", "all"]
+VARIANTS: dict[Variant, int] = {
+    "no FPI": 0,
+    "layer 1": 1,
+    "layer 2": 2,
+    "layer 3": 4,
+    "all": 7,
+}
+_TEXTS = 1_000  # from all over the split, on which the contraction is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +59,10 @@ class Args:
     folder: Path
     """Folder of the networks, each VARIANT-SEED; those that are there are kept."""
     dataset: str = "imdb"
-    """imdb."""
+    """imdb or wikitext2."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the networks."""
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    variants: tuple[Variant, ...] = ("no FPI", "layer 1", "layer 2", "layer 3", "all")
     """Which layers are iterated: no FPI, layer 1, layer 2, layer 3 or all."""
     epochs: int | None = None
     """Passes over the main split; as many as train_main.py takes if not given."""
@@ -79,7 +87,7 @@ class VariantTrainer(MainTrainer):
         """Return the states that a step trains; see `MainTrainer.weights`."""
         if self.state == 2**self.network.num_layers - 1:
             return mixed_states(self.state + 1, self.generator)
-        return {0: 1.0} | dict.fromkeys([self.state], 1.0)
+        return dict.fromkeys((0, self.state), 1.0)
 
 
 def main(args: Args) -> None:
@@ -95,10 +103,13 @@ def main(args: Args) -> None:
         measured = folder.with_suffix(".json")
         if not measured.exists():
             network, facts = load_network(folder)
-            row = {"variant": variant, "seed": seed, "minutes": facts.about["minutes"]}
+            row = {"dataset": args.dataset, "variant": variant, "seed": seed}
+            row["minutes"] = facts.about["minutes"]
             found = measure(network.freeze(), splits["test"], VARIANTS[variant])
             write_json(measured, row | found)
         rows.append(json.loads(measured.read_text("utf-8")))
+        if rows[-1]["dataset"] != args.dataset:
+            raise ConfigError(f"{measured} is of another data set; give another folder")
     print(table(COLUMNS, [summary(rows, variant) for variant in args.variants]))
     print(table(CONTRACTION, contractions(rows)))
     if args.results is not None:
@@ -141,7 +152,7 @@ def measure(network: MainNetwork, split: Split, state_id: int) -> dict[str, Any]
     for steps in numbers:
         found[f"K = {steps}"] = answers(network, split, state_id, steps)
     found["contraction"] = [
-        contraction(network, split.inputs[:_TEXTS], level)
+        contraction(network, split.inputs[:: max(1, len(split) // _TEXTS)], level)
         for level in range(network.num_layers)
         if state_id >> level & 1
     ]
@@ -232,7 +243,7 @@ def summary(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
 
 def last_level(row: Mapping[str, Any]) -> str:
     """Return the name of the most iterations that were measured."""
-    return max(name for name in row if name.startswith("K = "))
+    return [name for name in row if name.startswith("K = ")][-1]
 
 
 def spread(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:

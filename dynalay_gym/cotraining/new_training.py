@@ -140,8 +140,8 @@ def training_config(
 
     Args:
         architecture: Its architecture.
-        dataset: Name of the data set. Those that do not come with the package are
-            shifted and mirrored.
+        dataset: Name of the data set. The samples of those that do not come with the
+            package are changed at random; see `change_samples`.
         **options: Fields of `TrainingConfig`, of `ResidualTrainingConfig` for a
             residual network, or of `GateTrainingConfig` for one with gates; None stands
             for what suits network and data.
@@ -192,6 +192,11 @@ def new_trainer(
         network = _new_network(architecture, main)
     else:
         network = load_network(start_from, main.labels.device)[0]
+        if getattr(network.config, "vocabulary", None) != main.vocabulary:
+            raise CheckpointError(
+                f"the network at {start_from} knows other words than the data; give "
+                "one that was trained on this data set"
+            )
     if isinstance(architecture, GatedConfig) and isinstance(network, ResidualNetwork):
         network = GatedNetwork(network, architecture.gates)
     if isinstance(config, GateTrainingConfig):
@@ -203,7 +208,7 @@ def new_trainer(
 
 def _new_network(architecture: Config, main: Split) -> Any:
     """Return a network with random weights, and a stem that fits the data."""
-    if isinstance(architecture, MainNetworkConfig) and architecture.form == "text":
+    if isinstance(architecture, MainNetworkConfig) and main.vocabulary is not None:
         architecture = replace(architecture, vocabulary=main.vocabulary)
     network = KINDS[kind_of(architecture)].build(architecture).to(main.labels.device)
     if isinstance(network, ResidualNetwork) and isinstance(network.stem, WhiteningStem):

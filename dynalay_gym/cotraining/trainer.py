@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dynalay_gym.cotraining.collect import collect_states
 from dynalay_gym.cotraining.config import CoTrainingConfig
-from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.data.splits import Split
 from dynalay_gym.envs.process import DecisionProblem
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks import selective
@@ -28,6 +28,7 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.overflow import check_loss
 from dynalay_gym.networks.policy import Policy
 from dynalay_gym.networks.state_losses import loss_of_states, mixed_states
+from dynalay_gym.networks.training import change_samples
 from dynalay_gym.sessions.fastest import fastest_session
 from dynalay_gym.sessions.measure import state_name
 from dynalay_gym.storage.training_state import load_training_state, take, training_state
@@ -49,7 +50,7 @@ class CoTrainer:
         split: The main split, on the network's device.
         config: Options.
         seed: Of samples, exploration and kept states.
-        augmented: Shift and mirror the samples that keep every state usable. Visited
+        augmented: Change the samples that keep every state usable at random. Visited
             ones stay as they are: the policy decides on real ones.
 
     Raises:
@@ -263,7 +264,7 @@ class CoTrainer:
         index = self._draw(len(self.problem.labels), num)
         inputs, labels = self._samples(index)
         if self._augmented:
-            inputs = augment(inputs, self._generator)
+            inputs = change_samples(self.network, inputs, self._generator)
         network = self.network.train()
         weights = mixed_states(2**network.num_layers, self._generator)
         with self._autocast():

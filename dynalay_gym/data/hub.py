@@ -25,7 +25,7 @@ def fetch_lines(
         line_of: Makes a line of the file from a row.
 
     Raises:
-        DataError: `datasets` is not installed, or the download failed; nothing is left
+        DataError: `datasets` is not installed, or the download failed; no file is left
             of it.
     """
     remedy = (
@@ -56,5 +56,5 @@ def fetch_lines(
     except Exception as error:  # it has no class of its own for a failed download
         reason = " ".join(str(error).split())
         raise DataError(
-            f"downloading {name} failed ({reason}); check the connection, {remedy}"
+            f"downloading {name} failed ({reason}); check connection and disk, {remedy}"
         ) from error

@@ -32,7 +32,7 @@ class DatasetSpec:
             portions are.
         embedded: Ships with the installation; nothing is downloaded.
         cut: Originals per split that are cut from one pool of labelled images, or
-            generated. A split that is not named here is the official test set.
+            generated. A split that is not named here is the official one.
         hidden_share: Share of hopeless mazes; None if the samples are no mazes.
         vocabulary: Tokens of texts, padding included, at most; None if the samples are
             no texts.

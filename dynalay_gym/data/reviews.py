@@ -5,6 +5,7 @@ review in a line: ``{"text": "...", "label": 1}``, where 1 is praise; other fiel
 not read. Hugging Face's `datasets` (the extra ``text``) downloads what is missing.
 """
 
+from codecs import BOM_UTF8
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ def read_reviews(
     try:
         reviews = [
             _parse(line, path, number)
-            for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+            for number, line in enumerate(_lines(path), start=1)
+            if line.strip()
         ]
     except OSError as error:
         raise DataError(
@@ -74,6 +76,11 @@ def read_reviews(
     reviews.sort(key=lambda review: (review.text, review.label))
     labels = np.array([review.label for review in reviews], dtype=np.int64)
     return [review.text for review in reviews], labels
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, without the mark that some editors begin it with."""
+    return path.read_bytes().removeprefix(BOM_UTF8).splitlines()
 
 
 def _parse(line: bytes, path: Path, number: int) -> _Review:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
@@ -57,31 +58,34 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], length: int) -> Tensor:
         """Return the tokens of texts, int64 [n, length].
 
-        A longer text is cut off behind `length` words; padding stands behind a shorter
-        one.
+        A longer text is cut off behind `length` words, but refused where no word may be
+        unknown; padding stands behind a shorter one.
 
         Args:
             texts: A list of texts, each with a word at least.
             length: Tokens T.
 
         Raises:
-            DataError: Something is no text, has no word, or has one that is not known
-                (in a vocabulary without "<unk>").
+            DataError: Something is no text, or has no word; in a vocabulary without
+                "<unk>", a text is too long, or a word not known.
         """
         if isinstance(texts, str):
             raise DataError("give a list of texts, [text], not one text")
         tokens = torch.zeros(len(texts), length, dtype=torch.int64, device="cpu")
-        number = self._numbers()
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise DataError(
                     f"text {row} is no str but {brief(text)}; decode bytes first"
                 )
-            words = self.split(text)[:length]
+            words = self.split(text)
             if not words:
                 raise DataError(f"text {row} has no word, {brief(text)}; leave it out")
-            found = self._tokens(words, number)
-            tokens[row, : len(words)] = torch.tensor(found, device="cpu")
+            if len(words) > length and not self._is_open:
+                raise DataError(
+                    f"text {row} has {len(words)} words, more than {length}; shorten it"
+                )
+            found = self.tokens_of(words[:length])
+            tokens[row, : len(found)] = torch.tensor(found, device="cpu")
         return tokens
 
     def tokens_of(self, words: Sequence[str]) -> list[int]:
@@ -90,7 +94,15 @@ class Vocabulary:
         Raises:
             DataError: A word is not known (in a vocabulary without "<unk>").
         """
-        return self._tokens(words, self._numbers())
+        if self._is_open:
+            return [self._numbers.get(word, UNKNOWN) for word in words]
+        try:
+            return [self._numbers[word] for word in words]
+        except KeyError as error:
+            raise DataError(
+                f"unknown word {brief(error.args[0])}; this network knows "
+                f"{', '.join(self.words[1:6])}, ... (vocabulary.words)"
+            ) from None
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Return the words of tokens, int64 [n, T], joined by spaces.
@@ -109,19 +121,13 @@ class Vocabulary:
         )
         return [" ".join(words) for words in rows]
 
+    @property
+    def _is_open(self) -> bool:
+        return self.words[1] == _UNKNOWN_WORD
+
+    @cached_property
     def _numbers(self) -> dict[str, int]:
         return {word: token for token, word in enumerate(self.words) if word}
-
-    def _tokens(self, words: Sequence[str], number: dict[str, int]) -> list[int]:
-        if number.get(_UNKNOWN_WORD) == UNKNOWN:
-            return [number.get(word, UNKNOWN) for word in words]
-        try:
-            return [number[word] for word in words]
-        except KeyError as error:
-            raise DataError(
-                f"unknown word {brief(error.args[0])}; this network knows "
-                f"{', '.join(self.words[1:6])}, ... (vocabulary.words)"
-            ) from None
 
 
 def words_of(text: str) -> list[str]:

@@ -45,7 +45,7 @@ def read_words(
         parts = {f"{name}.txt": hub for name, hub in zip(FILES, _HUB, strict=True)}
         fetch_lines("WikiText-2", path.parent, _SOURCE, parts, lambda row: row["text"])
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(
             f"wikitext2: file {path} cannot be read ({error.strerror}); point "

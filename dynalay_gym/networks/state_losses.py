@@ -103,7 +103,7 @@ def loss_of_states(
 def loss_of_words(
     network: MainNetwork,
     texts: Tensor,
-    labels: Tensor,
+    words: Tensor,
     weights: Mapping[int, float],
     solver: SolverConfig,
 ) -> Tensor:
@@ -115,19 +115,19 @@ def loss_of_words(
     Args:
         network: A main network that predicts words.
         texts: Samples without padding, int64 [n, T].
-        labels: The words behind them, int64 [n].
+        words: The word behind each of their words, int64 [n, T].
         weights: Weight of each state.
         solver: Options of the solves and of their gradient.
     """
     tops = network.tops(texts, weights, solver)
     losses = []
     for (state_id, weight), top in zip(weights.items(), tops, strict=True):
-        features, words = network.main_layers[-1].pool(top), labels
+        features, asked = network.main_layers[-1].pool(top), words[:, -1]
         if state_id == 0:
-            features = summaries(top.y).flatten(0, 1)
-            words = torch.cat([texts[:, 1:], labels[:, None]], 1).flatten()
+            features, asked = summaries(top.y).flatten(0, 1), words.flatten()
         normed = network.head_norm(features, state_id)
-        losses.append(weight * network.word_head(normed, words).loss)
+        with torch.autocast(normed.device.type, enabled=False):  # it cannot mix types
+            losses.append(weight * network.word_head(normed.float(), asked).loss)
     return torch.stack(losses).sum() / sum(weights.values())
 
 

@@ -45,7 +45,7 @@ class TrainerConfig:
         batch_size: Samples of a batch, >= 2.
         learning_rate: Peak of the schedule, in (0, 10).
         weight_decay: Of the optimiser, >= 0.
-        augment: Random shifts and mirror images.
+        augment: Random shifts and mirror images; of texts, dropped words.
         precision: ``fp32``, or ``bf16`` autocast.
         seed: Of order of samples, augmentation and whatever else is drawn.
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dynalay_gym.data.splits import Split, augment
-from dynalay_gym.data.vocabulary import drop_words
+from dynalay_gym.data.vocabulary import PADDING, drop_words
+from dynalay_gym.errors import DataError
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.overflow import check_loss
@@ -64,6 +65,7 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
 
     Raises:
         ConfigError: A batch is larger than the split.
+        DataError: There is padding in texts whose words are to be predicted.
     """
 
     kind = "main-training"
@@ -77,6 +79,11 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
             weight_decay=config.weight_decay,
         )
         super().__init__(network, data, config, optimizer)
+        if network.config.cutoffs and bool((data.inputs == PADDING).any()):
+            raise DataError(
+                "a network that predicts words is trained on whole windows; leave out "
+                "texts with padding (token 0)"
+            )
         self.solver = SolverConfig(
             rtol=network.config.rtol,
             max_steps=max(network.config.layer_steps),
@@ -86,9 +93,8 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
 
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
         """Shift and mirror images, drop words; see `Trainer.augment`."""
-        if self.network.config.form == "text":
-            return drop_words(images, self.config.dropped_words, self.generator)
-        return augment(images, self.generator)
+        share = self.config.dropped_words
+        return change_samples(self.network, images, self.generator, share)
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """Return the mean loss of states; see `Trainer.loss`."""
@@ -96,8 +102,10 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
         if self.config.paths == "portions":
             logits = partial_logits(self.network, images, weights, self.generator)
             return weighted_loss(logits, labels, weights)
-        loss = loss_of_words if self.network.config.cutoffs else loss_of_states
-        return loss(self.network, images, labels, weights, self.solver)
+        if self.network.config.cutoffs:  # dropped words are still to be predicted
+            words = torch.cat([self.data.inputs[rows, 1:], labels[:, None]], 1)
+            return loss_of_words(self.network, images, words, weights, self.solver)
+        return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def weights(self) -> dict[int, float]:
         """Return the states that a step trains, and their weights in the loss."""
@@ -120,6 +128,25 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate; see `one_cycle`."""
         return one_cycle(progress)
+
+
+def change_samples(
+    network: MainNetwork,
+    samples: Tensor,
+    generator: torch.Generator,
+    dropped: float = 0.5,
+) -> Tensor:
+    """Return samples changed at random: images shifted and mirrored, texts thinned.
+
+    Args:
+        network: The network that they are for.
+        samples: Images [n, C, H, W], or texts [n, T].
+        generator: Source of all draws.
+        dropped: Share of the words of a text that are made unknown.
+    """
+    if network.config.form == "text":
+        return drop_words(samples, dropped, generator)
+    return augment(samples, generator)
 
 
 def one_cycle(progress: float) -> float:

@@ -214,8 +214,10 @@ def read_inputs(inputs: Any, session: NetworkSession) -> Tensor:
 
 def _are_texts(inputs: Any) -> bool:
     """Return whether inputs are a text, or begin with one."""
-    if isinstance(inputs, list | tuple | np.ndarray) and len(inputs) > 0:
-        return isinstance(inputs[0], str)
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim == 1 and inputs.dtype.kind in "US"
+    if isinstance(inputs, list | tuple) and inputs:
+        return isinstance(inputs[0], str | bytes)
     return isinstance(inputs, str)
 
 

@@ -19,7 +19,7 @@ from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.sessions.calibration import BATCH, Calibration, calibrate
 from dynalay_gym.sessions.fastest import as_session, fastest_session
-from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession
+from dynalay_gym.sessions.protocol import FiniteSession, NetworkSession, begin_macs
 
 
 def state_name(state_id: int, num_layers: int) -> str:
@@ -120,7 +120,7 @@ def _measure_main(
         portions = fastest_session(network, iterations_per_action=portion)
         calibrations.append(calibrate(portions, splits["agent"]))
     about = {
-        "plain_macs": session.plain_macs,
+        "plain_macs": round(begin_macs(session, splits["agent"].inputs).mean()),
         "solver_steps": _measure_states(session, splits["agent"])[1],
         "state_accuracy": {
             name: state_accuracies(session, split) for name, split in splits.items()

@@ -76,7 +76,7 @@ GOOD = " ".join(STATEMENTS[:6])
         ("", "text 0 has no word"),
         (GOOD, "6 statements and then one question"),
         (f"a? {GOOD}", "6 statements and then one question"),
-        (f"{GOOD} {GOOD} a?", "6 statements and then one question"),
+        (f"{GOOD} {GOOD} a?", "text 0 has 13 words, more than 7"),
         (f"{GOOD} z?", "unknown word 'z\\?'"),
         (f"{GOOD} a\x00", "unknown word"),
     ],

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.flops import FlopCount
@@ -18,6 +19,7 @@ from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.reading import Rereading, TokenStem, summary
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.state_losses import loss_of_states
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.predictor.export import parts_of
@@ -307,7 +309,45 @@ def test_texts_themselves_are_answered_and_kept_with_their_words(
         (["a=b", "a=b z?"], "unknown word 'z\\?'"),
         (["a=b", None], "text 1 is no str"),
         ("a=b", "not one text"),
+        ("a=b " * 8, "not one text"),
+        (["a=b " * 100_000], "has 100000 words, more than 7"),
+        ([b"a=b"], "text 0 is no str"),
     ):
         with pytest.raises(DataError, match=message):
             predictor.predict(wrong)
-    assert predictor.predict(["a=b " * 100_000]) == predictor.predict(["a=b " * 7])
+    assert torch.equal(
+        torch.from_numpy(predictor.predict(np.array(raw))),
+        predictor.predict(split.inputs),
+    )
+    with pytest.raises(ConfigError, match="shape"):
+        predictor.predict(np.array(3))
+
+
+@pytest.mark.parametrize(
+    ("preset", "length", "num_classes"), [("reviews", 400, 2), ("language", 35, 300)]
+)
+@torch.no_grad()
+def test_no_row_changes_another_at_the_sizes_in_use(
+    preset: str, length: int, num_classes: int
+) -> None:
+    torch.manual_seed(0)
+    words = Vocabulary(words=("", *map(str, range(1, 300))))
+    config = make_config(preset, (length,), 33_279)
+    cutoffs = (20, 100) if config.cutoffs else ()
+    config = replace(config, cutoffs=cutoffs, num_classes=num_classes)
+    network = MainNetwork(replace(config, vocabulary=words))
+    texts = torch.randint(1, 300, (130, length))
+    if preset == "reviews":
+        ends = torch.randint(1, length + 1, (130, 1))
+        texts *= torch.arange(length) < ends
+    session, found = TorchSession(network), []
+    for num in (130, 17, 3, 2, 1):
+        state, rows = session.begin(texts[:num]), torch.arange(num)
+        logits = [session.logits(state, rows)]
+        for action in (3, 1, 2):
+            cost = session.apply(state, rows, torch.full_like(rows, action))
+            logits.append(session.logits(state, rows))
+        found.append([*logits, cost.macs, cost.solver_steps])
+    for smaller in found[1:]:
+        for part, whole in zip(smaller, found[0], strict=True):
+            assert torch.equal(part, whole[: len(part)])

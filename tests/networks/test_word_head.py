@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 from math import log
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynalay_gym.data.splits import Split
 from dynalay_gym.data.vocabulary import Vocabulary
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DataError
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.costs import CostTable
 from dynalay_gym.networks.layers.config import MainNetworkConfig
@@ -78,10 +79,11 @@ def test_the_loss_is_that_of_every_prefix_and_of_the_last_word_when_iterated() -
         shorter.load_state_dict(network.state_dict())
         answer = shorter(whole[:, :length])
         losses.append(nn.functional.nll_loss(answer, whole[:, length]))
-    plain = loss_of_words(network, texts, labels, {0: 1.0}, HERE)
+    words = whole[:, 1:]
+    plain = loss_of_words(network, texts, words, {0: 1.0}, HERE)
     torch.testing.assert_close(plain, torch.stack(losses).mean())
     last = nn.functional.nll_loss(network.forward_path(texts, 3, HERE), labels)
-    both = loss_of_words(network, texts, labels, {0: 1.0, 3: 2.0}, HERE)
+    both = loss_of_words(network, texts, words, {0: 1.0, 3: 2.0}, HERE)
     torch.testing.assert_close(both, (plain + 2 * last) / 3)
 
 
@@ -120,6 +122,50 @@ def test_counting_is_learnt_and_answered_by_a_session() -> None:
         assert float(nn.functional.nll_loss(answers, data.labels[:18])) < log(2)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dropped_words_are_still_asked_for(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Split(torch.randint(2, 20, (8, 6)), torch.randint(2, 20, (8,)))
+    asked = []
+    forward = WordHead.forward
+
+    def follow(head: WordHead, features: Tensor, words: Tensor) -> Any:
+        asked.append(words)
+        return forward(head, features, words)
+
+    monkeypatch.setattr(WordHead, "forward", follow)
+    options = TrainingConfig(
+        epochs=1,
+        batch_size=8,
+        augment=True,
+        dropped_words=1.0,
+        precision=precision,
+        paths="all",
+    )
+    trainer = MainTrainer(MainNetwork(CONFIG), data, options)
+    trainer.train_epoch(lambda step, loss: None)
+    assert len(asked) == 4
+    whole = torch.cat([data.inputs[:, 1:], data.labels[:, None]], 1)
+    assert torch.equal(asked[0].sort().values, whole.flatten().sort().values)
+    assert torch.equal(asked[3].sort().values, data.labels.sort().values)
+
+
+def test_windows_with_padding_are_refused() -> None:
+    data = Split(torch.tensor([[3, 4, 5, 6, 7, 0]] * 4), torch.full((4,), 3))
+    options = TrainingConfig(epochs=1, batch_size=4, paths="mixed")
+    with pytest.raises(DataError, match="padding"):
+        MainTrainer(MainNetwork(CONFIG), data, options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stem_stride": 2}, {"head_width": 4}, {"num_classes": 21}]
+)
+def test_options_that_do_not_go_with_words_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="cutoffs"):
+        replace(CONFIG, **wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [(5, 5), (12, 5), (5, 20), (0,), (-1, 5)])
 def test_clusters_must_be_in_order(wrong: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="cutoffs"):
@@ -127,7 +173,7 @@ def test_clusters_must_be_in_order(wrong: tuple[int, ...]) -> None:
 
 
 def test_only_texts_have_next_words() -> None:
-    with pytest.raises(ConfigError, match="cutoffs are of networks that predict words"):
+    with pytest.raises(ConfigError, match="only text networks take cutoffs"):
         MainNetworkConfig(
             in_shape=(1, 8, 8),
             num_classes=20,

@@ -97,16 +97,16 @@ class MainNetworkConfig:
                 raise ConfigError(
                     "a text network needs in_shape=(words,) and a stem; set them, or, "
                     "for images, choose another preset (for texts: --dataset chains, "
-                    "imdb)"
+                    "imdb, wikitext2)"
                 )
             self._check_cutoffs()
             return
         if self.cutoffs:
-            raise ConfigError("cutoffs are of networks that predict words; leave out")
+            raise ConfigError("only text networks take cutoffs; leave them out")
         if len(self.in_shape) != 3:
             raise ConfigError(
                 f"this network is for images, not for texts of shape {self.in_shape}; "
-                "choose the preset of the data set (chains, reviews)"
+                "choose the preset of the data set (chains, reviews, language)"
             )
         _, height, width = self.in_shape
         if height != width:
@@ -117,11 +117,19 @@ class MainNetworkConfig:
             raise ConfigError(f"unshuffle {self.unshuffle} does not divide {height}")
 
     def _check_cutoffs(self) -> None:
+        if not self.cutoffs:
+            return
         ends = [0, *self.cutoffs, self.num_classes]
-        if self.cutoffs and (self.head_width or sorted(set(ends)) != ends):
+        if self.head_width or self.stem_stride > 1 or sorted(set(ends)) != ends:
             raise ConfigError(
-                f"cutoffs must rise from 1 to {self.num_classes - 1}, and head_width "
-                f"be 0, not {self.cutoffs} and {self.head_width}"
+                f"cutoffs must rise from 1 to {self.num_classes - 1}, with head_width "
+                f"0 and stem_stride 1, not {self.cutoffs}, {self.head_width} and "
+                f"{self.stem_stride}"
+            )
+        if self.vocabulary is not None and len(self.vocabulary) != self.num_classes:
+            raise ConfigError(
+                f"a network with cutoffs predicts one of its {len(self.vocabulary)} "
+                f"words; set num_classes to that, not to {self.num_classes}"
             )
 
     def _check_layers(self) -> None:
