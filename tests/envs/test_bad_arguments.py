@@ -93,7 +93,7 @@ def test_the_memory_of_a_row_is_what_its_maps_take(preset: str) -> None:
     network = MainNetwork(make_config(preset, (1, 8, 8), 10))
     session = TorchSession(network)
     # Maps of the stem; visible, plain, hidden and injected ones of every layer; pooled
-    # features, logits, state, residuals.
+    # features, logits, residuals; state and padding.
     stem = 64 + (4 * 16 if preset == "digits" else 0)
     maps = {
         "digits": (2 * 3 * 64 + 2 * 8 * 16)
@@ -102,7 +102,7 @@ def test_the_memory_of_a_row_is_what_its_maps_take(preset: str) -> None:
         "paper": 3 * 64 * 16 + 3 * 128 * 4 + 3 * 256,
     }[preset]
     features = {"digits": 13 + 36, "paper": 448}[preset]
-    expected = 4 * (stem + maps + features + 10 + 3) + 8
+    expected = 4 * (stem + maps + features + 10 + 3) + 2 * 8
     assert row_bytes(session, torch.zeros(1, 1, 8, 8)) == expected
 
 

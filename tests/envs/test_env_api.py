@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -28,8 +29,9 @@ from helpers.networks import (
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import dynalay_gym
-from dynalay_gym.data.registry import DATASETS
+from dynalay_gym.data.registry import DATASETS, DatasetSpec
 from dynalay_gym.data.splits import Split
+from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.envs.single_env import DynaLayEnv
 from dynalay_gym.envs.vector_env import DynaLayVectorEnv
@@ -41,6 +43,7 @@ from dynalay_gym.errors import (
     ResetNeededError,
 )
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.presets import make_config
 from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.testing import check_vector_env
 
@@ -53,11 +56,28 @@ def problem_of(env_id: str) -> dict[str, Any]:
     spec = next(spec for spec in DATASETS.values() if spec.env_id == env_id)
     if (SHIPPED / spec.name).is_dir():
         return {}
+    if spec.vocabulary is not None:
+        return texts_of(spec)
     config = tiny_config(in_shape=spec.in_shape, num_classes=spec.num_classes)
     return {
         "checkpoint": random_model(config),
         "split": random_split(config, num=spec.num_classes),
     }
+
+
+def texts_of(spec: DatasetSpec) -> dict[str, Any]:
+    """The same for texts of random words."""
+    assert spec.vocabulary is not None
+    vocabulary = Vocabulary(words=("", *map(str, range(1, spec.vocabulary))))
+    config = replace(
+        make_config(spec.preset, spec.in_shape, spec.num_classes),
+        vocabulary=vocabulary,
+        stem=4,
+        channels=(4, 4, 4),
+    )
+    texts = torch.randint(1, len(vocabulary), (30, *spec.in_shape))
+    split = Split(texts, torch.randint(0, spec.num_classes, (30,)))
+    return {"checkpoint": MainNetwork(config).eval(), "split": split}
 
 
 # --- checkers -------------------------------------------------------------------------
