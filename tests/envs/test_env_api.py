@@ -73,7 +73,7 @@ def texts_of(spec: DatasetSpec) -> dict[str, Any]:
         make_config(spec.preset, spec.in_shape, spec.num_classes),
         vocabulary=vocabulary,
         stem=4,
-        channels=(4, 4, 4),
+        channels=(4, 4, 8),
     )
     texts = torch.randint(1, len(vocabulary), (30, *spec.in_shape))
     split = Split(texts, torch.randint(0, spec.num_classes, (30,)))

@@ -159,11 +159,12 @@ def test_windows_with_padding_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"stem_stride": 2}, {"head_width": 4}, {"num_classes": 21}]
+    "wrong",
+    [{"stem_stride": 2}, {"head_width": 4}, {"num_classes": 21}, {"channels": (8, 7)}],
 )
-def test_options_that_do_not_go_with_words_are_refused(wrong: dict[str, int]) -> None:
+def test_options_that_do_not_go_with_words_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="cutoffs"):
-        replace(CONFIG, **wrong)  # type: ignore[arg-type]
+        replace(CONFIG, **wrong)
 
 
 @pytest.mark.parametrize("wrong", [(5, 5), (12, 5), (5, 20), (0,), (-1, 5)])

@@ -126,6 +126,11 @@ class MainNetworkConfig:
                 f"0 and stem_stride 1, not {self.cutoffs}, {self.head_width} and "
                 f"{self.stem_stride}"
             )
+        if 2 * self.channels[-1] < 4 ** len(self.cutoffs):
+            raise ConfigError(
+                f"{len(self.cutoffs)} cutoffs need {4 ** len(self.cutoffs) // 2} or "
+                f"more channels in the last layer, not {self.channels[-1]}"
+            )
         if self.vocabulary is not None and len(self.vocabulary) != self.num_classes:
             raise ConfigError(
                 f"a network with cutoffs predicts one of its {len(self.vocabulary)} "
