@@ -74,6 +74,11 @@ class MainNetwork(nn.Module):
         # statistics are not those of the pattern.
         by_batch = config.form not in ("planner", "text")
         self.head_norm = PatternNorm(features, 2**self.num_layers, by_batch=by_batch)
+        if config.form == "text":
+            # Its features lie about 1/2. Centred, they are learnt from at once; as they
+            # are, a network may answer at random for epochs.
+            self.head_norm.weight.data.fill_(2.0)
+            self.head_norm.bias.data.fill_(-1.0)
         if config.cutoffs:
             self.word_head = WordHead(features, config.num_classes, config.cutoffs)
             return

@@ -226,6 +226,9 @@ class _Images:
     def __init__(self, images: Tensor, injection: Injection) -> None:
         self._images, self._injection, self.device = images, injection, images.device
 
+    def __len__(self) -> int:
+        return len(self._images)
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         found: Tensor = self._injection.into("image", self._images[rows])
         return found
