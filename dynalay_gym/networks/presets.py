@@ -69,7 +69,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "language": {
         "form": "text",
         "stem": 128,
-        "stem_std": 0.1,
         "channels": (128, 128, 128),
         "cutoffs": (2_000, 10_000),
         "rtol": 0.05,
