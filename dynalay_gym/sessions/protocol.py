@@ -121,7 +121,12 @@ class NetworkSession(Protocol):
 
 
 def begin_macs(session: NetworkSession, inputs: Tensor) -> NDArray[np.int64]:
-    """Return the multiply-adds of a session's `begin` for each input, int64 [n]."""
+    """Return the multiply-adds of a session's `begin` for each input, int64 [n].
+
+    Args:
+        session: Any session; `plain_macs` counts if it has no ``begin_macs``.
+        inputs: Samples [n, ...] on its device.
+    """
     if hasattr(session, "begin_macs"):
         own: NDArray[np.int64] = session.begin_macs(inputs).cpu().numpy()
         return own
