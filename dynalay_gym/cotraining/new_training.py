@@ -50,10 +50,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.3,
     },
     "language": {
-        "epochs": 6,
+        "epochs": 7,
         "batch_size": 32,
         "paths": "mixed",
         "learning_rate": 3e-3,
+        "weight_decay": 0.1,
         "dropped_words": 0.1,
     },
 }

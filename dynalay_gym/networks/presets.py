@@ -69,8 +69,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "language": {
         "form": "text",
         "stem": 128,
-        "channels": (128, 128, 128),
-        "cutoffs": (2_000, 10_000),
+        "channels": (160, 160, 160),
+        "cutoffs": (1_000, 6_000),
         "rtol": 0.05,
         "max_steps": 3,
     },

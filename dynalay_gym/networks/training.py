@@ -77,6 +77,9 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
             network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
+            # Most weights are vectors of words, few of which a step moves: reading and
+            # writing them once is what the optimiser costs.
+            fused=network.config.form == "text",
         )
         super().__init__(network, data, config, optimizer)
         if network.config.cutoffs and bool((data.inputs == PADDING).any()):

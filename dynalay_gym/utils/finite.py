@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from dynalay_gym.errors import DivergedError
 
 MEND_DATA = "mend the data, or the environment, that it comes from"
+_LARGE = 2**16  # numbers of a tensor that costs more to copy than to call for
 
 
 class FiniteGuard:
@@ -111,7 +113,11 @@ class FiniteGuard:
 def are_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether all numbers are finite: their extremes are; no mask is made."""
     flat = [tensor.reshape(-1) for tensor in tensors if tensor.numel()]
-    extremes = torch.aminmax(torch.cat(flat)) if flat else ()
+    small = [tensor for tensor in flat if tensor.numel() < _LARGE]
+    groups = [tensor for tensor in flat if tensor.numel() >= _LARGE]
+    if small:
+        groups.append(torch.cat(small))  # one call for all of them
+    extremes = chain.from_iterable(torch.aminmax(group) for group in groups)
     return all(math.isfinite(extreme.item()) for extreme in extremes)
 
 
