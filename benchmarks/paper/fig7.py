@@ -5,38 +5,32 @@
 Trains and measures a network for every variant and seed, unless the folder has it: one
 without iteration, one for each layer that alone is iterated, and one for all three.
 Then it prints the table. Several processes may share a folder, each with its own seeds.
-
-Axes: n texts.
 """
 
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from benchmarks.report import table
+from benchmarks.paper.text_measures import measure
+from benchmarks.report import Columns, table
 from dynalay_gym.cotraining.new_training import load_splits, training_config
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.fixed_point.progress import SolverStatus
 from dynalay_gym.networks.checkpoint import load_network, save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
-from dynalay_gym.sessions.calibration import BATCH
-from dynalay_gym.sessions.protocol import begin_macs
-from dynalay_gym.sessions.torch_session import TorchSession
 from dynalay_gym.storage.io import write_json
 from dynalay_gym.storage.saved_folder import is_saved
 
@@ -49,7 +43,8 @@ VARIANTS: dict[Variant, int] = {
     "layer 3": 4,
     "all": 7,
 }
-_TEXTS = 1_000  # from all over the split, on which the contraction is measured
+# What the networks of a data set are judged by, and its unit.
+METRICS = {"imdb": ("accuracy", ", %"), "wikitext2": ("perplexity", "")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +59,14 @@ class Args:
     """Seeds of the networks."""
     variants: tuple[Variant, ...] = ("no FPI", "layer 1", "layer 2", "layer 3", "all")
     """Which layers are iterated: no FPI, layer 1, layer 2, layer 3 or all."""
+    start_from: Path | None = None
+    """Folder of an earlier run: a network goes on from its no FPI of the same seed."""
+    every: int = 1
+    """Train on every so manieth sample of the main split."""
     epochs: int | None = None
-    """Passes over the main split; as many as train_main.py takes if not given."""
+    """Passes over the samples; as many as train_main.py takes if not given."""
+    learning_rate: float | None = None
+    """Peak of the learning rate; that of train_main.py if not given."""
     data_dir: Path | None = None
     """Folder of the data files."""
     results: Path | None = None
@@ -96,7 +97,7 @@ def main(args: Args) -> None:
     splits = load_splits(args.dataset, "cpu", data_dir=args.data_dir)
     rows = []
     for seed, variant in product(args.seeds, args.variants):
-        folder = args.folder / f"{variant.replace(' ', '-')}-{seed}"
+        folder = args.folder / folder_name(variant, seed)
         if not is_saved(folder):
             minutes = train(args, splits["main"], VARIANTS[variant], seed, folder)
             print(f"{variant}, seed {seed}: {minutes:.1f} minutes", flush=True)
@@ -110,7 +111,8 @@ def main(args: Args) -> None:
         rows.append(json.loads(measured.read_text("utf-8")))
         if rows[-1]["dataset"] != args.dataset:
             raise ConfigError(f"{measured} is of another data set; give another folder")
-    print(table(COLUMNS, [summary(rows, variant) for variant in args.variants]))
+    summaries = [summary(rows, variant) for variant in args.variants]
+    print(table(columns(args.dataset), summaries))
     print(table(CONTRACTION, contractions(rows)))
     if args.results is not None:
         write_json(args.results, {"dataset": args.dataset, "networks": rows})
@@ -120,16 +122,12 @@ def main(args: Args) -> None:
 
 def train(args: Args, data: Split, state: int, seed: int, folder: Path) -> float:
     """Train and save the network of a variant; return the processor's minutes."""
-    spec = dataset_spec(args.dataset)
-    architecture = replace(
-        make_config(spec.preset, spec.in_shape, spec.num_classes),
-        vocabulary=data.vocabulary,
-    )
-    options = {"epochs": args.epochs, "seed": seed}
-    config: Any = training_config(architecture, args.dataset, **options)
-    torch.manual_seed(seed)
-    start = time.process_time()
-    trainer = VariantTrainer(MainNetwork(architecture), data, config, state)
+    network, start = new_network(args, data, seed), time.process_time()
+    options = {"epochs": args.epochs, "learning_rate": args.learning_rate, "seed": seed}
+    config: Any = training_config(network.config, args.dataset, **options)
+    part = slice(None, None, args.every)
+    data = replace(data, inputs=data.inputs[part], labels=data.labels[part])
+    trainer = VariantTrainer(network, data, config, state)
     for _ in range(config.epochs):
         trainer.train_epoch(lambda step, loss: None)
     minutes = (time.process_time() - start) / 60
@@ -138,89 +136,39 @@ def train(args: Args, data: Split, state: int, seed: int, folder: Path) -> float
     return minutes
 
 
-@torch.no_grad()
-def measure(network: MainNetwork, split: Split, state_id: int) -> dict[str, Any]:
-    """Return what a network answers in its state, at each number of iterations.
-
-    Returns:
-        Accuracy in %, cross-entropy in nats, mean compute in plain passes and mean
-        iterations by the most iterations K of a solve, and the plain pass's accuracy.
-    """
-    most = max(network.config.layer_steps)
-    found: dict[str, Any] = {"plain": answers(network, split, 0, 0)["accuracy"]}
-    numbers = range(most + 1) if state_id else (0,)
-    for steps in numbers:
-        found[f"K = {steps}"] = answers(network, split, state_id, steps)
-    found["contraction"] = [
-        contraction(network, split.inputs[:: max(1, len(split) // _TEXTS)], level)
-        for level in range(network.num_layers)
-        if state_id >> level & 1
-    ]
-    return found
+def new_network(args: Args, data: Split, seed: int) -> MainNetwork:
+    """Return a network as it is before its training."""
+    torch.manual_seed(seed)
+    if args.start_from is not None:
+        network = load_network(args.start_from / folder_name("no FPI", seed))[0]
+        return cast(MainNetwork, network)
+    spec = dataset_spec(args.dataset)
+    architecture = make_config(spec.preset, spec.in_shape, spec.num_classes)
+    return MainNetwork(replace(architecture, vocabulary=data.vocabulary))
 
 
-def answers(
-    network: MainNetwork, split: Split, state_id: int, steps: int
-) -> dict[str, float]:
-    """Return means over a split in one state, with solves of at most some steps."""
-    session = TorchSession(network, max_steps=steps)
-    totals, plain = torch.zeros(5, dtype=torch.float64), 0
-    for start in range(0, len(split), BATCH):
-        batch = slice(start, start + BATCH)
-        inputs, labels = split.inputs[batch], split.labels[batch]
-        state, rows = session.begin(inputs), torch.arange(len(inputs))
-        cost = session.reach(state, rows, torch.full_like(rows, state_id))
-        logits = session.logits(state, rows)
-        ended = (cost.status == SolverStatus.CONVERGED).sum()
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        right = (logits.argmax(1) == labels).sum()
-        sums = right, loss, cost.macs.sum(), cost.solver_steps.sum(), ended
-        totals += torch.tensor([float(each) for each in sums], dtype=torch.float64)
-        plain += int(begin_macs(session, inputs).sum())
-    right, loss, macs, taken, ended = (totals / len(split)).tolist()
+def folder_name(variant: str, seed: int) -> str:
+    """Return the name of the folder of a network."""
+    return f"{variant.replace(' ', '-')}-{seed}"
+
+
+def columns(dataset: str) -> Columns:
+    """Return what the table of a data set shows."""
+    name, unit = METRICS[dataset]
+    form = ".2f" if unit else ".1f"
     return {
-        "accuracy": 100 * right,
-        "loss": loss,
-        "compute": 1 + macs * len(split) / plain,
-        "steps": taken,
-        "converged": 100 * ended,
+        "iterated": ("variant", ""),
+        f"plain pass, {name}": ("plain", form),
+        **{f"K = {k}{unit}": (f"K = {k}", form) for k in range(4)},
+        "loss": ("loss", ".3f"),
+        "gain, nats": ("gain", ".4f"),
+        "compute": ("compute", ".2f"),
+        "iterations": ("steps", ".2f"),
+        "converged, %": ("converged", ".1f"),
+        "minutes": ("minutes", ".1f"),
     }
 
 
-def contraction(network: MainNetwork, inputs: Tensor, level: int) -> dict[str, Any]:
-    """Return by how much each iteration shrinks the step of the one before.
-
-    Returns:
-        The layer's number, and of ``||z_3 - z_2|| / ||z_2 - z_1||``, z_0 being the
-        plain pass, the median and the largest value over the inputs.
-    """
-    below = network.stem(inputs)
-    for layer in network.main_layers[:level]:
-        below = layer.plain(below, 0)
-    layer = network.main_layers[level]
-    solver = replace(network.solvers[level], max_steps=1, rtol=1e-9)
-    state, iterates = layer.plain(below, 0), []
-    for _ in range(3):
-        state, _ = layer.iterate(below, state, 0, solver)
-        iterates.append(state.z.flatten(1))
-    first, second = (
-        (after - before).norm(dim=1) for before, after in pairwise(iterates)
-    )
-    ratios = (second / first.clamp(min=1e-12)).sort().values
-    middle, largest = float(ratios[len(ratios) // 2]), float(ratios[-1])
-    return {"layer": level + 1, "median": middle, "largest": largest}
-
-
-COLUMNS = {
-    "iterated": ("variant", ""),
-    "plain pass, %": ("plain", ".2f"),
-    **{f"K = {k}, %": (f"K = {k}", ".2f") for k in range(4)},
-    "loss": ("loss", ".3f"),
-    "compute": ("compute", ".2f"),
-    "iterations": ("steps", ".2f"),
-    "converged, %": ("converged", ".1f"),
-    "minutes": ("minutes", ".1f"),
-}
 CONTRACTION = {
     "iterated": ("variant", ""),
     "layer": ("layer", "d"),
@@ -230,14 +178,15 @@ CONTRACTION = {
 
 
 def summary(rows: Sequence[Mapping[str, Any]], variant: str) -> dict[str, Any]:
-    """Return means over the seeds of a variant, accuracies with their range."""
+    """Return means over the seeds of a variant; of what it is judged by, the range."""
     own = [row for row in rows if row["variant"] == variant]
-    last = last_level(own[0])
-    means: dict[str, Any] = {"variant": variant, "plain": spread(own, "plain")}
-    for name in (name for name in own[0] if name.startswith("K = ")):
-        means[name] = spread([row[name] for row in own], "accuracy")
+    metric, last = METRICS[own[0]["dataset"]][0], last_level(own[0])
+    means: dict[str, Any] = {"variant": variant}
+    for name in ("plain", *(name for name in own[0] if name.startswith("K = "))):
+        means[name] = spread([row[name][metric] for row in own])
     for name in ("loss", "compute", "steps", "converged"):
         means[name] = float(np.mean([row[last][name] for row in own]))
+    means["gain"] = spread([row["gain"]["mean"] for row in own])
     return means | {"minutes": float(np.mean([row["minutes"] for row in own]))}
 
 
@@ -246,9 +195,8 @@ def last_level(row: Mapping[str, Any]) -> str:
     return [name for name in row if name.startswith("K = ")][-1]
 
 
-def spread(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     """Return mean, lowest and highest value."""
-    values = [row[name] for row in rows]
     return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
 
 

@@ -7,13 +7,13 @@ import torch
 
 from benchmarks.paper.fig7 import (
     VARIANTS,
+    Variant,
     VariantTrainer,
-    contraction,
     contractions,
     draw,
-    measure,
     summary,
 )
+from benchmarks.paper.text_measures import contraction, measure
 from dynalay_gym.data.chains import VOCABULARY, make_chains_split
 from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.main_network import MainNetwork
@@ -39,7 +39,7 @@ def network() -> MainNetwork:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_trains_its_own_states(variant: str) -> None:
+def test_a_variant_trains_its_own_states(variant: Variant) -> None:
     torch.manual_seed(0)
     options = TrainingConfig(epochs=1, batch_size=20, paths="mixed")
     trainer = VariantTrainer(MainNetwork(CONFIG), SPLIT, options, VARIANTS[variant])
@@ -52,7 +52,12 @@ def test_a_variant_trains_its_own_states(variant: str) -> None:
         layer.recurrence.feedback.weight.grad is not None  # type: ignore[attr-defined]
         for layer in trainer.network.main_layers
     ]
-    single = {"no FPI": [], "layer 1": [0], "layer 2": [1], "layer 3": [2]}
+    single: dict[str, list[int]] = {
+        "no FPI": [],
+        "layer 1": [0],
+        "layer 2": [1],
+        "layer 3": [2],
+    }
     if variant in single:
         assert [i for i in range(3) if read_again[i]] == single[variant]
     else:
@@ -69,7 +74,12 @@ def test_what_is_measured_is_what_the_network_answers(network: MainNetwork) -> N
         loss = float(torch.nn.functional.cross_entropy(logits, SPLIT.labels))
         assert found[f"K = {steps}"]["loss"] == pytest.approx(loss, rel=1e-5)
     plain = network(SPLIT.inputs).argmax(1) == SPLIT.labels
-    assert found["plain"] == pytest.approx(100 * float(plain.double().mean()))
+    assert found["plain"]["accuracy"] == pytest.approx(
+        100 * float(plain.double().mean())
+    )
+    less = found["K = 0"]["loss"] - found["K = 3"]["loss"]
+    assert found["gain"]["mean"] == pytest.approx(less, abs=1e-6)
+    assert found["gain"]["low"] <= found["gain"]["mean"] <= found["gain"]["high"]
     one = 7 * 4 * 4 * (2 * 4 + 4)  # one reading, and its feedback
     extra = one + 4 * 8 + 5 * 8
     assert found["K = 1"]["compute"] == pytest.approx(1 + extra / (3 * one + 5 * 8))
@@ -85,7 +95,7 @@ def test_the_contraction_of_a_map_that_is_known(network: MainNetwork) -> None:
 
 def test_rows_are_summed_up_by_variant(network: MainNetwork) -> None:
     rows = [
-        {"variant": variant, "seed": seed, "minutes": 1.0 + seed}
+        {"dataset": "imdb", "variant": variant, "minutes": 1.0 + seed}
         | measure(network, SPLIT, VARIANTS[variant])
         for variant in ("no FPI", "all")
         for seed in (0, 1)

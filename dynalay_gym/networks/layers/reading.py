@@ -106,7 +106,9 @@ class Rereading(nn.Module):
             gated = torch.zeros_like(words)
         else:
             gated = words * self._gate(z)[:, None]
-        states, _ = self.lstm(torch.cat([words, gated], 2))
+        # Under bf16 autocast; few processors have an LSTM of that precision.
+        with torch.autocast("cpu", enabled=False):
+            states, _ = self.lstm(torch.cat([words, gated], 2))
         states = F.pad(states.movedim(2, 1), (0, length - used))
         return _to_maps(states, is_word[:, None])
 
