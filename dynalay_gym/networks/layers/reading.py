@@ -34,7 +34,7 @@ from dynalay_gym.networks.layers.norm import Pattern
 # An LSTM as PyTorch begins it hands on less than half of what it reads; stacked ones
 # learn late. With this factor what it hands on is about as large.
 _GAIN = 2.5
-_LOUDEST = 4.0  # with a gate up to 1 alone, networks learn much later what it is for
+LOUDEST = 4.0  # with a gate up to 1 alone, networks learn much later what it is for
 
 
 class TokenStem(nn.Module):
@@ -105,17 +105,18 @@ class Rereading(nn.Module):
         if z is None:
             gated = torch.zeros_like(words)
         else:
-            gated = words * self._gate(z)[:, None]
+            gated = words * self.gate(z[:, :, :used])
         # Under bf16 autocast; few processors have an LSTM of that precision.
         with torch.autocast("cpu", enabled=False):
             states, _ = self.lstm(torch.cat([words, gated], 2))
         states = F.pad(states.movedim(2, 1), (0, length - used))
         return _to_maps(states, is_word[:, None])
 
-    def _gate(self, z: Tensor) -> Tensor:
+    def gate(self, z: Tensor) -> Tensor:
+        """Return by what each word is multiplied, [n, 1, C], after a reading z."""
         weight, bias = self.feedback.weight, self.feedback.bias
         scores = linear(2 * summary(z) - 1, weight) + bias
-        return _LOUDEST * torch.tanh(scores)
+        return LOUDEST * torch.tanh(scores)[:, None]
 
     def solve(
         self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
