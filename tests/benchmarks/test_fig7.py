@@ -5,15 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.paper.fig7 import (
-    VARIANTS,
-    Variant,
-    VariantTrainer,
-    contractions,
-    draw,
-    summary,
-)
-from benchmarks.paper.text_measures import contraction, measure
+from benchmarks.paper.experiment import Setting
+from benchmarks.paper.fig7 import STATES, Fig7
+from benchmarks.paper.measures import contraction, measure
+from benchmarks.paper.networks import StatesTrainer
 from dynalay_gym.data.chains import VOCABULARY, make_chains_split
 from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.main_network import MainNetwork
@@ -38,30 +33,20 @@ def network() -> MainNetwork:
     return MainNetwork(CONFIG).freeze()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_trains_its_own_states(variant: Variant) -> None:
+def test_only_the_states_that_are_wanted_are_trained() -> None:
     torch.manual_seed(0)
     options = TrainingConfig(epochs=1, batch_size=20, paths="mixed")
-    trainer = VariantTrainer(MainNetwork(CONFIG), SPLIT, options, VARIANTS[variant])
-    for _ in range(3):
-        states = set(trainer.weights())
-        assert {0, VARIANTS[variant]} <= states
-        assert len(states) == {"no FPI": 1, "all": 3}.get(variant, 2)
+    trainer = StatesTrainer(MainNetwork(CONFIG), SPLIT, options, (0, 2))
+    assert trainer.weights() == {0: 1.0, 2: 1.0}
     trainer.train_epoch(lambda step, loss: None)
     read_again = [
         layer.recurrence.feedback.weight.grad is not None  # type: ignore[attr-defined]
         for layer in trainer.network.main_layers
     ]
-    single: dict[str, list[int]] = {
-        "no FPI": [],
-        "layer 1": [0],
-        "layer 2": [1],
-        "layer 3": [2],
-    }
-    if variant in single:
-        assert [i for i in range(3) if read_again[i]] == single[variant]
-    else:
-        assert any(read_again)
+    assert read_again == [False, True, False]
+    every = StatesTrainer(MainNetwork(CONFIG), SPLIT, options, None)
+    drawn = [set(every.weights()) for _ in range(3)]
+    assert all({0, 7} < states and len(states) == 3 for states in drawn)
 
 
 def test_what_is_measured_is_what_the_network_answers(network: MainNetwork) -> None:
@@ -73,10 +58,8 @@ def test_what_is_measured_is_what_the_network_answers(network: MainNetwork) -> N
         assert found[f"K = {steps}"]["accuracy"] == pytest.approx(right)
         loss = float(torch.nn.functional.cross_entropy(logits, SPLIT.labels))
         assert found[f"K = {steps}"]["loss"] == pytest.approx(loss, rel=1e-5)
-    plain = network(SPLIT.inputs).argmax(1) == SPLIT.labels
-    assert found["plain"]["accuracy"] == pytest.approx(
-        100 * float(plain.double().mean())
-    )
+    plain = 100 * (network(SPLIT.inputs).argmax(1) == SPLIT.labels).double().mean()
+    assert found["plain"]["accuracy"] == pytest.approx(float(plain))
     less = found["K = 0"]["loss"] - found["K = 3"]["loss"]
     assert found["gain"]["mean"] == pytest.approx(less, abs=1e-6)
     assert found["gain"]["low"] <= found["gain"]["mean"] <= found["gain"]["high"]
@@ -93,17 +76,23 @@ def test_the_contraction_of_a_map_that_is_known(network: MainNetwork) -> None:
     assert 0 < contraction(network, SPLIT.inputs, 0)["median"] < 2
 
 
-def test_rows_are_summed_up_by_variant(network: MainNetwork) -> None:
+@pytest.mark.parametrize("dataset", ["imdb", "wikitext2"])
+def test_units_are_summed_up_by_arm(network: MainNetwork, dataset: str) -> None:
     rows = [
-        {"dataset": "imdb", "variant": variant, "minutes": 1.0 + seed}
-        | measure(network, SPLIT, VARIANTS[variant])
-        for variant in ("no FPI", "all")
+        {"arm": arm, "seed": seed, "minutes": 1.0 + seed}
+        | measure(network, SPLIT, STATES[arm])
+        for arm in ("no FPI", "all")
         for seed in (0, 1)
     ]
-    found = summary(rows, "all")
+    setting = Setting(dataset=dataset)
+    answers, contractions = Fig7().tables(rows, setting)
+    without, found = answers.rows
     last = rows[2]["K = 3"]
-    assert found["K = 3"] == dict.fromkeys(("mean", "low", "high"), last["accuracy"])
+    judged = {"imdb": "accuracy", "wikitext2": "perplexity"}[dataset]
+    assert found["K = 3"] == dict.fromkeys(("mean", "low", "high"), last[judged])
     assert found["loss"] == last["loss"] and found["minutes"] == 1.5
-    assert "K = 1" not in summary(rows, "no FPI")
-    assert [row["layer"] for row in contractions(rows)] == [1, 2, 3]
-    assert len(draw(rows).axes) == 2
+    assert "K = 1" not in without
+    assert [row["layer"] for row in contractions.rows] == [1, 2, 3]
+    assert f"plain pass, {judged}" in answers.markdown()
+    axes = Fig7().draw(rows, setting).axes
+    assert [judged in each.get_ylabel() for each in axes] == [True, False]

@@ -1,6 +1,6 @@
-"""What a text network answers in one of its states, by how often it has read.
+"""What a main network answers in one of its states, by the iterations of its solves.
 
-Axes: n texts, K iterations.
+Axes: n samples, K iterations.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from dynalay_gym.sessions.calibration import BATCH
 from dynalay_gym.sessions.protocol import begin_macs
 from dynalay_gym.sessions.torch_session import TorchSession
 
-_TEXTS = 1_000  # from all over the split, on which the contraction is measured
+_SAMPLES = 1_000  # from all over the split, on which the contraction is measured
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def measure(network: MainNetwork, split: Split, state_id: int) -> dict[str, Any]
     Returns:
         ``plain`` and ``K = 0``, ``K = 1``, ...: `answers` in the plain pass, and with
         solves of at most so many iterations. ``gain``: by how much the loss is less at
-        the most iterations than at none, nats, with an interval over the texts' groups.
+        the most iterations than at none, nats, with an interval over groups of samples.
         ``contraction`` of each iterated layer.
     """
     most = max(network.config.layer_steps)
@@ -43,7 +43,7 @@ def measure(network: MainNetwork, split: Split, state_id: int) -> dict[str, Any]
     low, high = bootstrap_interval(less, split.groups.numpy())
     found["gain"] = {"mean": float(less.mean()), "low": low, "high": high}
     found["contraction"] = [
-        contraction(network, split.inputs[:: max(1, len(split) // _TEXTS)], level)
+        contraction(network, split.inputs[:: max(1, len(split) // _SAMPLES)], level)
         for level in range(network.num_layers)
         if state_id >> level & 1
     ]
@@ -58,7 +58,7 @@ def answers(
     Returns:
         Accuracy in %, cross-entropy in nats and the perplexity that it is, compute in
         plain passes, iterations, and solves that converged in %; and the cross-entropy
-        of each text, [n].
+        of each sample, [n].
     """
     session = TorchSession(network, max_steps=steps)
     totals, plain, losses = torch.zeros(4, dtype=torch.float64), 0, []

@@ -1,0 +1,62 @@
+"""The papers' tables and figures, each made by one command.
+
+    python -m benchmarks.paper --experiment fig7 --dataset imdb --folder paper
+
+A run goes on where an earlier one in the same folder ended. Beside the folder of its
+units, an experiment gets EXPERIMENT-DATASET.json, .md, .png and .svg.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks.paper.experiment import Experiment, Setting
+from benchmarks.paper.fig7 import Fig7
+from benchmarks.paper.runner import all_units, run_units
+from benchmarks.report import write
+from dynalay_gym.errors import ConfigError
+
+EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in (Fig7,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(Setting):
+    """Run what is missing of an experiment, and write its tables and its picture."""
+
+    experiment: str
+    """Name of the experiment: fig7."""
+    folder: Path
+    """Where units and results go."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each arm."""
+    arms: tuple[str, ...] | None = None
+    """Arms to run; all of the experiment if not given."""
+    jobs: int = 1
+    """Processes."""
+
+
+def main(args: Args) -> None:
+    """Run, and write what was found."""
+    if args.experiment not in EXPERIMENTS:
+        raise ConfigError(
+            f"unknown experiment {args.experiment!r}; choose one of "
+            f"{sorted(EXPERIMENTS)}"
+        )
+    experiment = EXPERIMENTS[args.experiment]()
+    unknown = sorted(set(args.arms or ()) - set(experiment.arms))
+    if unknown:
+        raise ConfigError(f"unknown arms {unknown}; choose of {experiment.arms}")
+    stem = args.folder / f"{args.experiment}-{args.dataset}"
+    units = all_units(args.arms or experiment.arms, args.seeds)
+    rows = run_units(experiment, units, args, stem, args.jobs)
+    figure = experiment.draw(rows, args)
+    for ending in ("png", "svg"):
+        figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
+    heading = f"# {args.experiment}: {experiment.title}\n"
+    tables = experiment.tables(rows, args)
+    print(write(stem, heading, tables, {"setting": args.facts(), "units": rows}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

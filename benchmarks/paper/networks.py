@@ -1,0 +1,102 @@
+"""Networks of which some layers are iterated, trained for nothing else."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from benchmarks.paper.experiment import Setting, unit_name
+from dynalay_gym.cotraining.new_training import network_config, training_config
+from dynalay_gym.data.splits import Split
+from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.state_losses import mixed_states
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
+from dynalay_gym.storage.saved_folder import is_saved
+
+PLAIN = "no FPI"  # the arm without iteration
+
+
+class StatesTrainer(MainTrainer):
+    """Trains some states, and no others.
+
+    Args:
+        network: Main network, on its device.
+        data: The main split, on the same device.
+        config: Options.
+        states: The states; None trains plain, full and a random one between.
+    """
+
+    def __init__(
+        self,
+        network: MainNetwork,
+        data: Split,
+        config: TrainingConfig,
+        states: Sequence[int] | None,
+    ) -> None:
+        super().__init__(network, data, config)
+        self.states = states
+
+    def weights(self) -> dict[int, float]:
+        """Return the states that a step trains; see `MainTrainer.weights`."""
+        if self.states is None:
+            return mixed_states(2**self.network.num_layers, self.generator)
+        return dict.fromkeys(self.states, 1.0)
+
+
+def trained(
+    setting: Setting,
+    data: Split,
+    states: Sequence[int] | None,
+    seed: int,
+    folder: Path,
+    after_epoch: Callable[[MainNetwork], None] = lambda network: None,
+) -> tuple[MainNetwork, float]:
+    """Return a folder's network, trained if it is missing, and the minutes it took.
+
+    Args:
+        setting: Data and training.
+        data: The main split.
+        states: States that are trained; see `StatesTrainer`.
+        seed: Seed of weights and samples.
+        folder: Where the network is, or gets to.
+        after_epoch: Called with the network after each epoch of a training.
+    """
+    if is_saved(folder):
+        loaded, about = load_network(folder)
+        return cast(MainNetwork, loaded), cast(float, about.about["minutes"])
+    network, start = new_network(setting, data, seed), time.process_time()
+    options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
+    config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
+    part = slice(None, None, setting.every)
+    data = replace(
+        data,
+        inputs=data.inputs[part],
+        labels=data.labels[part],
+        groups=data.groups[part],
+        difficulty=None,
+    )
+    trainer = StatesTrainer(network, data, config, states)
+    for _ in range(config.epochs):
+        trainer.train_epoch(lambda step, loss: None)
+        after_epoch(network)
+    minutes = (time.process_time() - start) / 60
+    facts = {"training": asdict(config), "minutes": minutes}
+    save_network(folder, network.eval(), facts)
+    return network, minutes
+
+
+def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
+    """Return a network as it is before its training."""
+    torch.manual_seed(seed)
+    if setting.start_from is not None:
+        plain = setting.start_from / unit_name(PLAIN, seed) / "network"
+        return cast(MainNetwork, load_network(plain)[0])
+    config = cast(MainNetworkConfig, network_config(setting.dataset, setting.preset))
+    if config.form == "text":
+        config = replace(config, vocabulary=data.vocabulary)
+    return MainNetwork(config)

@@ -1,0 +1,113 @@
+"""Units of an experiment: which ones are run, and what a second run does."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from benchmarks.paper.__main__ import Args, main
+from benchmarks.paper.experiment import Experiment, Setting
+from benchmarks.paper.runner import all_units, run_unit, run_units
+from benchmarks.report import Row, Table
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.storage.io import locked
+
+
+class Counting(Experiment):
+    """Adds a line to a file at every run."""
+
+    name, title, arms = "counting", "Counts", ("an arm", "b")
+
+    def run(
+        self, arm: str, seed: int, setting: Setting, folder: Path
+    ) -> dict[str, Any]:
+        with (folder / "runs").open("a") as stream:
+            stream.write("x")
+        if setting.dataset == "broken":
+            raise RuntimeError("broken")
+        return {"value": len(arm) + 10 * seed}
+
+    def tables(self, rows: Sequence[Row], setting: Setting) -> list[Table]:
+        return [Table("Values", "", {"value": ("value", "d")}, [*map(dict, rows)])]
+
+    def draw(self, rows: Sequence[Row], setting: Setting) -> Figure:
+        return Figure()
+
+
+UNITS = all_units(Counting.arms, (0, 2))
+
+
+def runs(folder: Path) -> dict[str, int]:
+    """Return how often each unit was run."""
+    return {path.parent.name: len(path.read_text()) for path in folder.glob("*/runs")}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_unit_is_run_once(tmp_path: Path, jobs: int, capsys: Any) -> None:
+    for units in (UNITS[:1], UNITS, UNITS):
+        rows = run_units(Counting(), units, Setting(), tmp_path, jobs)
+    assert [row["value"] for row in rows] == [6, 1, 26, 21]
+    assert [(row["arm"], row["seed"]) for row in rows] == UNITS
+    assert runs(tmp_path) == dict.fromkeys(("an-arm-0", "b-0", "an-arm-2", "b-2"), 1)
+    shown = capsys.readouterr().out
+    assert shown.count("is done") == 4 and "3 of 3 units" in shown
+    assert "about 0 left" in shown
+
+
+def test_a_unit_that_another_process_runs_is_left_to_it(tmp_path: Path) -> None:
+    own = tmp_path / "b-0"
+    own.mkdir()
+    with locked(own, wait=False):
+        assert not run_unit(Counting(), ("b", 0), Setting(), tmp_path)
+    assert run_unit(Counting(), ("b", 0), Setting(), tmp_path)
+    assert runs(tmp_path) == {"b-0": 1}
+
+
+def test_a_unit_that_fails_is_run_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broken"):
+        run_units(Counting(), UNITS[:1], Setting(dataset="broken"), tmp_path)
+    run_units(Counting(), UNITS[:1], Setting(), tmp_path)
+    assert runs(tmp_path) == {"an-arm-0": 2}
+
+
+def test_units_of_another_setting_are_refused(tmp_path: Path) -> None:
+    run_units(Counting(), UNITS[:1], Setting(epochs=1), tmp_path)
+    with pytest.raises(ConfigError, match="was run with another epochs"):
+        run_units(Counting(), UNITS[:1], Setting(epochs=2), tmp_path)
+    files = Setting(epochs=1, data_dir=tmp_path)  # the same data wherever they are
+    assert run_units(Counting(), UNITS[:1], files, tmp_path)[0]["value"] == 6
+
+
+def test_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown experiment 'fig70'.*fig7"):
+        main(Args(experiment="fig70", folder=tmp_path))
+    with pytest.raises(ConfigError, match=r"unknown arms \['layer 9'\]"):
+        main(Args(experiment="fig7", folder=tmp_path, arms=("layer 9",)))
+
+
+def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
+    options: Any = {
+        "experiment": "fig7",
+        "dataset": "digits",
+        "epochs": 1,
+        "every": 40,
+        "seeds": (3,),
+        "arms": ("no FPI", "layer 1"),
+    }
+    for folder in ("a", "b"):
+        main(Args(folder=tmp_path / folder, **options))
+    for ending in ("json", "md", "png", "svg"):
+        assert (tmp_path / f"a/fig7-digits.{ending}").stat().st_size > 100
+    first, second = (
+        json.loads((tmp_path / name / "fig7-digits.json").read_text("utf-8"))
+        for name in ("a", "b")
+    )
+    for each in (first, second):
+        for row in (*each["units"], *each["tables"][0]["rows"]):
+            del row["minutes"]
+    assert first == second
+    assert len(first["units"]) == 2
+    assert first["setting"]["every"] == 40
