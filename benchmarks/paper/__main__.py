@@ -12,13 +12,16 @@ from pathlib import Path
 import tyro
 
 from benchmarks.paper.experiment import Experiment, Setting
+from benchmarks.paper.fig2 import Fig2
 from benchmarks.paper.fig6 import Fig6
 from benchmarks.paper.fig7 import Fig7
 from benchmarks.paper.runner import all_units, run_units
 from benchmarks.report import write
 from dynalay_gym.errors import ConfigError
 
-EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in (Fig6, Fig7)}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    each.name: each for each in (Fig2, Fig6, Fig7)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Args(Setting):
     """Run what is missing of an experiment, and write its tables and its picture."""
 
     experiment: str
-    """Name of the experiment: fig6 or fig7."""
+    """Name of the experiment: fig2, fig6 or fig7."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)

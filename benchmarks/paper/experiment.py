@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import Row, Table
+from dynalay_gym.cotraining.new_training import load_splits
+from dynalay_gym.data.splits import Split
 from dynalay_gym.storage.io import plain
 
 
@@ -31,6 +33,10 @@ class Setting:
     """Folder of the units of an earlier run: networks go on from its plain ones."""
     data_dir: Path | None = None
     """Folder of the data files."""
+
+    def splits(self) -> dict[str, Split]:
+        """Return all splits of the data set by name."""
+        return load_splits(self.dataset, "cpu", data_dir=self.data_dir)
 
     def facts(self) -> dict[str, Any]:
         """Return what the figures depend on, JSON-able."""

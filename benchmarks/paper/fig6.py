@@ -16,7 +16,6 @@ from benchmarks.paper.experiment import Experiment, Setting, arms_of, of_arm, sp
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import trained
 from benchmarks.report import Columns, Row, Table
-from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.main_network import MainNetwork
 
@@ -35,11 +34,11 @@ class Fig6(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train a model, and measure it on all test samples and on a few."""
-        splits = load_splits(setting.dataset, "cpu", data_dir=setting.data_dir)
+        splits = setting.splits()
         state, data = STATES[arm], splits["main"]
-        network, minutes = trained(setting, data, (state,), seed, folder / "network")
-        found = on_both(network.freeze(), splits["test"], state)
-        return found | {"minutes": minutes}
+        found = trained(setting, data, (state,), seed, folder / "network")
+        answers = on_both(found.network.freeze(), splits["test"], state)
+        return answers | {"minutes": found.minutes}
 
     def tables(self, rows: Sequence[Row], setting: Setting) -> list[Table]:
         """Return what each model answers, and how it differs from model 0."""

@@ -20,7 +20,6 @@ from benchmarks.paper.experiment import (
 from benchmarks.paper.measures import measure
 from benchmarks.paper.networks import PLAIN, trained
 from benchmarks.report import Columns, Row, Table
-from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.registry import dataset_spec
 
 # State of each arm, by its bits: layer 1 first.
@@ -39,14 +38,12 @@ class Fig7(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train a network and measure its state at every number of iterations."""
-        splits = load_splits(setting.dataset, "cpu", data_dir=setting.data_dir)
+        splits = setting.splits()
         state = STATES[arm]
         states = None if arm == "all" else sorted({0, state})
-        network, minutes = trained(
-            setting, splits["main"], states, seed, folder / "network"
-        )
-        found = measure(network.freeze(), splits["test"], state)
-        return found | {"minutes": minutes}
+        found = trained(setting, splits["main"], states, seed, folder / "network")
+        answers = measure(found.network.freeze(), splits["test"], state)
+        return answers | {"minutes": found.minutes}
 
     def tables(self, rows: Sequence[Row], setting: Setting) -> list[Table]:
         """Return what each arm answers, and by how much an iteration contracts."""

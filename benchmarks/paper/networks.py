@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from benchmarks.paper.experiment import Setting, unit_name
+from benchmarks.report import Row
 from dynalay_gym.cotraining.new_training import network_config, training_config
 from dynalay_gym.data.splits import Split
 from dynalay_gym.networks.checkpoint import load_network, save_network
@@ -48,15 +49,30 @@ class StatesTrainer(MainTrainer):
         return dict.fromkeys(self.states, 1.0)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A network, and how it came to be.
+
+    Attributes:
+        network: The network, in evaluation mode.
+        minutes: The processor's minutes of its training.
+        epochs: What was found after each epoch.
+    """
+
+    network: MainNetwork
+    minutes: float
+    epochs: list[Row]
+
+
 def trained(
     setting: Setting,
     data: Split,
     states: Sequence[int] | None,
     seed: int,
     folder: Path,
-    after_epoch: Callable[[MainNetwork], None] = lambda network: None,
-) -> tuple[MainNetwork, float]:
-    """Return a folder's network, trained if it is missing, and the minutes it took.
+    after_epoch: Callable[[MainNetwork], Row] = lambda network: {},
+) -> Trained:
+    """Return a folder's network; it is trained first if it is missing.
 
     Args:
         setting: Data and training.
@@ -64,11 +80,12 @@ def trained(
         states: States that are trained; see `StatesTrainer`.
         seed: Seed of weights and samples.
         folder: Where the network is, or gets to.
-        after_epoch: Called with the network after each epoch of a training.
+        after_epoch: Finds something JSON-able after each epoch.
     """
     if is_saved(folder):
-        loaded, about = load_network(folder)
-        return cast(MainNetwork, loaded), cast(float, about.about["minutes"])
+        loaded, facts = load_network(folder)
+        about: Any = facts.about
+        return Trained(cast(MainNetwork, loaded), about["minutes"], about["epochs"])
     network, start = new_network(setting, data, seed), time.process_time()
     options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
     config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
@@ -81,13 +98,14 @@ def trained(
         difficulty=None,
     )
     trainer = StatesTrainer(network, data, config, states)
+    epochs = []
     for _ in range(config.epochs):
         trainer.train_epoch(lambda step, loss: None)
-        after_epoch(network)
-    minutes = (time.process_time() - start) / 60
-    facts = {"training": asdict(config), "minutes": minutes}
-    save_network(folder, network.eval(), facts)
-    return network, minutes
+        epochs.append(after_epoch(network))
+    found = Trained(network.eval(), (time.process_time() - start) / 60, epochs)
+    about = {"minutes": found.minutes, "epochs": epochs, "training": asdict(config)}
+    save_network(folder, network, about)
+    return found
 
 
 def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
