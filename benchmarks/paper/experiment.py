@@ -1,7 +1,8 @@
 """What each of the papers' experiments is made of: arms, tables and a picture."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks.report import Row, Table
 from dynalay_gym.cotraining.new_training import load_splits
 from dynalay_gym.data.splits import Split
-from dynalay_gym.storage.io import plain
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.storage.io import plain, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Setting:
     """Peak of the learning rate; that of train_main.py if not given."""
     every: int = 1
     """Train on every so manieth sample of the main split."""
+    decisions: int | None = None
+    """Decisions of an agent's training; the algorithm's own number if not given."""
     start_from: Path | None = None
     """Folder of the units of an earlier run: networks go on from its plain ones."""
     data_dir: Path | None = None
@@ -43,6 +47,16 @@ class Setting:
         names = (field.name for field in fields(Setting) if field.name != "data_dir")
         facts: dict[str, Any] = plain({name: getattr(self, name) for name in names})
         return facts
+
+    def check_same(self, facts: Mapping[str, Any], path: Path) -> None:
+        """Raise ConfigError if what a file says was found in another setting."""
+        own = self.facts()
+        names = sorted(name for name in own if facts.get(name) != own[name])
+        if names:
+            raise ConfigError(
+                f"{path} was made with another {', '.join(names)}; give another "
+                "--folder, or the same options"
+            )
 
 
 class Experiment(ABC):
@@ -83,6 +97,21 @@ class Experiment(ABC):
 def unit_name(arm: str, seed: int) -> str:
     """Return the name of a unit's folder."""
     return f"{arm.replace(' ', '-')}-{seed}"
+
+
+def shared_folder(setting: Setting, folder: Path) -> Path:
+    """Return the folder of what experiments on a data set share, by a unit's own.
+
+    Raises:
+        ConfigError: It is of another setting.
+    """
+    shared = folder.parents[1] / f"shared-{setting.dataset}"
+    shared.mkdir(parents=True, exist_ok=True)
+    path = shared / "setting.json"
+    if not path.exists():
+        write_json(path, setting.facts())
+    setting.check_same(json.loads(path.read_text("utf-8")), path)
+    return shared
 
 
 def arms_of(rows: Sequence[Row]) -> list[str]:

@@ -18,7 +18,6 @@ import torch
 from filelock import Timeout
 
 from benchmarks.paper.experiment import Experiment, Setting, unit_name
-from dynalay_gym.errors import ConfigError
 from dynalay_gym.storage.io import locked, write_json
 
 Unit = tuple[str, int]  # arm and seed
@@ -127,14 +126,7 @@ def read_unit(folder: Path, unit: Unit, setting: Setting) -> dict[str, Any]:
     """Return the row of a unit; see `run_units` for its error."""
     path = folder / unit_name(*unit) / "unit.json"
     found = json.loads(path.read_text("utf-8"))
-    names = sorted(
-        {name for name, _ in found["setting"].items() ^ setting.facts().items()}
-    )
-    if names:
-        raise ConfigError(
-            f"{path} was run with another {', '.join(names)}; give another --folder, "
-            "or the same options"
-        )
+    setting.check_same(found["setting"], path)
     row: dict[str, Any] = found["row"]
     return row
 

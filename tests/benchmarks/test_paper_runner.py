@@ -75,7 +75,7 @@ def test_a_unit_that_fails_is_run_again(tmp_path: Path) -> None:
 
 def test_units_of_another_setting_are_refused(tmp_path: Path) -> None:
     run_units(Counting(), UNITS[:1], Setting(epochs=1), tmp_path)
-    with pytest.raises(ConfigError, match="was run with another epochs"):
+    with pytest.raises(ConfigError, match="was made with another epochs"):
         run_units(Counting(), UNITS[:1], Setting(epochs=2), tmp_path)
     files = Setting(epochs=1, data_dir=tmp_path)  # the same data wherever they are
     assert run_units(Counting(), UNITS[:1], files, tmp_path)[0]["value"] == 6

@@ -1,0 +1,124 @@
+"""Figures 3 and 5, cost and difficulty: of the same agents, which are trained once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from benchmarks.paper.agent_runs import Diary
+from benchmarks.paper.cost import Cost, Difficulty
+from benchmarks.paper.experiment import Experiment, Setting, shared_folder
+from benchmarks.paper.fig3 import Fig3
+from benchmarks.paper.fig5 import Fig5
+from benchmarks.paper.runner import run_units
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.checkpoint import load_network_facts
+
+SETTING = Setting(dataset="digits", epochs=1, every=10, decisions=2_048)
+
+
+class Scripted(VectorEnv):
+    """Two rows: the first one's episodes take one step, the other's two."""
+
+    num_envs, num_actions = 2, 3
+    single_action_space = action_space = Discrete(3)
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    steps = 0
+
+    def step(self, actions: Any) -> Any:
+        self.steps += 1
+        ended = np.array([True, self.steps % 2 == 0])
+        return None, np.asarray(actions, float), ended, np.zeros(2, bool), {}
+
+
+def test_a_diary_has_shares_and_returns_of_each_part() -> None:
+    diary = Diary(Scripted(), total=80)  # 20 parts of two steps of two rows
+    for _ in range(2):
+        diary.step(np.array([0, 2]))
+    for _ in range(2):
+        diary.step(np.array([1, 1]))
+    facts = diary.facts()
+    assert facts["shares"] == [[0.5, 0, 0.5], [0, 1, 0]]
+    assert facts["returns"] == [4 / 3, 4 / 3]  # three episodes each
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("paper")
+
+
+def run(experiment: Experiment, folder: Path, arm: str) -> list[dict[str, Any]]:
+    own = folder / f"{experiment.name}-digits"
+    return run_units(experiment, [(arm, 0)], SETTING, own)
+
+
+def test_experiments_share_their_agents(folder: Path) -> None:
+    cost = run(Cost(), folder, "ppo")
+    shared = folder / "shared-digits"
+    kept = shared / "agent-0-penalty-1/run.json"
+    before = kept.stat().st_mtime_ns
+    figures, settling = run(Fig3(), folder, "ppo"), run(Fig5(), folder, "1")
+    difficulty = run(Difficulty(), folder, "ppo")
+    assert kept.stat().st_mtime_ns == before
+    found = json.loads(kept.read_text("utf-8"))
+    facts = load_network_facts(shared / "network-0/measured").about
+    assert found["penalty"] == facts["break_even_penalty"]
+    own = cost[0]["test"]["ppo"]
+    assert figures[0]["test"] == own["shares"]
+    assert own["extra"]["low"] <= own["extra"]["mean"] <= own["extra"]["high"]
+    mean = np.mean(found["samples"]["extra"])
+    assert 1 + mean == pytest.approx(own["compute"])
+    assert sum(figures[0]["training"][-1]) == pytest.approx(1)
+    assert len(settling[0]["returns"]) == len(figures[0]["training"])
+    for experiment, rows in (
+        (Cost(), cost),
+        (Fig3(), figures),
+        (Fig5(), settling),
+        (Difficulty(), difficulty),
+    ):
+        assert all(each.markdown() for each in experiment.tables(rows, SETTING))
+        assert experiment.draw(rows, SETTING).axes
+
+
+def test_what_is_shared_is_of_one_setting(folder: Path) -> None:
+    unit = folder / "cost-digits/ppo-0"
+    shared_folder(SETTING, unit)
+    with pytest.raises(ConfigError, match=r"made with another decisions, epochs"):
+        shared_folder(Setting(dataset="digits", every=10), unit)
+
+
+def test_correlations_and_tenths_of_samples_that_are_known(folder: Path) -> None:
+    shared = folder / "shared-digits/agent-7-penalty-1"
+    (folder / "shared-digits/network-7").mkdir(parents=True)
+    kept = {"extra": list(range(20)), "entropy": list(range(20)), "loss": [1.0] * 20}
+    shared.mkdir()
+    (shared / "run.json").write_text(json.dumps({"samples": kept}))
+    difficulty = Difficulty()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.paper.agent_runs.shared_network", lambda *_: shared)
+        row = difficulty.run("ppo", 7, SETTING, folder / "difficulty-digits/ppo-7")
+    assert set(row) == {"entropy"}  # a loss that is the same everywhere says nothing
+    assert row["entropy"]["correlation"] == pytest.approx(1)
+    assert row["entropy"]["curve"] == [0.5 + 2 * k for k in range(10)]
+
+
+def test_a_reward_that_settles_and_one_that_does_not() -> None:
+    def unit(returns: list[float]) -> dict[str, Any]:
+        return {
+            "arm": "1",
+            "returns": returns,
+            "names": ["stop"],
+            "shares": [1.0],
+            "accuracy": 50.0,
+            "compute": 1.0,
+        }
+
+    rising = unit([float(k) for k in range(20)])
+    flat = unit([0.0] * 5 + [1.0] * 15)
+    table, _ = Fig5().tables([rising, flat], SETTING)
+    assert table.rows[0]["rise"] == pytest.approx({"mean": 2.5, "low": 0, "high": 5})
+    assert table.rows[0]["last"] == {"mean": 10.0, "low": 1.0, "high": 19.0}
