@@ -15,6 +15,7 @@ from benchmarks.paper.cost import Cost, Difficulty
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.fig2 import Fig2
 from benchmarks.paper.fig3 import Fig3
+from benchmarks.paper.fig4 import Fig4
 from benchmarks.paper.fig5 import Fig5
 from benchmarks.paper.fig6 import Fig6
 from benchmarks.paper.fig7 import Fig7
@@ -22,7 +23,10 @@ from benchmarks.paper.runner import all_units, run_units
 from benchmarks.report import write
 from dynalay_gym.errors import ConfigError
 
-_ALL: tuple[type[Experiment], ...] = Fig2, Fig3, Fig5, Fig6, Fig7, Cost, Difficulty
+_ALL: tuple[type[Experiment], ...] = (
+    *(Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
+    *(Cost, Difficulty),
+)
 EXPERIMENTS = {each.name: each for each in _ALL}
 
 
@@ -31,7 +35,7 @@ class Args(Setting):
     """Run what is missing of an experiment, and write its tables and its picture."""
 
     experiment: str
-    """Name of the experiment: fig2, fig3, fig5, fig6, fig7, cost or difficulty."""
+    """Name of the experiment: fig2 to fig7, cost or difficulty."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)

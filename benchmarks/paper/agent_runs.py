@@ -79,7 +79,7 @@ def shared_network(setting: Setting, seed: int, shared: Path) -> Path:
         if not is_saved(folder / "measured"):
             splits = setting.splits()
             found = trained(setting, splits["main"], None, seed, folder / "network")
-            facts = {"dataset": setting.dataset}
+            facts = {"dataset": setting.dataset, "epochs": len(found.epochs)}
             export(folder / "measured", found.network, splits, facts)
     return folder / "measured"
 
