@@ -102,7 +102,7 @@ class Fig4(Experiment):
             row["steps"] = float(np.mean([each["main_steps"] for each in own]))
             found.append(row)
         notes = (
-            "At the end of the joint training: the agent's answers on the test set, and "
+            "At the end of the joint training: the agent's answers (test set) and "
             "the network's cross-entropy; means over seeds, lowest and highest in "
             "brackets. Steps are the network's optimiser steps in the joint training."
         )
