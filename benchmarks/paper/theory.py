@@ -47,7 +47,7 @@ class Theory(Experiment):
     ) -> dict[str, Any]:
         """Measure every layer of a trained network, in double precision."""
         shared = shared_network(setting, seed, shared_folder(setting, folder))
-        network = load_main_network(shared)[0].double().eval()
+        network = load_main_network(shared)[0].double().freeze()
         inputs = setting.splits()["test"].inputs[:_SAMPLES]
         if inputs.is_floating_point():
             inputs = inputs.double()

@@ -15,6 +15,7 @@ from benchmarks.paper.experiment import Experiment, Setting, shared_folder
 from benchmarks.paper.fig3 import Fig3
 from benchmarks.paper.fig5 import Fig5
 from benchmarks.paper.runner import run_units
+from benchmarks.paper.theory import Theory
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.checkpoint import load_network_facts
 
@@ -79,6 +80,7 @@ def test_experiments_share_their_agents(folder: Path) -> None:
         (Fig3(), figures),
         (Fig5(), settling),
         (Difficulty(), difficulty),
+        (Theory(), run(Theory(), folder, "main network")),
     ):
         assert all(each.markdown() for each in experiment.tables(rows, SETTING))
         assert experiment.draw(rows, SETTING).axes
