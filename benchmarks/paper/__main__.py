@@ -20,12 +20,13 @@ from benchmarks.paper.fig5 import Fig5
 from benchmarks.paper.fig6 import Fig6
 from benchmarks.paper.fig7 import Fig7
 from benchmarks.paper.runner import all_units, run_units
+from benchmarks.paper.table1 import Table1
 from benchmarks.paper.theory import Theory
 from benchmarks.report import write
 from dynalay_gym.errors import ConfigError
 
 _ALL: tuple[type[Experiment], ...] = (
-    *(Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
+    *(Table1, Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
     *(Cost, Difficulty, Theory),
 )
 EXPERIMENTS = {each.name: each for each in _ALL}
@@ -36,7 +37,7 @@ class Args(Setting):
     """Run what is missing of an experiment, and write its tables and its picture."""
 
     experiment: str
-    """Name of the experiment: fig2 to fig7, cost, difficulty or theory."""
+    """Name of the experiment: table1, fig2 to fig7, cost, difficulty or theory."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)

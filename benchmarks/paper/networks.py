@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from benchmarks.paper.experiment import Setting, unit_name
 from benchmarks.report import Row
@@ -23,13 +24,16 @@ PLAIN = "no FPI"  # the arm without iteration
 
 
 class StatesTrainer(MainTrainer):
-    """Trains some states, and no others.
+    """Trains some states, and no others; adds up the time of its backward passes.
 
     Args:
         network: Main network, on its device.
         data: The main split, on the same device.
         config: Options.
         states: The states; None trains plain, full and a random one between.
+
+    Attributes:
+        backward: The processor's seconds in backward passes so far.
     """
 
     def __init__(
@@ -41,12 +45,23 @@ class StatesTrainer(MainTrainer):
     ) -> None:
         super().__init__(network, data, config)
         self.states = states
+        self.backward = self._began = 0.0
 
     def weights(self) -> dict[int, float]:
         """Return the states that a step trains; see `MainTrainer.weights`."""
         if self.states is None:
             return mixed_states(2**self.network.num_layers, self.generator)
         return dict.fromkeys(self.states, 1.0)
+
+    def explain(self, loss: Tensor, rows: Tensor) -> None:
+        """Note the time; it is called before the backward pass."""
+        super().explain(loss, rows)
+        self._began = time.process_time()
+
+    def before_step(self) -> None:
+        """Add up the time; it is called after the backward pass."""
+        self.backward += time.process_time() - self._began
+        super().before_step()
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,13 @@ class Trained:
     Attributes:
         network: The network, in evaluation mode.
         minutes: The processor's minutes of its training.
+        backward: Those of them in backward passes.
         epochs: What was found after each epoch.
     """
 
     network: MainNetwork
     minutes: float
+    backward: float
     epochs: list[Row]
 
 
@@ -71,6 +88,7 @@ def trained(
     seed: int,
     folder: Path,
     after_epoch: Callable[[MainNetwork], Row] = lambda network: {},
+    prepare: Callable[[MainNetwork], None] = lambda network: None,
 ) -> Trained:
     """Return a folder's network; it is trained first if it is missing.
 
@@ -81,12 +99,17 @@ def trained(
         seed: Seed of weights and samples.
         folder: Where the network is, or gets to.
         after_epoch: Finds something JSON-able after each epoch.
+        prepare: Changes how a new network is trained, not its weights.
     """
     if is_saved(folder):
         loaded, facts = load_network(folder)
         about: Any = facts.about
-        return Trained(cast(MainNetwork, loaded), about["minutes"], about["epochs"])
+        return Trained(
+            cast(MainNetwork, loaded),
+            *(about[name] for name in ("minutes", "backward", "epochs")),
+        )
     network, start = new_network(setting, data, seed), time.process_time()
+    prepare(network)
     options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
     config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
     part = slice(None, None, setting.every)
@@ -102,10 +125,16 @@ def trained(
     for _ in range(config.epochs):
         trainer.train_epoch(lambda step, loss: None)
         epochs.append(after_epoch(network))
-    found = Trained(network.eval(), (time.process_time() - start) / 60, epochs)
-    about = {"minutes": found.minutes, "epochs": epochs, "training": asdict(config)}
-    save_network(folder, network, about)
-    return found
+    minutes = (time.process_time() - start) / 60
+    about = {
+        "minutes": minutes,
+        "backward": trainer.backward / 60,
+        "epochs": epochs,
+        "training": asdict(config),
+    }
+    save_network(folder, network.eval(), about)
+    # Loaded anew, it is what it was before `prepare`.
+    return trained(setting, data, states, seed, folder)
 
 
 def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
