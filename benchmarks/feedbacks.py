@@ -27,6 +27,7 @@ from dynalay_gym.cotraining.new_training import training_config
 from dynalay_gym.data.chains import DIGITS
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.layers.reading import (
     LOUDEST,
     ReadingLayer,
@@ -90,7 +91,10 @@ class RightMean(Fed):
 
 
 class FromTheRight(Fed):
-    """States of a second LSTM, which reads those of the first from the right."""
+    """States of a second LSTM, which reads those of the first from the right.
+
+    It begins at the end of the batch, so its texts must be equally long.
+    """
 
     def prepare(self, hidden: int) -> int:
         """Make the second LSTM."""
@@ -98,7 +102,7 @@ class FromTheRight(Fed):
         return hidden
 
     def hear(self, z: Tensor) -> Tensor:
-        """Return its states; padding, which it reads first, is 0."""
+        """Return its states."""
         states: Tensor = self.backwards(states_of(z)[0].flip(1))[0]
         return states.flip(1)
 
@@ -170,9 +174,15 @@ def main(args: Args) -> None:
     """Train what is missing, measure, print."""
     torch.set_num_threads(1)
     splits = {name: load_split("chains", name) for name in ("main", "test")}
+    unknown = sorted(set(args.feedbacks) - set(FEEDBACKS))
+    if unknown:
+        raise ConfigError(f"unknown feedbacks {unknown}; choose of {[*FEEDBACKS]}")
     rows: list[dict[str, Any]] = []
     if args.results is not None and args.results.exists():
-        rows = json.loads(args.results.read_text("utf-8"))["rows"]
+        kept = json.loads(args.results.read_text("utf-8"))
+        if kept["epochs"] != args.epochs:
+            raise ConfigError(f"{args.results} is of other epochs; give another file")
+        rows = kept["rows"]
     for name, seed in product(args.feedbacks, args.seeds):
         if any((row["feedback"], row["seed"]) == (name, seed) for row in rows):
             continue

@@ -6,7 +6,7 @@ A run goes on where an earlier one in the same folder ended. Beside the folder o
 units, an experiment gets EXPERIMENT-DATASET.json, .md, .png and .svg.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
@@ -59,15 +59,18 @@ def main(args: Args) -> None:
     unknown = sorted(set(args.arms or ()) - set(experiment.arms))
     if unknown:
         raise ConfigError(f"unknown arms {unknown}; choose of {experiment.arms}")
+    # Of a class that other processes can import, unlike `Args`.
+    setting = Setting(**{f.name: getattr(args, f.name) for f in fields(Setting)})
+    experiment.check(setting)
     stem = args.folder / f"{args.experiment}-{args.dataset}"
     units = all_units(args.arms or experiment.arms, args.seeds)
-    rows = run_units(experiment, units, args, stem, args.jobs)
-    figure = experiment.draw(rows, args)
+    rows = run_units(experiment, units, setting, stem, args.jobs)
+    figure = experiment.draw(rows, setting)
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
     heading = f"# {args.experiment}: {experiment.title}\n"
-    tables = experiment.tables(rows, args)
-    print(write(stem, heading, tables, {"setting": args.facts(), "units": rows}))
+    tables = experiment.tables(rows, setting)
+    print(write(stem, heading, tables, {"setting": setting.facts(), "units": rows}))
 
 
 if __name__ == "__main__":

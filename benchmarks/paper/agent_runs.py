@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from agents.environments import build_environments, make_envs
 from agents.options import Options
 from agents.registry import make_agent
-from benchmarks.paper.experiment import Setting
+from benchmarks.paper.experiment import Setting, shared_folder
 from benchmarks.paper.networks import trained
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.comparison import compare
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.intervals import bootstrap_interval
@@ -58,11 +59,18 @@ class Diary(VectorWrapper):
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return shares of actions [P, A] and mean returns [P] of the parts so far."""
-        some = self.episodes > 0
-        shares = self.actions[some] / self.actions[some].sum(1, keepdims=True)
-        returns = self.rewards[some] / self.episodes[some]
-        return {"shares": shares.tolist(), "returns": returns.tolist()}
+        """Return shares of actions [P, A] and mean returns of episodes [P].
+
+        A part in which nothing happened is what the one before it was.
+        """
+        shares, returns = [], []
+        for k in range(_PARTS):
+            if k == 0 or self.episodes[k] > 0:
+                share = self.actions[k] / max(self.actions[k].sum(), 1)
+                value = self.rewards[k] / max(self.episodes[k], 1)
+            shares.append(share.tolist())
+            returns.append(float(value))
+        return {"shares": shares, "returns": returns}
 
 
 def shared_network(setting: Setting, seed: int, shared: Path) -> Path:
@@ -79,9 +87,16 @@ def shared_network(setting: Setting, seed: int, shared: Path) -> Path:
         if not is_saved(folder / "measured"):
             splits = setting.splits()
             found = trained(setting, splits["main"], None, seed, folder / "network")
-            facts = {"dataset": setting.dataset, "epochs": len(found.epochs)}
+            facts = {"dataset": setting.dataset, "steps": found.steps}
             export(folder / "measured", found.network, splits, facts)
     return folder / "measured"
+
+
+def unit_run(
+    setting: Setting, seed: int, folder: Path, scale: float = 1.0
+) -> dict[str, Any]:
+    """Return `agent_run` for a unit's own folder."""
+    return agent_run(setting, seed, scale, shared_folder(setting, folder))
 
 
 def agent_run(
@@ -106,6 +121,23 @@ def agent_run(
     return found
 
 
+def agent_penalty(setting: Setting, network: Path) -> float:
+    """Return the break-even penalty of a data set's environment with a network.
+
+    Raises:
+        ConfigError: There is none, since iterating everything gains nothing.
+    """
+    how: Any = {"checkpoint": network, "data_dir": setting.data_dir}
+    envs: Any = make_envs(Options(dataset=setting.dataset, **how), "test", None, 1)
+    penalty: float = envs.unwrapped.penalty_range[0]
+    if penalty <= 0:
+        raise ConfigError(
+            f"the network at {network} is no better with all layers iterated, so it "
+            "has no break-even penalty; train it longer, or choose another data set"
+        )
+    return penalty
+
+
 def _run(setting: Setting, seed: int, scale: float, network: Path) -> dict[str, Any]:
     """Train an agent on the table of a network's states, and evaluate it.
 
@@ -122,8 +154,8 @@ def _run(setting: Setting, seed: int, scale: float, network: Path) -> dict[str, 
         seed=seed,
         transitions="table",
     )
-    any_envs: Any = make_envs(options, "test", None, 1).unwrapped
-    options = replace(options, penalty=repr(scale * any_envs.penalty_range[0]))
+    penalty = scale * agent_penalty(setting, network)
+    options = replace(options, penalty=repr(penalty))
     config = options.config()
     envs = build_environments(options, config)
     decisions = setting.decisions or config.total_timesteps

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import agent_run
-from benchmarks.paper.experiment import Experiment, Setting, shared_folder, spread
+from benchmarks.paper.agent_runs import unit_run
+from benchmarks.paper.experiment import (
+    Experiment,
+    Setting,
+    mean_and_range,
+)
 from benchmarks.report import Columns, Row, Table
 from dynalay_gym.utils.ranks import rank_correlation
 
@@ -26,7 +30,7 @@ class Cost(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train an agent at the break-even penalty, and evaluate all policies."""
-        return {"test": _found(setting, seed, folder)["test"]}
+        return {"test": unit_run(setting, seed, folder)["test"]}
 
     def tables(self, rows: Sequence[Row], setting: Setting) -> list[Table]:
         """Return accuracy and compute of every policy."""
@@ -35,8 +39,8 @@ class Cost(Experiment):
             own = [row["test"][policy] for row in rows if policy in row["test"]]
             row: dict[str, Any] = {"policy": policy}
             for key in ("accuracy", "compute", "return"):
-                row[key] = spread([each[key] for each in own])
-            row["extra"] = spread([100 * each["extra"]["mean"] for each in own])
+                row[key] = mean_and_range([each[key] for each in own])
+            row["extra"] = mean_and_range([100 * each["extra"]["mean"] for each in own])
             row["high"] = 100 * max(each["extra"]["high"] for each in own)
             found.append(row)
         notes = (
@@ -71,7 +75,7 @@ class Difficulty(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train an agent at the break-even penalty, and look at every sample."""
-        samples = _found(setting, seed, folder)["samples"]
+        samples = unit_run(setting, seed, folder)["samples"]
         return {
             name: {
                 "correlation": rank_correlation(np.array(samples["extra"]), values),
@@ -88,7 +92,7 @@ class Difficulty(Experiment):
             curves = np.array([row[name]["curve"] for row in rows]).mean(0)
             values = [_number(row[name]["correlation"]) for row in rows]
             low, high = float(curves[0]), float(curves[-1])
-            row = {"measure": name, "correlation": spread(values)}
+            row = {"measure": name, "correlation": mean_and_range(values)}
             found.append(row | {"easiest": low, "hardest": high})
         notes = (
             "Spearman's rank correlation of an input's extra compute with measures of "
@@ -108,10 +112,6 @@ class Difficulty(Experiment):
         axes.set_ylabel("extra compute, plain passes")
         axes.legend()
         return figure
-
-
-def _found(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
-    return agent_run(setting, seed, 1.0, shared_folder(setting, folder))
 
 
 def _by_tenths(extra: Any, values: Any) -> list[float]:

@@ -2,8 +2,8 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +11,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import Row, Table
-from dynalay_gym.cotraining.new_training import load_splits
+from dynalay_gym.cotraining.new_training import (
+    load_splits,
+    network_config,
+    training_config,
+)
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.storage.io import plain, write_json
+from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.storage.io import locked, plain, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class Setting:
     learning_rate: float | None = None
     """Peak of the learning rate; that of train_main.py if not given."""
     every: int = 1
-    """Train on every so manieth sample of the main split."""
+    """Train on every n-th sample of the main split."""
     decisions: int | None = None
     """Decisions of an agent's training; the algorithm's own number if not given."""
     start_from: Path | None = None
@@ -39,13 +44,34 @@ class Setting:
     """Folder of the data files."""
 
     def splits(self) -> dict[str, Split]:
-        """Return all splits of the data set by name."""
-        return load_splits(self.dataset, "cpu", data_dir=self.data_dir)
+        """Return all splits by name; of the main split the part to train on."""
+        found = load_splits(self.dataset, "cpu", data_dir=self.data_dir)
+        main, part = found["main"], slice(None, None, self.every)
+        found["main"] = replace(
+            main,
+            inputs=main.inputs[part],
+            labels=main.labels[part],
+            groups=main.groups[part],
+            difficulty=None if main.difficulty is None else main.difficulty[part],
+        )
+        return found
 
     def facts(self) -> dict[str, Any]:
-        """Return what the figures depend on, JSON-able."""
-        names = (field.name for field in fields(Setting) if field.name != "data_dir")
-        facts: dict[str, Any] = plain({name: getattr(self, name) for name in names})
+        """Return what the figures depend on, JSON-able, defaults filled in."""
+        architecture: Any = network_config(self.dataset, self.preset)
+        options = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        training = asdict(training_config(architecture, self.dataset, **options))
+        start = None if self.start_from is None else str(self.start_from.resolve())
+        facts: dict[str, Any] = plain(
+            {
+                "dataset": self.dataset,
+                "network": architecture.to_dict(),
+                "training": training,
+                "every": self.every,
+                "decisions": self.decisions,
+                "start_from": start,
+            }
+        )
         return facts
 
     def check_same(self, facts: Mapping[str, Any], path: Path) -> None:
@@ -54,8 +80,26 @@ class Setting:
         names = sorted(name for name in own if facts.get(name) != own[name])
         if names:
             raise ConfigError(
-                f"{path} was made with another {', '.join(names)}; give another "
-                "--folder, or the same options"
+                f"{path} was made in another setting ({', '.join(names)}); give "
+                "another --folder, or the same options"
+            )
+
+    def check_main_network(self, layers: int | None = None) -> None:
+        """Raise ConfigError if the network has no states, or too few layers.
+
+        Args:
+            layers: Layers that it must have; None takes any number.
+        """
+        config = network_config(self.dataset, self.preset)
+        if not isinstance(config, MainNetworkConfig):
+            raise ConfigError(
+                f"preset {self.preset!r} is no main network; leave --preset out, or "
+                "choose digits, small, paper, ..."
+            )
+        if layers is not None and len(config.channels) != layers:
+            raise ConfigError(
+                f"this experiment needs a network of {layers} layers, that of "
+                f"{self.dataset} has {len(config.channels)}; choose another --dataset"
             )
 
 
@@ -66,11 +110,17 @@ class Experiment(ABC):
         name: Its name on the command line.
         title: What it is about.
         arms: What is compared.
+        layers: Layers of the network; None takes any number.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     arms: ClassVar[tuple[str, ...]]
+    layers: ClassVar[int | None] = None
+
+    def check(self, setting: Setting) -> None:
+        """Raise ConfigError if the experiment cannot be run in a setting."""
+        setting.check_main_network(self.layers)
 
     @abstractmethod
     def run(
@@ -108,8 +158,9 @@ def shared_folder(setting: Setting, folder: Path) -> Path:
     shared = folder.parents[1] / f"shared-{setting.dataset}"
     shared.mkdir(parents=True, exist_ok=True)
     path = shared / "setting.json"
-    if not path.exists():
-        write_json(path, setting.facts())
+    with locked(shared, wait=True):
+        if not path.exists():
+            write_json(path, setting.facts())
     setting.check_same(json.loads(path.read_text("utf-8")), path)
     return shared
 
@@ -124,6 +175,24 @@ def of_arm(rows: Sequence[Row], arm: str) -> list[Row]:
     return [row for row in rows if row["arm"] == arm]
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def mean_and_range(values: Sequence[float]) -> dict[str, float]:
     """Return mean, lowest and highest value."""
     return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
+def differences(
+    rows: Sequence[Row], arm: str, base: str, value: Callable[[Row], float]
+) -> list[float]:
+    """Return by how much an arm's value is above a base's, for each seed of both."""
+    others = {row["seed"]: value(row) for row in of_arm(rows, base)}
+    own = [row for row in of_arm(rows, arm) if row["seed"] in others]
+    return [value(row) - others[row["seed"]] for row in own]
+
+
+def dots(axes: Any, rows: Sequence[Row], value: Callable[[Row], float]) -> None:
+    """Draw a value of every unit, and a bar at the mean of each arm."""
+    for place, arm in enumerate(arms_of(rows)):
+        values = [value(row) for row in of_arm(rows, arm)]
+        axes.plot([place] * len(values), values, "o", color="C0", alpha=0.6)
+        axes.plot(place, np.mean(values), "_", color="C1", markersize=24)
+    axes.set_xticks(range(len(arms_of(rows))), arms_of(rows))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.paper.experiment import Experiment, Setting, spread
+from benchmarks.paper.experiment import Experiment, Setting, mean_and_range
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import trained
 from benchmarks.report import Columns, Row, Table
@@ -49,8 +49,10 @@ class Fig2(Experiment):
             row: dict[str, Any] = {"state": state}
             for part in ("train", "test"):
                 last = [unit["epochs"][-1][part][state] for unit in rows]
-                row[part] = spread([each["loss"] for each in last])
-                row[f"{part} accuracy"] = spread([each["accuracy"] for each in last])
+                row[part] = mean_and_range([each["loss"] for each in last])
+                row[f"{part} accuracy"] = mean_and_range(
+                    [each["accuracy"] for each in last]
+                )
             curves = np.array(
                 [[e["test"][state]["loss"] for e in unit["epochs"]] for unit in rows]
             )
@@ -89,12 +91,12 @@ class Fig2(Experiment):
 @torch.no_grad()
 def losses(network: MainNetwork, parts: dict[str, Split]) -> dict[str, Any]:
     """Return `answers` of the plain pass and with all layers iterated, by split."""
-    full, most = 2**network.num_layers - 1, max(network.config.layer_steps)
+    full = 2**network.num_layers - 1
     found: dict[str, Any] = {}
     for part, split in parts.items():
         ids = {name: full if state is None else state for name, state in STATES.items()}
         found[part] = {
-            name: answers(network, split, state, most)[0] for name, state in ids.items()
+            name: answers(network, split, state)[0] for name, state in ids.items()
         }
     return found
 

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import agent_run
-from benchmarks.paper.experiment import Experiment, Setting, shared_folder, spread
+from benchmarks.paper.agent_runs import unit_run
+from benchmarks.paper.experiment import (
+    Experiment,
+    Setting,
+    mean_and_range,
+)
 from benchmarks.report import Columns, Row, Table
 
 
@@ -23,7 +27,7 @@ class Fig3(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train an agent at the break-even penalty."""
-        found = agent_run(setting, seed, 1.0, shared_folder(setting, folder))
+        found = unit_run(setting, seed, folder)
         return {
             "names": found["test"][arm]["names"],
             "training": found["training"]["shares"],
@@ -36,11 +40,11 @@ class Fig3(Experiment):
         found = [
             {
                 "choice": name,
-                "training": spread(
+                "training": mean_and_range(
                     [100 * np.mean(row["training"], 0)[k] for row in rows]
                 ),
-                "end": spread([100 * row["training"][-1][k] for row in rows]),
-                "test": spread([100 * row["test"][k] for row in rows]),
+                "end": mean_and_range([100 * row["training"][-1][k] for row in rows]),
+                "test": mean_and_range([100 * row["test"][k] for row in rows]),
             }
             for k, name in enumerate(rows[0]["names"])
         ]

@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import agent_run
+from benchmarks.paper.agent_runs import unit_run
 from benchmarks.paper.experiment import (
     Experiment,
     Setting,
     arms_of,
+    mean_and_range,
     of_arm,
-    shared_folder,
-    spread,
 )
 from benchmarks.report import Columns, Row, Table
 
-SCALES = {"1/4": 0.25, "1/2": 0.5, "1": 1.0, "2": 2.0, "4": 4.0}
+SCALES = {f"{scale:g}": scale for scale in (0.25, 0.5, 1.0, 2.0, 4.0)}
 
 
 class Fig5(Experiment):
@@ -32,8 +31,7 @@ class Fig5(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train an agent at a multiple of the break-even penalty."""
-        shared = shared_folder(setting, folder)
-        found = agent_run(setting, seed, SCALES[arm], shared)
+        found = unit_run(setting, seed, folder, SCALES[arm])
         validation = found["validation"]
         return {
             "returns": found["training"]["returns"],
@@ -103,9 +101,9 @@ def _settling(arm: str, own: Sequence[Row]) -> dict[str, Any]:
         rises.append(float(np.polyfit(np.arange(len(last)), last, 1)[0] * len(last)))
     return {
         "penalty": arm,
-        "first": spread([row["returns"][0] for row in own]),
-        "last": spread([row["returns"][-1] for row in own]),
-        "rise": spread(rises),
+        "first": mean_and_range([row["returns"][0] for row in own]),
+        "last": mean_and_range([row["returns"][-1] for row in own]),
+        "rise": mean_and_range(rises),
     }
 
 
@@ -113,7 +111,7 @@ def _by_penalty(arm: str, own: Sequence[Row]) -> dict[str, Any]:
     """Return accuracy, compute and shares of choices."""
     found: dict[str, Any] = {"penalty": arm}
     for key in ("accuracy", "compute"):
-        found[key] = spread([row[key] for row in own])
+        found[key] = mean_and_range([row[key] for row in own])
     for k, name in enumerate(own[0]["names"]):
         found[name] = float(np.mean([100 * row["shares"][k] for row in own]))
     return found

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.paper.experiment import Experiment, Setting, arms_of, of_arm, spread
+from benchmarks.paper.experiment import (
+    Experiment,
+    Setting,
+    arms_of,
+    differences,
+    mean_and_range,
+    of_arm,
+)
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import trained
 from benchmarks.report import Columns, Row, Table
@@ -29,6 +36,7 @@ class Fig6(Experiment):
     name = "fig6"
     title = "How many of three layers are iterated"
     arms = tuple(STATES)
+    layers = 3
 
     def run(
         self, arm: str, seed: int, setting: Setting, folder: Path
@@ -65,32 +73,24 @@ class Fig6(Experiment):
 
 def on_both(network: MainNetwork, split: Split, state: int) -> dict[str, Any]:
     """Return `answers` of a state on all samples of a split, and on a few of them."""
-    most = max(network.config.layer_steps)
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     rows = chosen[:_FEW]
     few = Split(split.inputs[rows], split.labels[rows], vocabulary=split.vocabulary)
     parts = {"all": split, "few": few}
-    return {
-        name: answers(network, part, state, most)[0] for name, part in parts.items()
-    }
+    return {name: answers(network, part, state)[0] for name, part in parts.items()}
 
 
 def _summary(rows: Sequence[Row], arm: str) -> dict[str, Any]:
     """Return means over the seeds of a model; differences are from the same seeds."""
     own = of_arm(rows, arm)
-    plain = {row["seed"]: row for row in rows if row["arm"] == "Model 0"}
     found: dict[str, Any] = {"arm": arm}
     for part in ("all", "few"):
         for key in ("accuracy", "loss"):
-            found[f"{part} {key}"] = spread([row[part][key] for row in own])
-    shared = [row for row in own if row["seed"] in plain]
-    if arm != "Model 0" and shared:
-        found["more"] = spread(
-            [
-                row["all"]["accuracy"] - plain[row["seed"]]["all"]["accuracy"]
-                for row in shared
-            ]
-        )
+            found[f"{part} {key}"] = mean_and_range([row[part][key] for row in own])
+    if arm != "Model 0":
+        more = differences(rows, arm, "Model 0", lambda row: row["all"]["accuracy"])
+        if more:
+            found["more"] = mean_and_range(more)
     for key in ("compute", "converged"):
         found[key] = float(np.mean([row["all"][key] for row in own]))
     return found | {"minutes": float(np.mean([row["minutes"] for row in own]))}

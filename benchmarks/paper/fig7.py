@@ -14,8 +14,9 @@ from benchmarks.paper.experiment import (
     Experiment,
     Setting,
     arms_of,
+    dots,
+    mean_and_range,
     of_arm,
-    spread,
 )
 from benchmarks.paper.measures import measure
 from benchmarks.paper.networks import PLAIN, trained
@@ -33,6 +34,7 @@ class Fig7(Experiment):
     name = "fig7"
     title = "Which of three LSTM layers is iterated"
     arms = tuple(STATES)
+    layers = 3
 
     def run(
         self, arm: str, seed: int, setting: Setting, folder: Path
@@ -71,11 +73,7 @@ class Fig7(Experiment):
         name, unit = _judged(setting)
         panels = (name, f"{name}{unit}"), ("loss", "loss, nats")
         for axes, (key, label) in zip(figure.subplots(1, 2), panels, strict=True):
-            for place, arm in enumerate(arms_of(rows)):
-                values = [row[_last(row)][key] for row in of_arm(rows, arm)]
-                axes.plot([place] * len(values), values, "o", color="C0", alpha=0.6)
-                axes.plot(place, np.mean(values), "_", color="C1", markersize=24)
-            axes.set_xticks(range(len(arms_of(rows))), arms_of(rows))
+            dots(axes, rows, lambda row, key=key: row[_last(row)][key])  # type: ignore[misc]
             axes.set_ylabel(f"test {label}")
             axes.set_xlabel("iterated (dots: seeds, bars: their means)")
         return figure
@@ -115,10 +113,10 @@ def _summary(own: Sequence[Row], judged: str) -> dict[str, Any]:
     last = _last(own[0])
     means: dict[str, Any] = {"arm": own[0]["arm"]}
     for name in ("plain", *(name for name in own[0] if name.startswith("K = "))):
-        means[name] = spread([row[name][judged] for row in own])
+        means[name] = mean_and_range([row[name][judged] for row in own])
     for name in ("loss", "compute", "steps", "converged"):
         means[name] = float(np.mean([row[last][name] for row in own]))
-    means["gain"] = spread([row["gain"]["mean"] for row in own])
+    means["gain"] = mean_and_range([row["gain"]["mean"] for row in own])
     return means | {"minutes": float(np.mean([row["minutes"] for row in own]))}
 
 

@@ -51,14 +51,20 @@ def measure(network: MainNetwork, split: Split, state_id: int) -> dict[str, Any]
 
 
 def answers(
-    network: MainNetwork, split: Split, state_id: int, steps: int
+    network: MainNetwork, split: Split, state_id: int, steps: int | None = None
 ) -> tuple[dict[str, float], Tensor]:
     """Return means over a split in one state, with solves of at most some steps.
 
+    Args:
+        network: The network.
+        split: The split.
+        state_id: The state.
+        steps: Most iterations of a solve; None leaves them to the network.
+
     Returns:
-        Accuracy in %, cross-entropy in nats and the perplexity that it is, compute in
-        plain passes, iterations, and solves that converged in %; and the cross-entropy
-        of each sample, [n].
+        Accuracy in %, cross-entropy in nats, the perplexity (its exponential), compute
+        in plain passes, iterations, and solves that converged in %; and the
+        cross-entropy of each sample, [n].
     """
     session = TorchSession(network, max_steps=steps)
     totals, plain, losses = torch.zeros(4, dtype=torch.float64), 0, []

@@ -1,8 +1,8 @@
-"""Networks of which some layers are iterated, trained for nothing else."""
+"""Networks that are trained for some of their states alone."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,8 @@ from benchmarks.paper.experiment import Setting, unit_name
 from benchmarks.report import Row
 from dynalay_gym.cotraining.new_training import network_config, training_config
 from dynalay_gym.data.splits import Split
-from dynalay_gym.networks.checkpoint import load_network, save_network
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.checkpoint import load_main_network, save_network
 from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.state_losses import mixed_states
@@ -72,12 +73,14 @@ class Trained:
         network: The network, in evaluation mode.
         minutes: The processor's minutes of its training.
         backward: Those of them in backward passes.
+        steps: Optimiser steps.
         epochs: What was found after each epoch.
     """
 
     network: MainNetwork
     minutes: float
     backward: float
+    steps: int
     epochs: list[Row]
 
 
@@ -94,55 +97,58 @@ def trained(
 
     Args:
         setting: Data and training.
-        data: The main split.
+        data: What to train on.
         states: States that are trained; see `StatesTrainer`.
         seed: Seed of weights and samples.
         folder: Where the network is, or gets to.
         after_epoch: Finds something JSON-able after each epoch.
         prepare: Changes how a new network is trained, not its weights.
     """
+    asked = {"states": None if states is None else list(states), "seed": seed}
     if is_saved(folder):
-        loaded, facts = load_network(folder)
+        loaded, facts = load_main_network(folder)
         about: Any = facts.about
+        setting.check_same(about["setting"], folder)
+        if {name: about[name] for name in asked} != asked:
+            raise ConfigError(f"{folder} has other states or another seed; remove it")
         return Trained(
-            cast(MainNetwork, loaded),
-            *(about[name] for name in ("minutes", "backward", "epochs")),
+            loaded,
+            *(about[name] for name in ("minutes", "backward", "steps", "epochs")),
         )
     network, start = new_network(setting, data, seed), time.process_time()
     prepare(network)
     options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
     config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
-    part = slice(None, None, setting.every)
-    data = replace(
-        data,
-        inputs=data.inputs[part],
-        labels=data.labels[part],
-        groups=data.groups[part],
-        difficulty=None,
-    )
     trainer = StatesTrainer(network, data, config, states)
     epochs = []
     for _ in range(config.epochs):
         trainer.train_epoch(lambda step, loss: None)
         epochs.append(after_epoch(network))
-    minutes = (time.process_time() - start) / 60
-    about = {
-        "minutes": minutes,
+    times = {
+        "minutes": (time.process_time() - start) / 60,
         "backward": trainer.backward / 60,
-        "epochs": epochs,
-        "training": asdict(config),
     }
+    about = asked | times | {"steps": trainer.steps, "epochs": epochs}
+    about["setting"] = setting.facts()
     save_network(folder, network.eval(), about)
-    # Loaded anew, it is what it was before `prepare`.
+    # Loaded, it is what it was before `prepare`.
     return trained(setting, data, states, seed, folder)
 
 
 def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
-    """Return a network as it is before its training."""
+    """Return a network as it is before its training.
+
+    Raises:
+        CheckpointError: The one to start from is missing.
+        ConfigError: It knows other words than the data.
+    """
     torch.manual_seed(seed)
     if setting.start_from is not None:
-        plain = setting.start_from / unit_name(PLAIN, seed) / "network"
-        return cast(MainNetwork, load_network(plain)[0])
+        place = setting.start_from / unit_name(PLAIN, seed) / "network"
+        network, _ = load_main_network(place)
+        if network.config.vocabulary != data.vocabulary:
+            raise ConfigError(f"{place} knows other words than the data; train it anew")
+        return network
     config = cast(MainNetworkConfig, network_config(setting.dataset, setting.preset))
     if config.form == "text":
         config = replace(config, vocabulary=data.vocabulary)

@@ -1,6 +1,6 @@
 """Perplexity of a network's plain pass over the words of WikiText-2's test part.
 
-    python -m benchmarks.paper.perplexity --networks fig7/no-FPI-0 --data-dir DATA
+    python -m benchmarks.paper.perplexity --networks NETWORK --data-dir DATA
 
 Every word but the first few is predicted from as many before it as a window has; the
 split itself asks for one word per window.
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, load_split
-from dynalay_gym.networks.checkpoint import load_network
+from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.main_network import MainNetwork
 
 _BATCH = 250
@@ -33,7 +33,7 @@ class Args:
     data_dir: Path | None = None
     """Folder of the data files."""
     stride: int = 1
-    """Predict every so manieth word."""
+    """Predict every n-th word."""
 
 
 def main(args: Args) -> None:
@@ -41,8 +41,7 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     split = load_split("wikitext2", "test", data_dir=args.data_dir)
     for folder in args.networks:
-        network = load_network(folder)[0].eval()
-        assert isinstance(network, MainNetwork)
+        network = load_main_network(folder)[0].eval()
         found, words = perplexity(network, split, args.stride)
         print(f"{folder}: {found:.1f} over {words:,} words", flush=True)
 

@@ -2,7 +2,8 @@
 
 A unit is done when its folder holds ``unit.json``. Several processes, on one machine or
 on several that share a disk, may run one experiment: a unit's folder is locked by who
-runs it, and a process that ends, however it ends, gives it back.
+runs it, and a process that ends, however it ends, gives it back. On disks without
+locks, give each process other units.
 """
 
 import json
@@ -43,13 +44,15 @@ def run_units(
         ConfigError: The folder holds units of another setting.
     """
     missing = [each for each in units if not is_done(folder, each)]
+    for unit in set(units) - set(missing):
+        read_unit(folder, unit, setting)
     started = time.monotonic()
     for num, unit in enumerate(_finished(experiment, missing, setting, folder, jobs)):
         minutes = (time.monotonic() - started) / 60
         left = minutes / (num + 1) * (len(missing) - num - 1)
         print(
             f"{experiment.name}: {unit[0]}, seed {unit[1]} is done; {num + 1} of "
-            f"{len(missing)} units in {minutes:.1f} minutes, about {left:.0f} left",
+            f"{len(missing)} units in {minutes:.1f} minutes; about {left:.0f} more",
             flush=True,
         )
     return [read_unit(folder, each, setting) for each in units]
@@ -71,16 +74,19 @@ def _finished(
             else:
                 waiting.append(unit)
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures: dict[Future[bool], Unit] = {
-                pool.submit(run_unit, experiment, unit, setting, folder): unit
-                for unit in units
-            }
+        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+        futures: dict[Future[bool], Unit] = {
+            pool.submit(run_unit, experiment, unit, setting, folder): unit
+            for unit in units
+        }
+        try:
             for future in as_completed(futures):
                 if future.result():
                     yield futures[future]
                 else:
                     waiting.append(futures[future])
+        finally:  # after an error no other unit begins
+            pool.shutdown(cancel_futures=True)
     for unit in waiting:
         run_unit(experiment, unit, setting, folder, wait=True)
         yield unit

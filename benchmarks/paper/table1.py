@@ -2,8 +2,10 @@
 
 All arms have the same stem, widths, data and epochs. ``3-layer CNN`` is the plain pass;
 ``all layers`` iterates every layer for every sample; ``DynaLay`` is trained for all
-states, and an agent chooses among them when it is tested. The DEQs iterate everything,
-too, by the solvers of torchdeq and implicit gradients.
+states, in each step the plain, the full and a random one, and an agent chooses among
+them when it is tested; its own training is not in the times. The DEQs iterate
+everything, too, trained by the solvers of torchdeq and implicit gradients, and tested
+by plain iteration.
 """
 
 from collections.abc import Sequence
@@ -11,18 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import agent_run
-from benchmarks.paper.deq import solve_by
+from benchmarks.paper.agent_runs import unit_run
+from benchmarks.paper.deq import check_solvable, solve_by
 from benchmarks.paper.experiment import (
     Experiment,
     Setting,
     arms_of,
+    dots,
+    mean_and_range,
     of_arm,
-    shared_folder,
-    spread,
 )
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import trained
@@ -44,29 +45,30 @@ class Table1(Experiment):
     name = "table1"
     title = "Backward passes and accuracy"
     arms = tuple(_ARMS)
+    layers = 3
+
+    def check(self, setting: Setting) -> None:
+        """Raise ConfigError for texts, and without torchdeq."""
+        super().check(setting)
+        check_solvable(setting)
 
     def run(
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train a network, timed; measure it on the test set, DynaLay by its agent."""
         states, solver = _ARMS[arm]
-        splits, shared = setting.splits(), shared_folder(setting, folder)
-        own = (
-            shared / f"network-{seed}/network" if states is None else folder / "network"
-        )
-        how: Any = {}
+        splits, how = setting.splits(), dict[str, Any]()
         if solver is not None:
             how["prepare"] = partial(solve_by, method=solver)
-        if states is None:
-            test = agent_run(setting, seed, 1.0, shared)["test"]["ppo"]
+        own = folder / "network"
         found = trained(setting, splits["main"], states, seed, own, **how)
-        if states is not None:
-            most = max(found.network.config.layer_steps)
-            test = answers(found.network, splits["test"], states[0], most)[0]
+        if states is None:  # the agent's network is the same one
+            test = unit_run(setting, seed, folder)["test"]["ppo"]
+        else:
+            test = answers(found.network, splits["test"], states[0])[0]
         return {
             "accuracy": test["accuracy"],
             "compute": test["compute"],
-            "parameters": sum(part.numel() for part in found.network.parameters()),
             "minutes": found.minutes / len(found.epochs),
             "backward minutes": found.backward / len(found.epochs),
         }
@@ -76,11 +78,11 @@ class Table1(Experiment):
         found = []
         for arm in arms_of(rows):
             own = of_arm(rows, arm)
-            row: dict[str, Any] = {"arm": arm, "parameters": own[0]["parameters"]}
+            row: dict[str, Any] = {"arm": arm}
             for key in ("accuracy", "compute"):
-                row[key] = spread([each[key] for each in own])
+                row[key] = mean_and_range([each[key] for each in own])
             for key in ("minutes", "backward minutes"):
-                row[key] = spread([60 * each[key] for each in own])
+                row[key] = mean_and_range([60 * each[key] for each in own])
             found.append(row)
         notes = (
             "Test accuracy, compute in plain passes; the processor's seconds of an "
@@ -92,19 +94,11 @@ class Table1(Experiment):
     def draw(self, rows: Sequence[Row], setting: Setting) -> Figure:
         """Return backward seconds and accuracy, a dot per network."""
         figure = Figure(figsize=(10, 3.6), layout="constrained")
-        arms = arms_of(rows)
-        panels = {"backward minutes": "seconds of backward passes, per epoch"}
-        panels["accuracy"] = "test accuracy, %"
-        for axes, (key, label) in zip(
-            figure.subplots(1, 2), panels.items(), strict=True
-        ):
-            scale = 60 if key == "backward minutes" else 1
-            for place, arm in enumerate(arms):
-                values = [scale * row[key] for row in of_arm(rows, arm)]
-                axes.plot([place] * len(values), values, "o", color="C0", alpha=0.6)
-                axes.plot(place, np.mean(values), "_", color="C1", markersize=24)
-            axes.set_xticks(range(len(arms)), arms, fontsize=8)
-            axes.set_ylabel(label)
+        times, accuracies = figure.subplots(1, 2)
+        dots(times, rows, lambda row: 60 * row["backward minutes"])
+        times.set_ylabel("backward passes, s per epoch")
+        dots(accuracies, rows, lambda row: row["accuracy"])
+        accuracies.set_ylabel("test accuracy, %")
         return figure
 
 
@@ -114,5 +108,4 @@ _COLUMNS: Columns = {
     "compute": ("compute", ".2f"),
     "backward, s per epoch": ("backward minutes", ".1f"),
     "epoch, s": ("minutes", ".1f"),
-    "parameters": ("parameters", ",d"),
 }

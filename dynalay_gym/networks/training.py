@@ -79,7 +79,7 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
             weight_decay=config.weight_decay,
             # Most weights are vectors of words, few of which a step moves: reading and
             # writing them once is what the optimiser costs.
-            fused=network.config.form == "text",
+            fused=True if network.config.form == "text" else None,
         )
         super().__init__(network, data, config, optimizer)
         if network.config.cutoffs and bool((data.inputs == PADDING).any()):

@@ -1,6 +1,5 @@
 """A training stops at the first number that is not finite, before it learns from it."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -117,8 +116,11 @@ def are_finite(tensors: Iterable[Tensor]) -> bool:
     groups = [tensor for tensor in flat if tensor.numel() >= _LARGE]
     if small:
         groups.append(torch.cat(small))  # one call for all of them
+    if not groups:
+        return True
     extremes = chain.from_iterable(torch.aminmax(group) for group in groups)
-    return all(math.isfinite(extreme.item()) for extreme in extremes)
+    found = torch.stack([extreme.isfinite() for extreme in extremes])
+    return bool(found.all())  # a GPU is waited for once
 
 
 def broken_part(named: Mapping[str, Tensor]) -> str | None:

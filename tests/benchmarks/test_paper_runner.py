@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.paper.__main__ import Args, main
-from benchmarks.paper.experiment import Experiment, Setting
+from benchmarks.paper.__main__ import EXPERIMENTS, Args, main
+from benchmarks.paper.experiment import Experiment, Setting, unit_name
+from benchmarks.paper.networks import trained
 from benchmarks.paper.runner import all_units, run_unit, run_units
 from benchmarks.report import Row, Table
 from dynalay_gym.errors import ConfigError
@@ -26,7 +27,7 @@ class Counting(Experiment):
     ) -> dict[str, Any]:
         with (folder / "runs").open("a") as stream:
             stream.write("x")
-        if setting.dataset == "broken":
+        if setting.decisions == BROKEN.decisions:
             raise RuntimeError("broken")
         return {"value": len(arm) + 10 * seed}
 
@@ -37,6 +38,7 @@ class Counting(Experiment):
         return Figure()
 
 
+BROKEN = Setting(decisions=13)
 UNITS = all_units(Counting.arms, (0, 2))
 
 
@@ -54,7 +56,7 @@ def test_every_unit_is_run_once(tmp_path: Path, jobs: int, capsys: Any) -> None:
     assert runs(tmp_path) == dict.fromkeys(("an-arm-0", "b-0", "an-arm-2", "b-2"), 1)
     shown = capsys.readouterr().out
     assert shown.count("is done") == 4 and "3 of 3 units" in shown
-    assert "about 0 left" in shown
+    assert "about 0 more" in shown
 
 
 def test_a_unit_that_another_process_runs_is_left_to_it(tmp_path: Path) -> None:
@@ -68,15 +70,16 @@ def test_a_unit_that_another_process_runs_is_left_to_it(tmp_path: Path) -> None:
 
 def test_a_unit_that_fails_is_run_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
-        run_units(Counting(), UNITS[:1], Setting(dataset="broken"), tmp_path)
+        run_units(Counting(), UNITS[:1], BROKEN, tmp_path)
     run_units(Counting(), UNITS[:1], Setting(), tmp_path)
     assert runs(tmp_path) == {"an-arm-0": 2}
 
 
 def test_units_of_another_setting_are_refused(tmp_path: Path) -> None:
     run_units(Counting(), UNITS[:1], Setting(epochs=1), tmp_path)
-    with pytest.raises(ConfigError, match="was made with another epochs"):
-        run_units(Counting(), UNITS[:1], Setting(epochs=2), tmp_path)
+    with pytest.raises(ConfigError, match=r"made in another setting \(training\)"):
+        run_units(Counting(), UNITS, Setting(epochs=2), tmp_path)
+    assert runs(tmp_path) == {"an-arm-0": 1}  # nothing was run beside it
     files = Setting(epochs=1, data_dir=tmp_path)  # the same data wherever they are
     assert run_units(Counting(), UNITS[:1], files, tmp_path)[0]["value"] == 6
 
@@ -86,6 +89,59 @@ def test_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
         main(Args(experiment="fig70", folder=tmp_path))
     with pytest.raises(ConfigError, match=r"unknown arms \['layer 9'\]"):
         main(Args(experiment="fig7", folder=tmp_path, arms=("layer 9",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"experiment": "fig6", "dataset": "maze"}, r"needs a network of 3 layers"),
+        ({"experiment": "fig3", "preset": "fast"}, r"'fast' is no main network"),
+        ({"experiment": "fig4", "every": 2}, r"leave --every"),
+        ({"experiment": "table1", "dataset": "imdb"}, r"convolutional layers, imdb"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("benchmarks.paper.deq.find_spec", lambda name: name)
+    options = {"dataset": "cifar10"} | options
+    with pytest.raises(ConfigError, match=message):
+        main(Args(folder=tmp_path / "paper", **options))
+    assert not (tmp_path / "paper").exists()
+
+
+def test_names_of_units_are_folders() -> None:
+    for experiment in EXPERIMENTS.values():
+        for arm in experiment.arms:
+            assert Path(unit_name(arm, 0)).parts == (unit_name(arm, 0),)
+
+
+def test_other_processes_get_a_setting_that_they_can_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def keep(experiment: Any, units: Any, setting: Any, *_: Any) -> Any:
+        given.append(setting)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.paper.__main__.run_units", keep)
+    with pytest.raises(KeyboardInterrupt):
+        main(Args(experiment="fig7", folder=tmp_path, epochs=3, every=2))
+    assert given == [Setting(epochs=3, every=2)] and type(given[0]) is Setting
+
+
+def test_a_saved_network_is_of_one_setting(tmp_path: Path) -> None:
+    setting = Setting(epochs=1, every=40)
+    data = setting.splits()["main"]
+    first = trained(setting, data, (0,), 0, tmp_path)
+    assert trained(setting, data, (0,), 0, tmp_path).minutes == first.minutes
+    assert first.steps == len(data) // 128
+    with pytest.raises(ConfigError, match=r"another setting \(every\)"):
+        trained(Setting(epochs=1, every=20), data, (0,), 0, tmp_path)
+    for states, seed in (((0, 7), 0), (None, 0), ((0,), 1)):
+        with pytest.raises(ConfigError, match="other states or another seed"):
+            trained(setting, data, states, seed, tmp_path)
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:

@@ -105,15 +105,15 @@ class Rereading(nn.Module):
         if z is None:
             gated = torch.zeros_like(words)
         else:
-            gated = words * self.gate(z[:, :, :used])
-        # Under bf16 autocast; few processors have an LSTM of that precision.
+            gated = words * self.gate(z)[:, :used]
+        # Autocast is off: few processors have an LSTM in bf16.
         with torch.autocast("cpu", enabled=False):
             states, _ = self.lstm(torch.cat([words, gated], 2))
         states = F.pad(states.movedim(2, 1), (0, length - used))
         return _to_maps(states, is_word[:, None])
 
     def gate(self, z: Tensor) -> Tensor:
-        """Return by what each word is multiplied, [n, 1, C], after a reading z."""
+        """Return by what each word is multiplied, [n, 1 or T, C], after a reading z."""
         weight, bias = self.feedback.weight, self.feedback.bias
         scores = linear(2 * summary(z) - 1, weight) + bias
         return LOUDEST * torch.tanh(scores)[:, None]
