@@ -19,7 +19,7 @@ from benchmarks.paper.theory import Theory
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.checkpoint import load_network_facts
 
-SETTING = Setting(dataset="digits", epochs=1, every=10, decisions=2_048)
+SETTING = Setting(dataset="digits", epochs=2, every=2, decisions=2_048)
 
 
 class Scripted(VectorEnv):
@@ -101,7 +101,7 @@ def test_what_is_shared_is_of_one_setting(folder: Path) -> None:
     unit = folder / "cost-digits/ppo-0"
     shared_folder(SETTING, unit)
     with pytest.raises(ConfigError, match=r"another setting \(decisions, training\)"):
-        shared_folder(Setting(dataset="digits", every=10), unit)
+        shared_folder(Setting(dataset="digits", every=2), unit)
 
 
 def test_correlations_and_tenths_of_samples_that_are_known(folder: Path) -> None:
