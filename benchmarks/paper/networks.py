@@ -16,6 +16,7 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.checkpoint import load_main_network, save_network
 from dynalay_gym.networks.layers.config import MainNetworkConfig
+from dynalay_gym.networks.layers.norm import PatternNorm
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.state_losses import mixed_states
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
@@ -148,8 +149,18 @@ def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
         network, _ = load_main_network(place)
         if network.config.vocabulary != data.vocabulary:
             raise ConfigError(f"{place} knows other words than the data; train it anew")
+        _begin_as_the_plain_pass(network)
         return network
     config = cast(MainNetworkConfig, network_config(setting.dataset, setting.preset))
     if config.form == "text":
         config = replace(config, vocabulary=data.vocabulary)
     return MainNetwork(config)
+
+
+@torch.no_grad()
+def _begin_as_the_plain_pass(network: MainNetwork) -> None:
+    """Give all states the normalisation of the plain pass, which alone was trained."""
+    for module in network.modules():
+        if isinstance(module, PatternNorm):
+            for part in (*module.parameters(), *module.buffers()):
+                part[1:] = part[0]

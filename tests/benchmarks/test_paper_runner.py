@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from benchmarks.paper.__main__ import EXPERIMENTS, Args, main
 from benchmarks.paper.experiment import Experiment, Setting, unit_name
-from benchmarks.paper.networks import trained
+from benchmarks.paper.networks import new_network, trained
 from benchmarks.paper.runner import all_units, run_unit, run_units
 from benchmarks.report import Row, Table
 from dynalay_gym.errors import ConfigError
@@ -167,3 +168,17 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     assert first == second
     assert len(first["units"]) == 2
     assert first["setting"]["every"] == 40
+
+
+def test_a_network_that_goes_on_has_one_normalisation_in_all_states(
+    tmp_path: Path,
+) -> None:
+    setting = Setting(epochs=1, every=20)
+    data = setting.splits()["main"]
+    before = trained(setting, data, (0,), 0, tmp_path / "no-FPI-0/network").network
+    after = new_network(Setting(start_from=tmp_path), data, 0)
+    plain, *others = after.head_norm.weight
+    assert torch.equal(plain, before.head_norm.weight[0])
+    assert all(torch.equal(plain, other) for other in others)
+    assert not torch.equal(before.head_norm.weight[0], before.head_norm.weight[7])
+    assert torch.equal(after.head, before.head)
