@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := $(VENV)-lowest
 
+# A process takes whole files, whose tests share what is slow to make.
+PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv demo test test-plain test-lowest lint format digits bench clean
@@ -25,17 +28,17 @@ demo: $(STAMP) ## Train an agent on mazes with PPO and print the comparison
 	$(BIN)/python train_agent.py --algo ppo
 
 test: lint ## Lint, check types and run the tests
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 test-plain: $(STAMP) ## Run the tests of sessions, envs and predictor without Numba
-	$(BIN)/pytest --without-numba tests/sessions tests/envs tests/predictor
+	$(BIN)/$(PYTEST) --without-numba tests/sessions tests/envs tests/predictor
 
 test-lowest: $(LOWEST)/.installed ## Run the main tests with the lowest versions that are declared
-	$(LOWEST)/bin/pytest -W default::DeprecationWarning tests/envs tests/integrations tests/agents
+	$(LOWEST)/bin/$(PYTEST) -W default::DeprecationWarning tests/envs tests/integrations tests/agents
 
 $(LOWEST)/.installed: pyproject.toml .ci/lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/pip install -c .ci/lowest.txt -e ".[fast]" hypothesis pytest
+	$(LOWEST)/bin/pip install -c .ci/lowest.txt -e ".[fast]" hypothesis pytest pytest-xdist
 	@touch $@
 
 lint: $(STAMP) ## Lint, check format and types

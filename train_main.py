@@ -17,6 +17,7 @@ from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
     BatchSize,
     Count,
+    Dropout,
     Iterations,
     LearningRate,
     NotNegative,
@@ -61,7 +62,7 @@ class Args:
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
     """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
-    networks, 6 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
+    networks, 7 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks and gates, 32 for WikiText-2, else
     128, if not given."""
@@ -69,8 +70,14 @@ class Args:
     """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), 3e-3 for
     IMDB and WikiText-2, else 5e-3 (AdamW), if not given."""
     weight_decay: NotNegative | None = None
-    """Weight decay; 5e-4 for residual networks and gates, 0.3 for IMDB, else 5e-3, if
-    not given."""
+    """Weight decay; 5e-4 for residual networks and gates, 0.3 for IMDB, 0.1 for
+    WikiText-2, else 5e-3, if not given."""
+    dropped_words: Share | None = None
+    """Texts: share of the words that are made unknown; 0.1 for WikiText-2, 0.5 for
+    IMDB, if not given."""
+    dropout: Dropout | None = None
+    """WikiText-2: share of the features that words are scored without; 0 if not
+    given."""
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""
@@ -175,8 +182,9 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     architecture = new_training.network_config(
         args.dataset, args.preset, start, gates(args), **own
     )
-    names = "epochs batch_size learning_rate weight_decay paths skip_rate target"
-    options = pick(args, f"{names} distillation gate_gradient precision seed")
+    names = "epochs batch_size learning_rate weight_decay dropped_words dropout paths"
+    of_blocks = "skip_rate target distillation gate_gradient"
+    options = pick(args, f"{names} {of_blocks} precision seed")
     config = new_training.training_config(architecture, args.dataset, **options)
     if args.num_threads or is_small:
         torch.set_num_threads(args.num_threads or 1)

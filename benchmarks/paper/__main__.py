@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.paper.cost import Cost, Difficulty
+from benchmarks.paper.crossval import CrossValidation
 from benchmarks.paper.experiment import Experiment, Setting
 from benchmarks.paper.fig2 import Fig2
 from benchmarks.paper.fig3 import Fig3
@@ -19,6 +20,8 @@ from benchmarks.paper.fig4 import Fig4
 from benchmarks.paper.fig5 import Fig5
 from benchmarks.paper.fig6 import Fig6
 from benchmarks.paper.fig7 import Fig7
+from benchmarks.paper.lcnet_cifar10 import LCNetCifar10
+from benchmarks.paper.limits import Limits
 from benchmarks.paper.runner import all_units, run_units
 from benchmarks.paper.table1 import Table1
 from benchmarks.paper.theory import Theory
@@ -27,7 +30,8 @@ from dynalay_gym.errors import ConfigError
 
 _ALL: tuple[type[Experiment], ...] = (
     *(Table1, Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
-    *(Cost, Difficulty, Theory),
+    *(Cost, CrossValidation, Difficulty, Limits, Theory),
+    LCNetCifar10,
 )
 EXPERIMENTS = {each.name: each for each in _ALL}
 
@@ -37,7 +41,8 @@ class Args(Setting):
     """Run what is missing of an experiment, and write its tables and its picture."""
 
     experiment: str
-    """Name of the experiment: table1, fig2 to fig7, cost, difficulty or theory."""
+    """Name of the experiment: table1, fig2 to fig7, cost, crossval, difficulty,
+    limits, theory or lcnet_cifar10."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -46,6 +51,11 @@ class Args(Setting):
     """Arms to run; all of the experiment if not given."""
     jobs: int = 1
     """Processes."""
+    ray: str | None = None
+    """Run units as tasks of Ray (the extra ``ray``): ``auto`` for the cluster that this
+    machine belongs to, the address of another one, or ``local`` for as many processes
+    as --jobs. All machines have this project, its data and the folder at the same
+    path."""
 
 
 def main(args: Args) -> None:
@@ -64,7 +74,7 @@ def main(args: Args) -> None:
     experiment.check(setting)
     stem = args.folder / f"{args.experiment}-{args.dataset}"
     units = all_units(args.arms or experiment.arms, args.seeds)
-    rows = run_units(experiment, units, setting, stem, args.jobs)
+    rows = run_units(experiment, units, setting, stem, args.jobs, args.ray)
     figure = experiment.draw(rows, setting)
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from benchmarks.report import Row, Table
 from dynalay_gym.cotraining.new_training import (
@@ -46,14 +48,8 @@ class Setting:
     def splits(self) -> dict[str, Split]:
         """Return all splits by name; of the main split the part to train on."""
         found = load_splits(self.dataset, "cpu", data_dir=self.data_dir)
-        main, part = found["main"], slice(None, None, self.every)
-        found["main"] = replace(
-            main,
-            inputs=main.inputs[part],
-            labels=main.labels[part],
-            groups=main.groups[part],
-            difficulty=None if main.difficulty is None else main.difficulty[part],
-        )
+        rows = torch.arange(0, len(found["main"]), self.every)
+        found["main"] = part_of(found["main"], rows)
         return found
 
     def facts(self) -> dict[str, Any]:
@@ -142,6 +138,18 @@ class Experiment(ABC):
     @abstractmethod
     def draw(self, rows: Sequence[Row], setting: Setting) -> Figure:
         """Return the picture of all units."""
+
+
+def part_of(split: Split, rows: Tensor) -> Split:
+    """Return some samples of a split, by their places, int64 [m]."""
+    hardness = split.difficulty
+    return replace(
+        split,
+        inputs=split.inputs[rows],
+        labels=split.labels[rows],
+        groups=split.groups[rows],
+        difficulty=None if hardness is None else hardness[rows],
+    )
 
 
 def unit_name(arm: str, seed: int) -> str:

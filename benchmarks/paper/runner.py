@@ -1,5 +1,8 @@
 """Runs the units of an experiment that are missing, one after another or side by side.
 
+Side by side they run in processes of this machine, or as tasks of Ray
+(https://docs.ray.io), on as many machines as belong to it.
+
 A unit is done when its folder holds ``unit.json``. Several processes, on one machine or
 on several that share a disk, may run one experiment: a unit's folder is locked by who
 runs it, and a process that ends, however it ends, gives it back. On disks without
@@ -9,7 +12,7 @@ locks, give each process other units.
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +22,7 @@ import torch
 from filelock import Timeout
 
 from benchmarks.paper.experiment import Experiment, Setting, unit_name
+from benchmarks.paper.ray_pool import RayPool
 from dynalay_gym.storage.io import locked, write_json
 
 Unit = tuple[str, int]  # arm and seed
@@ -30,6 +34,7 @@ def run_units(
     setting: Setting,
     folder: Path,
     jobs: int = 1,
+    ray: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row for every unit, in their order; run those that are missing.
 
@@ -39,15 +44,21 @@ def run_units(
         setting: Data and training.
         folder: Of the experiment; each unit has a folder in it.
         jobs: Processes.
+        ray: Address of `RayPool`, which runs them then; None does without.
 
     Raises:
-        ConfigError: The folder holds units of another setting.
+        ConfigError: The folder holds units of another setting, or there is no Ray.
     """
     missing = [each for each in units if not is_done(folder, each)]
     for unit in set(units) - set(missing):
         read_unit(folder, unit, setting)
     started = time.monotonic()
-    for num, unit in enumerate(_finished(experiment, missing, setting, folder, jobs)):
+    if missing and (ray is not None or jobs > 1):
+        pool = _pool(jobs, ray)
+        finished = _side_by_side(pool, experiment, missing, setting, folder)
+    else:
+        finished = _one_by_one(experiment, missing, setting, folder)
+    for num, unit in enumerate(finished):
         minutes = (time.monotonic() - started) / 60
         left = minutes / (num + 1) * (len(missing) - num - 1)
         print(
@@ -58,36 +69,57 @@ def run_units(
     return [read_unit(folder, each, setting) for each in units]
 
 
-def _finished(
+def _pool(jobs: int, ray: str | None) -> Executor:
+    """Return what runs units side by side; see `run_units`."""
+    if ray is not None:
+        return RayPool(ray, jobs)
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+
+
+def _side_by_side(
+    pool: Executor,
     experiment: Experiment,
     units: Sequence[Unit],
     setting: Setting,
     folder: Path,
-    jobs: int,
+) -> Iterator[Unit]:
+    """Yield units as they are done; those of other processes come last."""
+    futures: dict[Future[bool], Unit] = {
+        pool.submit(run_unit, experiment, unit, setting, folder): unit for unit in units
+    }
+    waiting: list[Unit] = []
+    try:
+        for future in as_completed(futures):
+            if future.result():
+                yield futures[future]
+            else:
+                waiting.append(futures[future])
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:  # after an error no other unit begins
+        pool.shutdown(cancel_futures=True)
+    yield from _waited_for(experiment, waiting, setting, folder)
+
+
+def _one_by_one(
+    experiment: Experiment, units: Sequence[Unit], setting: Setting, folder: Path
 ) -> Iterator[Unit]:
     """Yield units as they are done; those of other processes come last."""
     waiting: list[Unit] = []
-    if jobs == 1:
-        for unit in units:
-            if run_unit(experiment, unit, setting, folder):
-                yield unit
-            else:
-                waiting.append(unit)
-    else:
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-        futures: dict[Future[bool], Unit] = {
-            pool.submit(run_unit, experiment, unit, setting, folder): unit
-            for unit in units
-        }
-        try:
-            for future in as_completed(futures):
-                if future.result():
-                    yield futures[future]
-                else:
-                    waiting.append(futures[future])
-        finally:  # after an error no other unit begins
-            pool.shutdown(cancel_futures=True)
-    for unit in waiting:
+    for unit in units:
+        if run_unit(experiment, unit, setting, folder):
+            yield unit
+        else:
+            waiting.append(unit)
+    yield from _waited_for(experiment, waiting, setting, folder)
+
+
+def _waited_for(
+    experiment: Experiment, units: Sequence[Unit], setting: Setting, folder: Path
+) -> Iterator[Unit]:
+    """Yield units of other processes as they are done; run what those gave up."""
+    for unit in units:
         run_unit(experiment, unit, setting, folder, wait=True)
         yield unit
 

@@ -5,7 +5,8 @@ All arms have the same stem, widths, data and epochs. ``3-layer CNN`` is the pla
 states, in each step the plain, the full and a random one, and an agent chooses among
 them when it is tested; its own training is not in the times. The DEQs iterate
 everything, too, trained by the solvers of torchdeq and implicit gradients, and tested
-by plain iteration.
+by plain iteration. The other arms choose among the states of DynaLay's network: a
+threshold on the entropy, layers at random at the agent's compute, and `selectors`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import unit_run
+from benchmarks.paper.agent_runs import shared_network, unit_run
 from benchmarks.paper.deq import check_solvable, solve_by
 from benchmarks.paper.experiment import (
     Experiment,
@@ -24,18 +25,28 @@ from benchmarks.paper.experiment import (
     dots,
     mean_and_range,
     of_arm,
+    shared_folder,
 )
 from benchmarks.paper.measures import answers
-from benchmarks.paper.networks import trained
+from benchmarks.paper.networks import Trained, trained
+from benchmarks.paper.selectors import Gumbel, PonderNet, Selector, best_selector
 from benchmarks.report import Columns, Row, Table
+from dynalay_gym.envs.config import EnvConfig
+from dynalay_gym.networks.checkpoint import load_network_facts
 
-# States that each arm trains, None for all of them; and the solver of a DEQ.
-_ARMS: dict[str, tuple[tuple[int, ...] | None, str | None]] = {
-    "3-layer CNN": ((0,), None),
-    "all layers": ((7,), None),
-    "DynaLay": (None, None),
-    "DEQ Anderson": ((7,), "anderson"),
-    "DEQ Broyden": ((7,), "broyden"),
+# The state that each arm trains, and the solver of a DEQ.
+_TRAINED: dict[str, tuple[int, str | None]] = {
+    "3-layer CNN": (0, None),
+    "all layers": (7, None),
+    "DEQ Anderson": (7, "anderson"),
+    "DEQ Broyden": (7, "broyden"),
+}
+# Policies on DynaLay's network, by the names that the evaluation has for them.
+_POLICIES = {"DynaLay": "ppo", "entropy rule": "entropy", "random": "random-mix"}
+# Selectors on it, and the weights among which the validation split chooses.
+_SELECTORS: dict[str, tuple[type[Selector], tuple[float, ...]]] = {
+    "Gumbel selector": (Gumbel, (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "PonderNet": (PonderNet, (0.2, 0.4, 0.6, 0.8, 0.95)),
 }
 
 
@@ -44,7 +55,7 @@ class Table1(Experiment):
 
     name = "table1"
     title = "Backward passes and accuracy"
-    arms = tuple(_ARMS)
+    arms = (*_TRAINED, *_POLICIES, *_SELECTORS)
     layers = 3
 
     def check(self, setting: Setting) -> None:
@@ -56,16 +67,10 @@ class Table1(Experiment):
         self, arm: str, seed: int, setting: Setting, folder: Path
     ) -> dict[str, Any]:
         """Train a network, timed; measure it on the test set, DynaLay by its agent."""
-        states, solver = _ARMS[arm]
-        splits, how = setting.splits(), dict[str, Any]()
-        if solver is not None:
-            how["prepare"] = partial(solve_by, method=solver)
-        own = folder / "network"
-        found = trained(setting, splits["main"], states, seed, own, **how)
-        if states is None:  # the agent's network is the same one
-            test = unit_run(setting, seed, folder)["test"]["ppo"]
+        if arm in _TRAINED:
+            found, test = _alone(arm, seed, setting, folder)
         else:
-            test = answers(found.network, splits["test"], states[0])[0]
+            found, test = _on_the_shared_network(arm, seed, setting, folder)
         return {
             "accuracy": test["accuracy"],
             "compute": test["compute"],
@@ -102,6 +107,36 @@ class Table1(Experiment):
         return figure
 
 
+def _alone(
+    arm: str, seed: int, setting: Setting, folder: Path
+) -> tuple[Trained, dict[str, float]]:
+    """Train a network for one state, and return what it answers there."""
+    state, solver = _TRAINED[arm]
+    splits, how = setting.splits(), dict[str, Any]()
+    if solver is not None:
+        how["prepare"] = partial(solve_by, method=solver)
+    own = folder / "network"
+    found = trained(setting, splits["main"], (state,), seed, own, **how)
+    return found, answers(found.network, splits["test"], state)[0]
+
+
+def _on_the_shared_network(
+    arm: str, seed: int, setting: Setting, folder: Path
+) -> tuple[Trained, dict[str, float]]:
+    """Return DynaLay's network, and what a policy or a selector makes of it."""
+    run = unit_run(setting, seed, folder)
+    network = shared_network(setting, seed, shared_folder(setting, folder))
+    splits = setting.splits()
+    found = trained(setting, splits["main"], None, seed, network.parent / "network")
+    if arm in _POLICIES:
+        return found, run["test"][_POLICIES[arm]]
+    about = load_network_facts(network).about
+    everything = about["calibrations"][0]["always_extra_macs"] / about["plain_macs"]
+    worth = 100 * run["penalty"] / _ALPHA / everything
+    return found, best_selector(*_SELECTORS[arm], network, splits, worth, seed)
+
+
+_ALPHA = EnvConfig.alpha  # of a right answer, in DynaLay's reward
 _COLUMNS: Columns = {
     "arm": ("arm", ""),
     "accuracy, %": ("accuracy", ".2f"),

@@ -152,14 +152,14 @@ def training_config(
     """
     spec = dataset_spec(dataset)
     given = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("augment", not spec.embedded)
+    given.setdefault("augment", not spec.embedded or "dropped_words" in given)
     if isinstance(architecture, GatedConfig):
         _check_known(given, GateTrainingConfig)
         return GateTrainingConfig(**{"epochs": _GATE_EPOCHS} | given)
     if isinstance(architecture, ResidualConfig):
         _check_known(given, ResidualTrainingConfig)
         return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
-    _check_known(given, TrainingConfig)
+    _check_known(given, TrainingConfig, _unused(architecture))
     own = _DEFAULTS.get(spec.preset, {"epochs": 20, "paths": "mixed"})
     return TrainingConfig(**own | given)
 
@@ -215,6 +215,12 @@ def _new_network(architecture: Config, main: Split) -> Any:
     if isinstance(network, ResidualNetwork) and isinstance(network.stem, WhiteningStem):
         network.stem.whiten(main.inputs[:_WHITENED])
     return network
+
+
+def _unused(architecture: MainNetworkConfig) -> set[str]:
+    """Return the options of a training that change nothing for a network."""
+    of_texts = set() if architecture.form == "text" else {"dropped_words"}
+    return of_texts if architecture.cutoffs else of_texts | {"dropout"}
 
 
 def _check_known(

@@ -21,7 +21,7 @@ from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.training import ResidualTrainer
-from dynalay_gym.networks.training import MainTrainer
+from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 
 GATES = GateConfig()
 
@@ -121,6 +121,8 @@ def test_blocks_of_a_residual_network_can_be_iterated(main: Split) -> None:
         ("fast", {"paths": "all"}, "--paths"),
         ("fast", {"target": 0.5}, "--target"),
         ("digits", {"skip_rate": 0.5}, "--skip-rate"),
+        ("digits", {"dropped_words": 0.5}, "--dropped-words"),
+        ("digits", {"dropout": 0.5}, "--dropout"),
     ],
 )
 def test_options_of_another_kind_are_refused(
@@ -134,3 +136,13 @@ def test_options_of_another_kind_are_refused(
 def test_data_that_is_downloaded_is_augmented() -> None:
     assert training_config(network_config("cifar10", "fast"), "cifar10").augment
     assert not training_config(network_config("digits"), "digits").augment
+
+
+def test_words_are_dropped_where_they_are_asked_to_be() -> None:
+    architecture = network_config("chains")
+    assert not training_config(architecture, "chains").augment
+    asked = training_config(architecture, "chains", dropped_words=0.2)
+    assert isinstance(asked, TrainingConfig)
+    assert (asked.augment, asked.dropped_words) == (True, 0.2)
+    with pytest.raises(ConfigError, match="--dropout"):  # it scores no words
+        training_config(architecture, "chains", dropout=0.5)
