@@ -27,10 +27,15 @@ from dynalay_gym.networks.state_losses import (
     weighted_loss,
 )
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
-from dynalay_gym.utils.ranges import Dropout, Iterations, Share, Tolerance
+from dynalay_gym.utils.ranges import (
+    Dropout,
+    Iterations,
+    PartOfWhole,
+    Share,
+    Tolerance,
+)
 
 Paths = Literal["all", "mixed", "portions"]
-_PEAK_AT = 0.3  # share of the training after which the learning rate falls
 # Largest norm of a gradient that came through dozens of iterations.
 _LARGEST_GRADIENT = 1.0
 
@@ -48,6 +53,7 @@ class TrainingConfig(TrainerConfig):
             are augmented.
         dropout: Share of the features that a network which predicts words is asked
             without, in [0, 1).
+        pct_start: Share of the training in which the learning rate rises, in (0, 1).
         adjoint_rtol: Relative tolerance of the implicit gradient, > 0.
         adjoint_max_steps: Most adjoint iterations, >= 0.
     """
@@ -55,6 +61,7 @@ class TrainingConfig(TrainerConfig):
     paths: Paths = "all"
     dropped_words: Share = 0.5
     dropout: Dropout = 0.0
+    pct_start: PartOfWhole = 0.3
     adjoint_rtol: Tolerance = 0.1
     adjoint_max_steps: Iterations = 4
 
@@ -140,7 +147,7 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate; see `one_cycle`."""
-        return one_cycle(progress)
+        return one_cycle(progress, self.config.pct_start)
 
 
 def change_samples(
@@ -162,19 +169,20 @@ def change_samples(
     return augment(samples, generator)
 
 
-def one_cycle(progress: float) -> float:
+def one_cycle(progress: float, pct_start: float) -> float:
     """Return the share of the peak learning rate at a point of training.
 
     It rises linearly from 1/25 to 1 and then falls along a cosine to 0.
 
     Args:
         progress: Share of the training that is done, in [0, 1].
+        pct_start: Share of the training in which it rises, in (0, 1).
 
     References:
         Smith & Topin (2017), Super-Convergence.
     """
-    if progress < _PEAK_AT:
-        return 0.04 + 0.96 * progress / _PEAK_AT
-    turn = torch.pi * (progress - _PEAK_AT) / (1 - _PEAK_AT)
+    if progress < pct_start:
+        return 0.04 + 0.96 * progress / pct_start
+    turn = torch.pi * (progress - pct_start) / (1 - pct_start)
     angle = torch.tensor(turn, dtype=torch.float32, device="cpu")
     return float(0.5 * (1 + angle.cos()))

@@ -242,7 +242,7 @@ def test_the_learning_rate_follows_its_schedule_and_is_resumed(
         if one.epoch == 1:
             one.save(tmp_path)
     peak, total = TRAINING.learning_rate, 3 * one.steps_per_epoch
-    assert rates == [peak * one_cycle((i + 1) / total) for i in range(total)]
+    assert rates == [peak * one_cycle((i + 1) / total, 0.3) for i in range(total)]
     second = trainer(data)
     second.load(tmp_path)
     assert second.optimizer.param_groups[0]["lr"] == rates[one.steps_per_epoch]
@@ -302,11 +302,18 @@ def test_bad_options_are_refused(bad: dict[str, object]) -> None:
 
 
 def test_one_cycle_by_hand() -> None:
-    assert one_cycle(0.0) == pytest.approx(0.04)
-    assert one_cycle(0.15) == pytest.approx(0.52)
-    assert one_cycle(0.3) == pytest.approx(1.0)
-    assert one_cycle(0.65) == pytest.approx(0.5)
-    assert one_cycle(1.0) == pytest.approx(0.0, abs=1e-7)
+    for progress, share in ((0.0, 0.04), (0.15, 0.52), (0.3, 1.0), (0.65, 0.5)):
+        assert one_cycle(progress, 0.3) == pytest.approx(share)
+    assert one_cycle(1.0, 0.3) == pytest.approx(0.0, abs=1e-7)
+    assert one_cycle(0.05, 0.1) == pytest.approx(0.52)
+    assert one_cycle(0.55, 0.1) == pytest.approx(0.5)
+
+
+def test_the_share_of_steps_in_which_the_rate_rises(data: Split) -> None:
+    one = trainer(data, replace(TRAINING, pct_start=0.5))
+    assert one.rate(0.25) == pytest.approx(0.52)
+    with pytest.raises(ConfigError, match="pct_start"):
+        replace(TRAINING, pct_start=0.0)
 
 
 def test_state_name_lists_layer_one_first() -> None:
