@@ -61,8 +61,8 @@ class Args:
     target: Share | None = None
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
-    """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
-    networks, 7 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
+    """Passes over the main split; 16 for digits and chains, 8 for mazes, WikiText-2 and
+    residual networks, 4 for gates and IMDB, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks and gates, 32 for WikiText-2, else
     128, if not given."""
@@ -76,7 +76,7 @@ class Args:
     """Texts: share of the words that are made unknown; 0.1 for WikiText-2, 0.5 for
     IMDB, if not given."""
     dropout: Dropout | None = None
-    """WikiText-2: share of the features that words are scored without; 0 if not
+    """WikiText-2: share of the features that words are scored without; 0.3 if not
     given."""
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not

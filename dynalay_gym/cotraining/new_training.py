@@ -50,12 +50,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.3,
     },
     "language": {
-        "epochs": 7,
+        "epochs": 8,
         "batch_size": 32,
         "paths": "mixed",
         "learning_rate": 3e-3,
         "weight_decay": 0.1,
         "dropped_words": 0.1,
+        "dropout": 0.3,
+        "pct_start": 0.1,
     },
 }
 
