@@ -17,7 +17,6 @@ from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
     BatchSize,
     Count,
-    Dropout,
     Iterations,
     LearningRate,
     NotNegative,
@@ -61,8 +60,8 @@ class Args:
     target: Share | None = None
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
-    """Passes over the main split; 16 for digits and chains, 8 for mazes, WikiText-2 and
-    residual networks, 4 for gates and IMDB, 20 elsewhere, if not given."""
+    """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
+    networks, 7 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks and gates, 32 for WikiText-2, else
     128, if not given."""
@@ -75,9 +74,6 @@ class Args:
     dropped_words: Share | None = None
     """Texts: share of the words that are made unknown; 0.1 for WikiText-2, 0.5 for
     IMDB, if not given."""
-    dropout: Dropout | None = None
-    """WikiText-2: share of the features that words are scored without; 0.3 if not
-    given."""
     skip_rate: Share | None = None
     """Residual networks: largest chance that a block is left out for a sample; 0 if not
     given."""
@@ -182,7 +178,7 @@ def build(args: Args) -> "tuple[AnyTrainer, Splits]":
     architecture = new_training.network_config(
         args.dataset, args.preset, start, gates(args), **own
     )
-    names = "epochs batch_size learning_rate weight_decay dropped_words dropout paths"
+    names = "epochs batch_size learning_rate weight_decay dropped_words paths"
     of_blocks = "skip_rate target distillation gate_gradient"
     options = pick(args, f"{names} {of_blocks} precision seed")
     config = new_training.training_config(architecture, args.dataset, **options)

@@ -48,16 +48,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "paths": "mixed",
         "learning_rate": 3e-3,
         "weight_decay": 0.3,
+        "pct_start": 0.1,
     },
     "language": {
-        "epochs": 8,
+        "epochs": 7,
         "batch_size": 32,
         "paths": "mixed",
         "learning_rate": 3e-3,
         "weight_decay": 0.1,
         "dropped_words": 0.1,
-        "dropout": 0.3,
-        "pct_start": 0.1,
     },
 }
 
@@ -161,7 +160,8 @@ def training_config(
     if isinstance(architecture, ResidualConfig):
         _check_known(given, ResidualTrainingConfig)
         return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
-    _check_known(given, TrainingConfig, _unused(architecture))
+    of_texts = () if architecture.form == "text" else ("dropped_words",)
+    _check_known(given, TrainingConfig, of_texts)
     own = _DEFAULTS.get(spec.preset, {"epochs": 20, "paths": "mixed"})
     return TrainingConfig(**own | given)
 
@@ -217,12 +217,6 @@ def _new_network(architecture: Config, main: Split) -> Any:
     if isinstance(network, ResidualNetwork) and isinstance(network.stem, WhiteningStem):
         network.stem.whiten(main.inputs[:_WHITENED])
     return network
-
-
-def _unused(architecture: MainNetworkConfig) -> set[str]:
-    """Return the options of a training that change nothing for a network."""
-    of_texts = set() if architecture.form == "text" else {"dropped_words"}
-    return of_texts if architecture.cutoffs else of_texts | {"dropout"}
 
 
 def _check_known(

@@ -3,7 +3,7 @@
 Axes: n samples of a batch, K classes, S = 2^L states.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -106,7 +106,6 @@ def loss_of_words(
     words: Tensor,
     weights: Mapping[int, float],
     solver: SolverConfig,
-    thin: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Tensor:
     """Return the weighted mean over states of the next words' cross-entropy, a scalar.
 
@@ -119,7 +118,6 @@ def loss_of_words(
         words: The word behind each of their words, int64 [n, T].
         weights: Weight of each state.
         solver: Options of the solves and of their gradient.
-        thin: Changes the features [m, F] that words are scored by, as `drop_features`.
     """
     tops = network.tops(texts, weights, solver)
     losses = []
@@ -127,28 +125,10 @@ def loss_of_words(
         features, asked = network.main_layers[-1].pool(top), words[:, -1]
         if state_id == 0:
             features, asked = summaries(top.y).flatten(0, 1), words.flatten()
-        normed = thin(network.head_norm(features, state_id))
+        normed = network.head_norm(features, state_id)
         with torch.autocast(normed.device.type, enabled=False):  # it cannot mix types
             losses.append(weight * network.word_head(normed.float(), asked).loss)
     return torch.stack(losses).sum() / sum(weights.values())
-
-
-def drop_features(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Set features to 0 at random; the others grow by as much as is lost in the mean.
-
-    Args:
-        features: Numbers, float [n, F].
-        share: Chance of a feature to become 0, in [0, 1); 0 draws nothing.
-        generator: Source of the draws, on the CPU.
-
-    References:
-        Zaremba et al. (2014), Recurrent Neural Network Regularization.
-    """
-    if share == 0:
-        return features
-    kept = torch.empty(features.shape, dtype=torch.float32, device=generator.device)
-    kept.bernoulli_(1 - share, generator=generator)
-    return features * kept.to(features) / (1 - share)
 
 
 def weighted_loss(

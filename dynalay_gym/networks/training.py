@@ -19,7 +19,6 @@ from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.overflow import check_loss
 from dynalay_gym.networks.state_losses import (
-    drop_features,
     loss_of_states,
     loss_of_words,
     mixed_states,
@@ -27,13 +26,7 @@ from dynalay_gym.networks.state_losses import (
     weighted_loss,
 )
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
-from dynalay_gym.utils.ranges import (
-    Dropout,
-    Iterations,
-    PartOfWhole,
-    Share,
-    Tolerance,
-)
+from dynalay_gym.utils.ranges import Iterations, PartOfWhole, Share, Tolerance
 
 Paths = Literal["all", "mixed", "portions"]
 # Largest norm of a gradient that came through dozens of iterations.
@@ -51,8 +44,6 @@ class TrainingConfig(TrainerConfig):
             done answers well too; it is differentiated through the iterations.
         dropped_words: Share of the words of a text that are made unknown, if samples
             are augmented.
-        dropout: Share of the features that a network which predicts words is asked
-            without, in [0, 1).
         pct_start: Share of the training in which the learning rate rises, in (0, 1).
         adjoint_rtol: Relative tolerance of the implicit gradient, > 0.
         adjoint_max_steps: Most adjoint iterations, >= 0.
@@ -60,7 +51,6 @@ class TrainingConfig(TrainerConfig):
 
     paths: Paths = "all"
     dropped_words: Share = 0.5
-    dropout: Dropout = 0.0
     pct_start: PartOfWhole = 0.3
     adjoint_rtol: Tolerance = 0.1
     adjoint_max_steps: Iterations = 4
@@ -118,13 +108,7 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
             return weighted_loss(logits, labels, weights)
         if self.network.config.cutoffs:  # dropped words are still to be predicted
             words = torch.cat([self.data.inputs[rows, 1:], labels[:, None]], 1)
-
-            def thin(features: Tensor) -> Tensor:
-                return drop_features(features, self.config.dropout, self.generator)
-
-            return loss_of_words(
-                self.network, images, words, weights, self.solver, thin
-            )
+            return loss_of_words(self.network, images, words, weights, self.solver)
         return loss_of_states(self.network, images, labels, weights, self.solver)
 
     def weights(self) -> dict[int, float]:

@@ -37,7 +37,6 @@ NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
 PenaltyUnit = Annotated[float, Meta(ge=1e-9, le=1e9)]
 LearningRate = Annotated[float, Meta(gt=0, lt=10)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Dropout = Annotated[float, Meta(ge=0, lt=1)]
 PartOfWhole = Annotated[float, Meta(gt=0, lt=1)]  # not nothing, and not all
 Widths = Annotated[
     tuple[Annotated[int, Meta(ge=1, le=2**16)], ...], Meta(min_length=1, max_length=16)

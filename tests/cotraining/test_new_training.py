@@ -122,7 +122,6 @@ def test_blocks_of_a_residual_network_can_be_iterated(main: Split) -> None:
         ("fast", {"target": 0.5}, "--target"),
         ("digits", {"skip_rate": 0.5}, "--skip-rate"),
         ("digits", {"dropped_words": 0.5}, "--dropped-words"),
-        ("digits", {"dropout": 0.5}, "--dropout"),
     ],
 )
 def test_options_of_another_kind_are_refused(
@@ -144,5 +143,3 @@ def test_words_are_dropped_where_they_are_asked_to_be() -> None:
     asked = training_config(architecture, "chains", dropped_words=0.2)
     assert isinstance(asked, TrainingConfig)
     assert (asked.augment, asked.dropped_words) == (True, 0.2)
-    with pytest.raises(ConfigError, match="--dropout"):  # it scores no words
-        training_config(architecture, "chains", dropout=0.5)

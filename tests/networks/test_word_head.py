@@ -17,7 +17,7 @@ from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.reading import summaries, summary
 from dynalay_gym.networks.layers.word_head import WordHead
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.state_losses import drop_features, loss_of_words
+from dynalay_gym.networks.state_losses import loss_of_words
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.sessions.torch_session import TorchSession
 
@@ -149,48 +149,6 @@ def test_dropped_words_are_still_asked_for(
     whole = torch.cat([data.inputs[:, 1:], data.labels[:, None]], 1)
     assert torch.equal(asked[0].sort().values, whole.flatten().sort().values)
     assert torch.equal(asked[3].sort().values, data.labels.sort().values)
-
-
-def test_dropped_features_leave_the_mean_as_it_was() -> None:
-    ones, generator = torch.ones(400, 500), torch.Generator().manual_seed(0)
-    found = drop_features(ones, 0.25, generator)
-    assert found.unique().tolist() == [0, pytest.approx(4 / 3)]
-    assert float(found.mean()) == pytest.approx(1, abs=5e-3)  # 3.9 standard errors
-    assert float((found == 0).float().mean(0).max()) < 0.4  # no column is special
-    equal = drop_features(ones, 0.25, torch.Generator().manual_seed(0))
-    assert torch.equal(found, equal)
-
-
-def test_no_dropout_draws_nothing() -> None:
-    generator = torch.Generator().manual_seed(0)
-    before, features = generator.get_state(), torch.randn(4, 3)
-    assert drop_features(features, 0.0, generator) is features
-    assert torch.equal(generator.get_state(), before)
-
-
-@pytest.mark.parametrize(("dropout", "share"), [(0.0, 0.0), (0.5, 0.5)])
-def test_words_are_scored_without_some_features(
-    dropout: float, share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = Split(torch.randint(2, 20, (64, 6)), torch.randint(2, 20, (64,)))
-    seen = []
-    forward = WordHead.forward
-
-    def follow(head: WordHead, features: Tensor, words: Tensor) -> Any:
-        seen.append(float((features == 0).float().mean()))
-        return forward(head, features, words)
-
-    monkeypatch.setattr(WordHead, "forward", follow)
-    options = TrainingConfig(epochs=1, batch_size=64, paths="all", dropout=dropout)
-    trainer = MainTrainer(MainNetwork(CONFIG), data, options)
-    trainer.train_epoch(lambda step, loss: None)
-    assert seen == pytest.approx([share] * 4, abs=0.06)  # 4 states
-
-
-@pytest.mark.parametrize("wrong", [-0.1, 1.0])
-def test_a_dropout_that_leaves_nothing_is_refused(wrong: float) -> None:
-    with pytest.raises(ConfigError, match="dropout"):
-        TrainingConfig(epochs=1, dropout=wrong)
 
 
 def test_windows_with_padding_are_refused() -> None:
