@@ -69,10 +69,10 @@ def _at_once(
     session: TorchSession, inputs: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
     rows, found = torch.arange(len(inputs)), []
+    plain = session.begin(inputs)
+    features = session.features(plain, rows)[:, None]
     for state_id in range(len(session.next_state)):
-        state = session.begin(inputs)
-        if state_id == 0:
-            features = session.features(state, rows)[:, None]
+        state = plain.clone()
         cost = session.reach(state, rows, torch.full_like(rows, state_id))
         judged = _judged(session.logits(state, rows), labels)
         found.append((*judged, cost.macs / session.plain_macs))

@@ -82,10 +82,10 @@ def summary(rows: Sequence[Row]) -> list[Entry]:
 def _draw_memory(axes: Any, entries: Sequence[Entry]) -> None:
     steps = [entry["steps"] for entry in entries]
     for rule in ("implicit", "unroll"):
-        kept = [entry[rule]["mean"] / 2**20 for entry in entries]
+        kept = [entry[rule]["mean"] / 2**10 for entry in entries]
         axes.plot(steps, kept, "o-", label=rule)
     axes.set_xlabel("iterations of each solve")
-    axes.set_ylabel(f"kept for {BATCH} samples, MiB")
+    axes.set_ylabel("kept for a sample, KiB")
 
 
 def _draw_convergence(axes: Any, entries: Sequence[Entry]) -> None:
@@ -140,20 +140,22 @@ _SEEDS = "means over seeds, lowest and highest in brackets."
 _WORDS = {
     "memory": (
         "Memory of a training step",
-        f"Bytes that autograd keeps for the backward pass of {BATCH} samples, weights "
-        f"and samples apart, fresh weights, everything iterated; {_SEEDS}",
+        "Bytes that autograd keeps for the backward pass for each sample of a batch: "
+        f"what {2 * BATCH} samples need beyond {BATCH}. Fresh weights, everything "
+        f"iterated; {_SEEDS}",
     ),
     "convergence": (
         "Convergence of solves",
-        "Test samples; solves end at a relative residual below the tolerance, or are "
-        "capped at the most iterations: the network's own, or common ones, "
-        f"{COMMON.rtol:g} and {COMMON.max_steps}; {_SEEDS}",
+        "Test samples; solves end at a relative residual below the tolerance, or else "
+        "are capped: by the network's own tolerance and most iterations, and by common "
+        f"ones, {COMMON.rtol:g} and {COMMON.max_steps}; {_SEEDS}",
     ),
     "agent": (
         "The agent beside its network",
         "Multiply-adds of a decision, a plain pass, or a solve (test samples); the "
         "processor's minutes of the training: the agent's, on the table of the "
-        f"network's states, and the network's; shares of the network's; {_SEEDS}",
+        "network's states (whose making is not in them), and the network's; shares of "
+        f"the network's; {_SEEDS}",
     ),
     "growth": (
         "Growth of compute",

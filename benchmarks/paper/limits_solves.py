@@ -43,21 +43,22 @@ _MAPS = {"state": "ReLU", "wide": "ReLU", "planner": "maximum", "text": "LSTM"}
 
 
 def memory(setting: Setting, seed: int, folder: Path) -> list[Entry]:
-    """Return what training steps keep, by the iterations of their solves.
+    """Return what a training step keeps for a sample, by the iterations of its solves.
 
     Returns:
         Of each number of ``steps``: ``taken``, how many of them a solve took in the
-        mean, and by the name of each gradient rule the bytes; see `kept_bytes`.
+        mean, and by the name of each gradient rule the bytes that a sample adds; what
+        the weights need by themselves is left out.
     """
     data, found = setting.splits()["main"], []
     network = fresh(config_for(setting, data), seed).train()
-    images, labels = data.inputs[:BATCH], data.labels[:BATCH]
     for steps in STEPS:
         entry: Entry = {"steps": steps}
         for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
             solver = SolverConfig(rtol=NEVER, max_steps=steps, rule=rule)
-            kept, taken = kept_bytes(network, images, labels, solver)
-            entry |= {rule.value: kept, "taken": taken}
+            once, entry["taken"] = kept_bytes(network, data, BATCH, solver)
+            twice, _ = kept_bytes(network, data, 2 * BATCH, solver)
+            entry[rule.value] = (twice - once) / BATCH
         found.append(entry)
     return found
 
@@ -123,21 +124,22 @@ class _Kept:
 
 
 def kept_bytes(
-    network: MainNetwork, images: Tensor, labels: Tensor, solver: SolverConfig
+    network: MainNetwork, data: Split, num: int, solver: SolverConfig
 ) -> tuple[int, float]:
     """Return what the forward and the backward pass of a batch keep.
 
     Args:
         network: The network.
-        images: Samples [n, ...].
-        labels: Their classes, int64 [n].
+        data: The split whose first samples are the batch.
+        num: Samples of the batch.
         solver: Options of every solve.
 
     Returns:
-        The most bytes at a time, beside weights and samples; and the mean number of
-        iterations of a solve.
+        The most bytes at a time, beside weights, samples and classes; and the mean
+        number of iterations of a solve.
     """
-    kept = KeptBytes([*network.parameters(), images])
+    images, labels = data.inputs[:num], data.labels[:num]
+    kept = KeptBytes([*network.parameters(), images, labels])
     with kept:
         top, solves = iterate_all(network, images, solver)
         logits = network.classify(top, 2**network.num_layers - 1)
@@ -196,7 +198,7 @@ def solves_of(
 
     Returns:
         ``iterations`` in the mean and the ``largest`` number of them; and samples in %
-        that are ``capped``, which means stopped before they have converged.
+        that are ``capped``: stopped, for whatever reason, before they have converged.
     """
     entries = []
     for solve in iterate_all(network.freeze(), inputs, solver)[1]:

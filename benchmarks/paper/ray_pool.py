@@ -51,7 +51,7 @@ class RayPool(ThreadPoolExecutor):
         self._ray: Any = ray
         self._running: set[Any] = set()
         self._ends = False
-        super().__init__(int(ray.cluster_resources()["CPU"]))
+        super().__init__(max(1, int(ray.cluster_resources().get("CPU", 1))))
 
     def submit(
         self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -76,7 +76,7 @@ class RayPool(ThreadPoolExecutor):
         """Leave Ray as soon as tasks have ended.
 
         Args:
-            wait: Whether to leave them to it; otherwise they are ended.
+            wait: Whether running tasks may finish; otherwise they are stopped.
             cancel_futures: Whether calls that have not begun are given up.
         """
         super().shutdown(wait=False, cancel_futures=cancel_futures)

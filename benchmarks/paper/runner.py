@@ -44,7 +44,8 @@ def run_units(
         setting: Data and training.
         folder: Of the experiment; each unit has a folder in it.
         jobs: Processes.
-        ray: Address of `RayPool`, which runs them then; None does without.
+        ray: Address of a Ray cluster that runs the units, see `RayPool`; None uses
+            processes of this machine.
 
     Raises:
         ConfigError: The folder holds units of another setting, or there is no Ray.
@@ -97,7 +98,7 @@ def _side_by_side(
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-    finally:  # after an error no other unit begins
+    finally:  # after an error, units that wait are given up
         pool.shutdown(cancel_futures=True)
     yield from _waited_for(experiment, waiting, setting, folder)
 

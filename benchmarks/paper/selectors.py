@@ -34,14 +34,14 @@ class Selector(nn.Module, ABC):
     Args:
         num_features: Features F.
         num_outputs: Scores of each look.
-        weight: Of compute, or of what stands for it, in the loss.
+        option: What a subclass says that it is; one of several is chosen.
     """
 
     in_order = False
 
-    def __init__(self, num_features: int, num_outputs: int, weight: float) -> None:
+    def __init__(self, num_features: int, num_outputs: int, option: float) -> None:
         super().__init__()
-        self.weight = weight
+        self.option = option
         self.scores = nn.Sequential(
             nn.Linear(num_features, _HIDDEN),
             nn.Tanh(),
@@ -58,7 +58,9 @@ class Selector(nn.Module, ABC):
 
 
 class Gumbel(Selector):
-    """Chooses a state by straight-through Gumbel softmax; ``weight`` per plain pass.
+    """Chooses a state by straight-through Gumbel softmax.
+
+    Its option is the weight of compute in the loss, in nats per plain pass.
 
     References:
         Paulus et al. (2021), Rao-Blackwellizing the Straight-Through Gumbel-Softmax
@@ -68,7 +70,7 @@ class Gumbel(Selector):
     def loss(self, seen: Choices, generator: torch.Generator) -> Tensor:
         """Return cross-entropy and weighted compute of what is drawn."""
         chosen = straight_through(self.scores(seen.features[:, 0]), generator)
-        return (chosen * (seen.loss + self.weight * seen.macs)).sum(1).mean()
+        return (chosen * (seen.loss + self.option * seen.macs)).sum(1).mean()
 
     def choose(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Return the state of the highest score."""
@@ -77,7 +79,7 @@ class Gumbel(Selector):
 
 
 class PonderNet(Selector):
-    """Halts after some layer; ``weight`` is the prior chance to halt at each look.
+    """Halts after some layer; its option is the prior chance to halt at each look.
 
     References:
         Banino et al. (2021), PonderNet: Learning to Ponder.
@@ -89,7 +91,7 @@ class PonderNet(Selector):
     def loss(self, seen: Choices, generator: torch.Generator) -> Tensor:
         """Return the expected cross-entropy and the distance from the prior."""
         chances = halting(self.scores(seen.features)[..., 0])
-        prior = halting(torch.full_like(chances, self.weight).logit())
+        prior = halting(torch.full_like(chances, self.option).logit())
         log_ratio = (chances.clamp(min=1e-9) / prior).log()
         distance = (chances * log_ratio).sum(1)
         return ((chances * seen.loss).sum(1) + self._PRIOR * distance).mean()
@@ -180,7 +182,7 @@ def outcome(selector: Selector, seen: Choices, seed: int) -> dict[str, float]:
 
 def best_selector(
     kind: type[Selector],
-    weights: Sequence[float],
+    options: Sequence[float],
     network: Path,
     splits: Mapping[str, Split],
     worth: float,
@@ -190,7 +192,7 @@ def best_selector(
 
     Args:
         kind: Class of the selectors.
-        weights: One is trained with each.
+        options: One is trained with each.
         network: Folder of the network.
         splits: Agent, validation and test split, by name.
         worth: Points of accuracy that a plain pass of compute must bring.
@@ -203,14 +205,14 @@ def best_selector(
     }
     num_features = seen["agent"].features.shape[2]
     num_outputs = 1 if kind.in_order else seen["agent"].loss.shape[1]
-    best, most = None, -float("inf")
-    for weight in weights:
+    selectors = []
+    for option in options:
         torch.manual_seed(seed)
-        selector = kind(num_features, num_outputs, weight)
-        fit(selector, seen["agent"], seed)
+        selectors.append(kind(num_features, num_outputs, option))
+        fit(selectors[-1], seen["agent"], seed)
+
+    def value(selector: Selector) -> float:
         found = outcome(selector, seen["validation"], seed)
-        value = found["accuracy"] - worth * found["compute"]
-        if value > most:
-            best, most = selector, value
-    assert best is not None
-    return outcome(best, seen["test"], seed)
+        return found["accuracy"] - worth * found["compute"]
+
+    return outcome(max(selectors, key=value), seen["test"], seed)

@@ -3,10 +3,12 @@
 All arms have the same stem, widths, data and epochs. ``3-layer CNN`` is the plain pass;
 ``all layers`` iterates every layer for every sample; ``DynaLay`` is trained for all
 states, in each step the plain, the full and a random one, and an agent chooses among
-them when it is tested; its own training is not in the times. The DEQs iterate
+them when it is tested. The DEQs iterate
 everything, too, trained by the solvers of torchdeq and implicit gradients, and tested
-by plain iteration. The other arms choose among the states of DynaLay's network: a
-threshold on the entropy, layers at random at the agent's compute, and `selectors`.
+by plain iteration. The other arms choose among the states of DynaLay's network, so
+their times are its: a threshold on the entropy, everything or nothing by a coin that
+takes as much compute as the agent, and `selectors`. What learns to choose is not in the
+times.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.paper.agent_runs import shared_network, unit_run
+from benchmarks.paper.agent_runs import agent_penalty, shared_network, unit_run
 from benchmarks.paper.deq import check_solvable, solve_by
 from benchmarks.paper.experiment import (
     Experiment,
@@ -124,19 +126,27 @@ def _on_the_shared_network(
     arm: str, seed: int, setting: Setting, folder: Path
 ) -> tuple[Trained, dict[str, float]]:
     """Return DynaLay's network, and what a policy or a selector makes of it."""
-    run = unit_run(setting, seed, folder)
     network = shared_network(setting, seed, shared_folder(setting, folder))
     splits = setting.splits()
     found = trained(setting, splits["main"], None, seed, network.parent / "network")
     if arm in _POLICIES:
-        return found, run["test"][_POLICIES[arm]]
-    about = load_network_facts(network).about
-    everything = about["calibrations"][0]["always_extra_macs"] / about["plain_macs"]
-    worth = 100 * run["penalty"] / _ALPHA / everything
+        return found, unit_run(setting, seed, folder)["test"][_POLICIES[arm]]
+    worth = worth_of_a_pass(setting, network)
     return found, best_selector(*_SELECTORS[arm], network, splits, worth, seed)
 
 
-_ALPHA = EnvConfig.alpha  # of a right answer, in DynaLay's reward
+def worth_of_a_pass(setting: Setting, network: Path) -> float:
+    """Return how many points of accuracy cost as much as a plain pass of compute.
+
+    Args:
+        setting: Data of the environment whose reward says so, at its break-even.
+        network: Folder of the network.
+    """
+    facts: Any = load_network_facts(network)
+    everything = facts.calibrations[0]["always_extra_macs"] / facts.about["plain_macs"]
+    return 100 * agent_penalty(setting, network) / EnvConfig.alpha / float(everything)
+
+
 _COLUMNS: Columns = {
     "arm": ("arm", ""),
     "accuracy, %": ("accuracy", ".2f"),

@@ -143,7 +143,8 @@ def training_config(
     Args:
         architecture: Its architecture.
         dataset: Name of the data set. The samples of those that do not come with the
-            package are changed at random; see `change_samples`.
+            package are changed at random, and texts of which words are to be dropped;
+            see `change_samples`.
         **options: Fields of `TrainingConfig`, of `ResidualTrainingConfig` for a
             residual network, or of `GateTrainingConfig` for one with gates; None stands
             for what suits network and data.
@@ -153,7 +154,7 @@ def training_config(
     """
     spec = dataset_spec(dataset)
     given = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("augment", not spec.embedded or "dropped_words" in given)
+    given.setdefault("augment", not spec.embedded or bool(given.get("dropped_words")))
     if isinstance(architecture, GatedConfig):
         _check_known(given, GateTrainingConfig)
         return GateTrainingConfig(**{"epochs": _GATE_EPOCHS} | given)

