@@ -185,7 +185,7 @@ def test_the_real_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_is_trained_measured_and_decided_on(files: Path) -> None:
     """All the way: data, training, checkpoint, environment, texts themselves."""
     splits = load_splits("imdb", "cpu", data_dir=files)
-    options = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-2}
+    options = {"epochs": 12, "batch_size": 8, "learning_rate": 3e-2, "pct_start": 0.3}
     config = training_config(network_config("imdb"), "imdb", **options)
     main = splits.pop("main")
     trainer = new_trainer(network_config("imdb"), config, main)
