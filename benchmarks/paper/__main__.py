@@ -6,6 +6,7 @@ A run goes on where an earlier one in the same folder ended. Beside the folder o
 units, an experiment gets EXPERIMENT-DATASET.json, .md, .png and .svg.
 """
 
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -24,13 +25,14 @@ from benchmarks.paper.lcnet_cifar10 import LCNetCifar10
 from benchmarks.paper.limits import Limits
 from benchmarks.paper.runner import all_units, run_units
 from benchmarks.paper.table1 import Table1
+from benchmarks.paper.terms import Terms
 from benchmarks.paper.theory import Theory
 from benchmarks.report import write
 from dynalay_gym.errors import ConfigError
 
 _ALL: tuple[type[Experiment], ...] = (
     *(Table1, Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
-    *(Cost, CrossValidation, Difficulty, Limits, Theory),
+    *(Cost, CrossValidation, Difficulty, Limits, Theory, Terms),
     LCNetCifar10,
 )
 EXPERIMENTS = {each.name: each for each in _ALL}
@@ -42,7 +44,8 @@ class Args(Setting):
 
     experiment: str
     """Name of the experiment: table1, fig2 to fig7, cost, crossval, difficulty,
-    limits, theory or lcnet_cifar10."""
+    limits, theory, terms or lcnet_cifar10; or all, for those that the data set and the
+    other options allow."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -60,27 +63,52 @@ class Args(Setting):
 
 def main(args: Args) -> None:
     """Run, and write what was found."""
-    if args.experiment not in EXPERIMENTS:
-        raise ConfigError(
-            f"unknown experiment {args.experiment!r}; choose one of "
-            f"{sorted(EXPERIMENTS)}"
-        )
-    experiment = EXPERIMENTS[args.experiment]()
+    # Of a class that other processes can import, unlike `Args`.
+    setting = Setting(**{f.name: getattr(args, f.name) for f in fields(Setting)})
+    if args.experiment != "all":
+        if args.experiment not in EXPERIMENTS:
+            raise ConfigError(
+                f"unknown experiment {args.experiment!r}; choose one of "
+                f"{sorted(EXPERIMENTS)}, or all"
+            )
+        _run(EXPERIMENTS[args.experiment](), args, setting)
+        return
+    if args.arms is not None:
+        raise ConfigError("--arms are of one experiment; name it, or leave them out")
+    failed = []
+    for experiment in (make() for make in EXPERIMENTS.values()):
+        started = time.monotonic()
+        try:
+            experiment.check(setting)
+        except ConfigError as error:
+            print(f"{experiment.name} is left out: {error}", flush=True)
+            continue
+        try:
+            _run(experiment, args, setting)
+        except ConfigError as error:  # the others may do
+            failed.append(f"{experiment.name}: {error}")
+        minutes = (time.monotonic() - started) / 60
+        print(f"{experiment.name}: {minutes:.1f} minutes", flush=True)
+    if failed:
+        raise ConfigError("; ".join(failed))
+
+
+def _run(experiment: Experiment, args: Args, setting: Setting) -> None:
+    """Run what is missing of one experiment; write its tables and its picture."""
     unknown = sorted(set(args.arms or ()) - set(experiment.arms))
     if unknown:
         raise ConfigError(f"unknown arms {unknown}; choose of {experiment.arms}")
-    # Of a class that other processes can import, unlike `Args`.
-    setting = Setting(**{f.name: getattr(args, f.name) for f in fields(Setting)})
     experiment.check(setting)
-    stem = args.folder / f"{args.experiment}-{args.dataset}"
+    stem = args.folder / f"{experiment.name}-{args.dataset}"
     units = all_units(args.arms or experiment.arms, args.seeds)
     rows = run_units(experiment, units, setting, stem, args.jobs, args.ray)
     figure = experiment.draw(rows, setting)
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
-    heading = f"# {args.experiment}: {experiment.title}\n"
+    heading = f"# {experiment.name}: {experiment.title}\n"
     tables = experiment.tables(rows, setting)
-    print(write(stem, heading, tables, {"setting": setting.facts(), "units": rows}))
+    facts = {"setting": setting.facts(), "units": rows}
+    print(write(stem, heading, tables, facts), flush=True)
 
 
 if __name__ == "__main__":

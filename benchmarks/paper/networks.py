@@ -93,6 +93,7 @@ def trained(
     folder: Path,
     after_epoch: Callable[[MainNetwork], Row] = lambda network: {},
     prepare: Callable[[MainNetwork], None] = lambda network: None,
+    trainer: Callable[..., StatesTrainer] = StatesTrainer,
 ) -> Trained:
     """Return a folder's network; it is trained first if it is missing.
 
@@ -104,6 +105,7 @@ def trained(
         folder: Where the network is, or gets to.
         after_epoch: Finds something JSON-able after each epoch.
         prepare: Changes how a new network is trained, not its weights.
+        trainer: Makes the training; see `StatesTrainer` for its arguments.
     """
     asked = {"states": None if states is None else list(states), "seed": seed}
     if is_saved(folder):
@@ -120,16 +122,16 @@ def trained(
     prepare(network)
     options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
     config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
-    trainer = StatesTrainer(network, data, config, states)
+    training = trainer(network, data, config, states)
     epochs = []
     for _ in range(config.epochs):
-        trainer.train_epoch(lambda step, loss: None)
+        training.train_epoch(lambda step, loss: None)
         epochs.append(after_epoch(network))
     times = {
         "minutes": (time.process_time() - start) / 60,
-        "backward": trainer.backward / 60,
+        "backward": training.backward / 60,
     }
-    about = asked | times | {"steps": trainer.steps, "epochs": epochs}
+    about = asked | times | {"steps": training.steps, "epochs": epochs}
     about["setting"] = setting.facts()
     save_network(folder, network.eval(), about)
     # Loaded, it is what it was before `prepare`.

@@ -182,3 +182,32 @@ def test_a_network_that_goes_on_has_one_normalisation_in_all_states(
     assert all(torch.equal(plain, other) for other in others)
     assert not torch.equal(before.head_norm.weight[0], before.head_norm.weight[7])
     assert torch.equal(after.head, before.head)
+
+
+def test_all_runs_what_the_setting_allows(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(Counting):
+        name = "refusing"
+
+        def check(self, setting: Setting) -> None:
+            raise ConfigError("not here")
+
+    class Failing(Counting):
+        name = "failing"
+
+        def run(self, *args: Any) -> dict[str, Any]:
+            raise ConfigError("no break-even")
+
+    for each in (Refusing, Failing, Counting):
+        monkeypatch.setitem(EXPERIMENTS, each.name, each)
+    for name in set(EXPERIMENTS) - {"refusing", "failing", "counting"}:
+        monkeypatch.delitem(EXPERIMENTS, name)
+    args = Args(experiment="all", folder=tmp_path, seeds=(0,))
+    with pytest.raises(ConfigError, match="failing: no break-even"):
+        main(args)
+    shown = capsys.readouterr().out
+    assert "refusing is left out: not here" in shown and "counting: 0.0 min" in shown
+    assert (tmp_path / "counting-digits.json").exists()
+    with pytest.raises(ConfigError, match="leave them out"):
+        main(Args(experiment="all", folder=tmp_path, arms=("b",)))
