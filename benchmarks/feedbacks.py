@@ -10,7 +10,6 @@ Axes: n texts, T words, H hidden units, F features of what is fed back.
 """
 
 import json
-import time
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from itertools import product
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.readings import levels
 from benchmarks.report import table
+from benchmarks.trainings import train_to_end
 from dynalay_gym.cotraining.new_training import training_config
 from dynalay_gym.data.chains import DIGITS
 from dynalay_gym.data.registry import dataset_spec
@@ -209,13 +209,10 @@ def new_network(feedback: type[Rereading], data: Split, seed: int) -> MainNetwor
 
 
 def train(network: MainNetwork, data: Split, epochs: int, seed: int) -> float:
-    """Train as `train_main.py` does by itself; return the processor's minutes."""
+    """Train with the options of the network that ships; see `train_to_end`."""
     options: Any = {"epochs": epochs, "seed": seed} | OPTIONS
     config: Any = training_config(network.config, "chains", **options)
-    trainer, start = MainTrainer(network, data, config), time.process_time()
-    for _ in range(epochs):
-        trainer.train_epoch(lambda step, loss: None)
-    return (time.process_time() - start) / 60
+    return train_to_end(MainTrainer(network, data, config))
 
 
 @torch.no_grad()

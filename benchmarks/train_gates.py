@@ -6,7 +6,6 @@ Each is what ``train_main.py --start-from BACKBONE --gates FORM --target T --see
 trains, without its reports; ``benchmarks.gates`` compares what this writes.
 """
 
-import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from benchmarks.trainings import train_to_end
 from dynalay_gym.cotraining.new_training import (
     load_splits,
     network_config,
@@ -83,7 +83,7 @@ def main(args: Args) -> None:
         folder = args.out / f"{form}-{target}-{seed}"
         if is_saved(folder):
             continue
-        gates, start = GateConfig(**FORMS[form]), time.time()
+        gates = GateConfig(**FORMS[form])
         architecture = network_config(
             args.dataset, start_from=args.backbone, gates=gates
         )
@@ -94,9 +94,7 @@ def main(args: Args) -> None:
             architecture, args.dataset, target=target, seed=seed, **options
         )
         trainer = new_trainer(architecture, config, splits["main"], args.backbone)
-        for _ in range(args.epochs):
-            trainer.train_epoch(lambda step, loss: None)
-        minutes = (time.time() - start) / 60
+        minutes = train_to_end(trainer)
         about = {"training": asdict(config), "minutes": minutes}
         save_network(folder, trainer.network, about)
         print(f"{folder}: {minutes:.1f} minutes", flush=True)

@@ -1,12 +1,12 @@
 """Residual networks and gates on them: trained once, kept in folders, measured."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gates import logits_of
 from benchmarks.paper.experiment import Setting
+from benchmarks.trainings import train_to_end
 from dynalay_gym.cotraining.new_training import (
     AnyTrainingConfig,
     network_config,
@@ -84,11 +84,7 @@ def _trained(
     if not is_saved(folder):
         main = setting.splits()["main"]
         trainer = new_trainer(architecture, config, main, start_from)
-        began = time.process_time()
-        for _ in range(config.epochs):
-            trainer.train_epoch(lambda step, loss: None)
-        minutes = (time.process_time() - began) / 60
-        about = {"training": asdict(config), "minutes": minutes}
+        about = {"training": asdict(config), "minutes": train_to_end(trainer)}
         save_network(folder, trainer.network, about | {"setting": setting.facts()})
     network, facts = load_network(folder)
     kept: Any = facts.about

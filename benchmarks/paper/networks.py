@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.paper.experiment import Setting, unit_name
 from benchmarks.report import Row
+from benchmarks.trainings import train_to_end
 from dynalay_gym.cotraining.new_training import network_config, training_config
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
@@ -118,19 +119,14 @@ def trained(
             loaded,
             *(about[name] for name in ("minutes", "backward", "steps", "epochs")),
         )
-    network, start = new_network(setting, data, seed), time.process_time()
+    network = new_network(setting, data, seed)
     prepare(network)
     options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
     config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
     training = trainer(network, data, config, states)
-    epochs = []
-    for _ in range(config.epochs):
-        training.train_epoch(lambda step, loss: None)
-        epochs.append(after_epoch(network))
-    times = {
-        "minutes": (time.process_time() - start) / 60,
-        "backward": training.backward / 60,
-    }
+    epochs: list[Row] = []
+    minutes = train_to_end(training, lambda: epochs.append(after_epoch(network)))
+    times = {"minutes": minutes, "backward": training.backward / 60}
     about = asked | times | {"steps": training.steps, "epochs": epochs}
     about["setting"] = setting.facts()
     save_network(folder, network.eval(), about)
