@@ -59,7 +59,9 @@ class MainNetwork(nn.Module):
                     "dataclasses.replace(config, vocabulary=split.vocabulary)"
                 )
             options = config.stem, config.stem_stride, config.stem_std
-            self.token_stem = TokenStem(len(vocabulary), *options)
+            # What is a weight of the head, too, is as small as one.
+            scale = config.stem**0.5 if config.cutoffs else 1.0
+            self.token_stem = TokenStem(len(vocabulary), *options, scale)
         elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
         elif config.stem:
@@ -80,7 +82,8 @@ class MainNetwork(nn.Module):
             self.head_norm.weight.data.fill_(2.0)
             self.head_norm.bias.data.fill_(-1.0)
         if config.cutoffs:
-            self.word_head = WordHead(features, config.num_classes, config.cutoffs)
+            sizes = config.num_classes, config.stem, config.cutoffs
+            self.word_head = WordHead(features, *sizes)
             return
         if config.head_width:
             self.head_hidden = nn.Parameter(torch.empty(config.head_width, features))
@@ -175,7 +178,7 @@ class MainNetwork(nn.Module):
         """
         top = self.head_norm(features, state_id)
         if self.config.cutoffs:
-            return self.word_head.log_prob(top)
+            return self.word_head.log_prob(top, self.token_stem.vectors)
         if self.config.head_width:
             top = torch.relu(linear(top, self.head_hidden))
         return linear(top, self.head) + self.head_bias

@@ -120,14 +120,15 @@ def loss_of_words(
         solver: Options of the solves and of their gradient.
     """
     tops = network.tops(texts, weights, solver)
-    losses = []
+    losses, vectors = [], network.token_stem.vectors
     for (state_id, weight), top in zip(weights.items(), tops, strict=True):
         features, asked = network.main_layers[-1].pool(top), words[:, -1]
         if state_id == 0:
             features, asked = summaries(top.y).flatten(0, 1), words.flatten()
         normed = network.head_norm(features, state_id)
         with torch.autocast(normed.device.type, enabled=False):  # it cannot mix types
-            losses.append(weight * network.word_head(normed.float(), asked).loss)
+            log_p = network.word_head(normed.float(), asked, vectors)
+        losses.append(-weight * log_p.mean())
     return torch.stack(losses).sum() / sum(weights.values())
 
 

@@ -39,20 +39,58 @@ HERE = SolverConfig(rtol=1e-3, max_steps=3)
 @torch.no_grad()
 def test_log_probabilities_are_those_of_pytorch_alone_and_in_any_batch() -> None:
     torch.manual_seed(0)
-    head, features = WordHead(16, 20, (5, 12)), torch.randn(30, 16)
-    found = head.log_prob(features)
-    expected = nn.AdaptiveLogSoftmaxWithLoss.log_prob(head, features)
-    torch.testing.assert_close(found, expected)
+    head, vectors = WordHead(16, 20, 16, (5, 12)), torch.randn(20, 16)
+    features, words = torch.randn(30, 16), torch.arange(30) % 20
+    for projection in head.projections.parameters():
+        projection.copy_(torch.eye(16))
+    found = head.log_prob(features, vectors)
+    # PyTorch's module has the same clusters, and weights of its own.
+    other = nn.AdaptiveLogSoftmaxWithLoss(16, 20, [5, 12], div_value=1, head_bias=True)
+    other.head.weight.copy_(torch.cat([vectors[:5], head.clusters.weight]))
+    other.head.bias.copy_(torch.cat([torch.zeros(5), head.clusters.bias]))
+    for tail, part in zip(other.tail, (vectors[5:12], vectors[12:]), strict=True):
+        tail[0].weight.copy_(torch.eye(16))  # type: ignore[index]
+        tail[1].weight.copy_(part)  # type: ignore[index]
+    torch.testing.assert_close(found, other.log_prob(features))
     torch.testing.assert_close(found.exp().sum(1), torch.ones(30))
     for chosen in ([7], [3, 7, 21]):
-        assert torch.equal(head.log_prob(features[chosen]), found[chosen])
-    words = torch.arange(30) % 20
-    loss = -found.gather(1, words[:, None]).mean()
-    torch.testing.assert_close(head(features, words).loss, loss)
+        assert torch.equal(head.log_prob(features[chosen], vectors), found[chosen])
+    asked = found.gather(1, words[:, None])[:, 0]
+    torch.testing.assert_close(head(features, words, vectors), asked)
+
+
+@torch.no_grad()
+def test_bias_and_projection_are_of_words_and_clusters() -> None:
+    head, vectors = WordHead(3, 6, 2, (2, 4)), torch.zeros(6, 2)
+    vectors[4:] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    head.clusters.weight.zero_()
+    head.clusters.bias.copy_(torch.tensor([0.0, 1.0]))
+    head.bias.copy_(torch.tensor([2.0, 0, 0, 3, 0, 0]))
+    head.projections[2].get_parameter("weight").copy_(
+        torch.tensor([[1.0, 2, 3], [0, 0, 0]])
+    )
+    found = head.log_prob(torch.tensor([[1.0, 1.0, 1.0]]), vectors)[0]
+    first = torch.tensor([2.0, 0, 0, 1]).log_softmax(0)  # two words, two clusters
+    middle = first[2] + torch.tensor([0.0, 3]).log_softmax(0)
+    last = first[3] + torch.tensor([6.0, 0]).log_softmax(0)
+    torch.testing.assert_close(found, torch.cat([first[:2], middle, last]))
+
+
+@torch.no_grad()
+def test_words_are_scored_by_the_vectors_that_they_are_read_by() -> None:
+    torch.manual_seed(0)
+    network, text = MainNetwork(CONFIG).eval(), torch.tensor([[2, 3, 4, 5, 6, 7]])
+    before, stem = network(text), network.token_stem
+    stem.vectors[9] += 1  # is not in the text
+    after = network(text)
+    assert after[0, 9] != before[0, 9]
+    read = torch.tanh(8**0.5 * stem.vectors[text[0]])
+    torch.testing.assert_close(2 * stem(text)[0, :-1, :, 0].T - 1, read)
 
 
 def test_costs_by_hand() -> None:
-    head = (5 + 2) * 16 + 4 * (16 + 7) + 1 * (16 + 8)  # clusters of 5, 7 and 8 words
+    projections, clusters = 3 * 16 * 8, 2 * 16
+    head = projections + clusters + 20 * 8  # and all words' vectors
     assert CostTable.of(MainNetwork(CONFIG)).head == head
 
 
@@ -108,8 +146,7 @@ def test_counting_is_learnt_and_answered_by_a_session() -> None:
     options = TrainingConfig(
         epochs=12, batch_size=20, learning_rate=2e-2, paths="mixed", weight_decay=0
     )
-    config = replace(CONFIG, cutoffs=(14,))  # smaller clusters have a feature or two
-    trainer = MainTrainer(MainNetwork(config), data, options)
+    trainer = MainTrainer(MainNetwork(CONFIG), data, options)
     for _ in range(12):
         trainer.train_epoch(lambda step, loss: None)
     session = TorchSession(trainer.network.eval())
@@ -130,9 +167,9 @@ def test_dropped_words_are_still_asked_for(
     asked = []
     forward = WordHead.forward
 
-    def follow(head: WordHead, features: Tensor, words: Tensor) -> Any:
-        asked.append(words)
-        return forward(head, features, words)
+    def follow(head: WordHead, *given: Tensor) -> Any:
+        asked.append(given[1])
+        return forward(head, *given)
 
     monkeypatch.setattr(WordHead, "forward", follow)
     options = TrainingConfig(
@@ -160,7 +197,7 @@ def test_windows_with_padding_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"stem_stride": 2}, {"head_width": 4}, {"num_classes": 21}, {"channels": (8, 7)}],
+    [{"stem_stride": 2}, {"head_width": 4}, {"num_classes": 21}],
 )
 def test_options_that_do_not_go_with_words_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="cutoffs"):

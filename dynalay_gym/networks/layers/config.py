@@ -52,7 +52,8 @@ class MainNetworkConfig:
         head_width: Hidden units of the head; 0 for a linear head.
         cutoffs: Of a network that predicts the next word of a text: classes, which are
             the vocabulary's words, at which the clusters of its adaptive softmax begin.
-            Empty for all other networks.
+            Words are scored by the vectors that they are read by. Empty for all other
+            networks.
         kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
             bounds the modulus in the sup norm, in the planner form. The text form has
             no such bound.
@@ -125,11 +126,6 @@ class MainNetworkConfig:
                 f"cutoffs must rise from 1 to {self.num_classes - 1}, with head_width "
                 f"0 and stem_stride 1, not {self.cutoffs}, {self.head_width} and "
                 f"{self.stem_stride}"
-            )
-        if 2 * self.channels[-1] < 4 ** len(self.cutoffs):
-            raise ConfigError(
-                f"{len(self.cutoffs)} cutoffs need {4 ** len(self.cutoffs) // 2} or "
-                f"more channels in the last layer, not {self.channels[-1]}"
             )
         if self.vocabulary is not None and len(self.vocabulary) != self.num_classes:
             raise ConfigError(

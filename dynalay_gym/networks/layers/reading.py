@@ -46,27 +46,39 @@ class TokenStem(nn.Module):
         stride: Words W that share a position of what the layers read.
         std: Standard deviation of the vectors before training. Where words are rare it
             should be small, or what is left of it at the end is noise.
+        scale: By what they are multiplied when they are read. Above 1 they are stored
+            smaller, and an optimiser's step moves them further.
     """
 
     def __init__(
-        self, vocabulary: int, width: int, stride: int = 1, std: float = 1.0
+        self,
+        vocabulary: int,
+        width: int,
+        stride: int = 1,
+        std: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.scale = stride, scale
         self.embedding = nn.EmbeddingBag(
             vocabulary, width, mode="mean", padding_idx=PADDING
         )
-        nn.init.normal_(self.embedding.weight, std=std)
+        nn.init.normal_(self.embedding.weight, std=std / scale)
         self.embedding.weight.data[PADDING] = 0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return maps [n, C + 1, ceil(T / W), 1] of tokens, int64 [n, T]."""
         filled = F.pad(tokens, (0, -tokens.shape[1] % self.stride), value=PADDING)
         groups = filled.reshape(-1, self.stride)
-        embedded = torch.tanh(self.embedding(groups))
+        embedded = torch.tanh(self.scale * self.embedding(groups))
         is_word = tokens[:, :: self.stride] != PADDING
         embedded = embedded.view(*is_word.shape, embedded.shape[1])
         return _to_maps(embedded.movedim(2, 1), is_word[:, None])
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors of all words as they are stored, [V, C]."""
+        return self.embedding.weight
 
     def padding(self, tokens: Tensor) -> Tensor:
         """Return how many of a text's positions hold no word, int64 [n]."""

@@ -1,48 +1,97 @@
 """The head that scores the words of a vocabulary: an adaptive softmax.
 
-Axes: n texts, F features, K words.
+Axes: n texts, F features, D numbers of a word's vector, K words.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynalay_gym.fixed_point.batch_invariant import linear
 
+Multiply = Callable[[Tensor, Tensor], Tensor]  # rows and a matrix, as F.linear
 
-class WordHead(nn.AdaptiveLogSoftmaxWithLoss):
-    """Scores words, of which frequent ones have low numbers.
 
-    The first cluster has a row of F weights for each word; the words of the others
-    share a projection to F/4, F/16, ... features each, since there are few examples of
-    them. Calling it with features [n, F] and words [n] returns their log-probabilities
-    and the loss, at the cost of the clusters that the words are in.
+class WordHead(nn.Module):
+    """Scores words by the vectors that they are read by.
+
+    Frequent words have low numbers, and cutoffs part them into clusters. Words of the
+    first one compete with each other and with the other clusters, whose words compete
+    among themselves. So a loss costs no more than the clusters that are asked for. Each
+    cluster has its own projection of the features to the size of the vectors.
 
     Args:
         num_features: Features F.
         num_words: Words K.
+        width: Numbers D of a word's vector.
         cutoffs: Words at which the second and later clusters begin.
 
     References:
-        Grave et al. (2017), Efficient softmax approximation for GPUs.
+        Grave et al. (2017), Efficient softmax approximation for GPUs; Press & Wolf
+        (2017), Using the output embedding to improve language models.
     """
 
     def __init__(
-        self, num_features: int, num_words: int, cutoffs: tuple[int, ...]
+        self, num_features: int, num_words: int, width: int, cutoffs: tuple[int, ...]
     ) -> None:
-        super().__init__(num_features, num_words, list(cutoffs))
+        super().__init__()
+        self._starts, self._ends = (0, *cutoffs), (*cutoffs, num_words)
+        self.width = width
+        self.projections = nn.ModuleList(
+            nn.Linear(num_features, width, bias=False) for _ in self._ends
+        )
+        self.clusters = nn.Linear(num_features, len(cutoffs))
+        self.bias = nn.Parameter(torch.zeros(num_words))
 
-    def log_prob(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, words: Tensor, vectors: Tensor) -> Tensor:
+        """Return the log-probabilities of given words, [n].
+
+        Args:
+            features: What is known, [n, F].
+            words: One for each row, int64 [n].
+            vectors: Of all words, [K, D].
+        """
+        cluster = (words[:, None] >= words.new_tensor(self._starts[1:])).sum(1)
+        first = self._first(features, vectors, F.linear)
+        asked = torch.where(cluster == 0, words, self._ends[0] + cluster - 1)
+        found = first.gather(1, asked[:, None])[:, 0]
+        for number in range(1, len(self._ends)):
+            rows = (cluster == number).nonzero()[:, 0]
+            within = self._scores(number, features[rows], vectors, F.linear)
+            own = words[rows] - self._starts[number]
+            log_p = within.log_softmax(1).gather(1, own[:, None])
+            found = found.index_add(0, rows, log_p[:, 0])
+        return found
+
+    def log_prob(self, features: Tensor, vectors: Tensor) -> Tensor:
         """Return the log-probabilities of all words, [n, K]; no row changes another."""
-        head = linear(features, self.head.weight).log_softmax(1)
-        parts, first = [head[:, : self.shortlist_size]], self.shortlist_size
-        for number, tail in enumerate(self.tail):
-            project, score = (tail.get_parameter(f"{i}.weight") for i in (0, 1))
-            scores = linear(linear(features, project), score)
-            cluster = head[:, first + number, None]
-            parts.append(scores.log_softmax(1) + cluster)
+        first, size = self._first(features, vectors, linear), self._ends[0]
+        parts = [first[:, :size]]
+        for number in range(1, len(self._ends)):
+            within = self._scores(number, features, vectors, linear).log_softmax(1)
+            parts.append(within + first[:, size + number - 1, None])
         return torch.cat(parts, 1)
+
+    def _first(self, features: Tensor, vectors: Tensor, multiply: Multiply) -> Tensor:
+        """Return the log-probabilities of the first words, then of other clusters."""
+        others = multiply(features, self.clusters.weight) + self.clusters.bias
+        words = self._scores(0, features, vectors, multiply)
+        return torch.cat([words, others], 1).log_softmax(1)
+
+    def _scores(
+        self, number: int, features: Tensor, vectors: Tensor, multiply: Multiply
+    ) -> Tensor:
+        """Return the scores of a cluster's words, [n, words]."""
+        part = slice(self._starts[number], self._ends[number])
+        projection = self.projections[number].get_parameter("weight")
+        looked_for = multiply(features, projection)
+        return multiply(looked_for, vectors[part]) + self.bias[part]
 
     @property
     def macs(self) -> int:
         """Multiply-adds of the scores of all words."""
-        return sum(weight.numel() for weight in self.parameters())
+        projections = sum(part.numel() for part in self.projections.parameters())
+        clusters = self.clusters.weight.numel()
+        return projections + clusters + len(self.bias) * self.width
