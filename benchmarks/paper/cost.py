@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -52,13 +53,14 @@ class Cost(Experiment):
 
     def draw(self, rows: Sequence[Row], setting: Setting) -> Figure:
         """Return accuracy against compute."""
-        figure = Figure(figsize=(6, 4), layout="constrained")
+        figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](range(20)))
         for policy in rows[0]["test"]:
             own = [row["test"][policy] for row in rows if policy in row["test"]]
             x, y = (np.mean([e[key] for e in own]) for key in ("compute", "accuracy"))
-            axes.plot(x, y, "o")
-            axes.annotate(policy, (float(x), float(y)), fontsize=7)
+            axes.plot(x, y, "o", label=policy)
+        figure.legend(loc="outside right upper", fontsize="small")
         axes.set_xlabel("compute, plain passes")
         axes.set_ylabel("test accuracy, %")
         return figure

@@ -68,7 +68,7 @@ class Fig5(Experiment):
 
     def draw(self, rows: Sequence[Row], setting: Setting) -> Figure:
         """Return returns by training, one line per seed; and shares by penalty."""
-        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        figure = Figure(figsize=(11, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         for k, arm in enumerate(arms_of(rows)):
             for row in of_arm(rows, arm):
@@ -85,7 +85,7 @@ class Fig5(Experiment):
         right.set_xticks(range(len(arms)), arms)
         right.set_xlabel("penalty, in break-evens")
         right.set_ylabel("share of decisions, %")
-        right.legend(loc="center left")
+        right.legend(loc="upper left", bbox_to_anchor=(1.15, 1))  # beside both scales
         other = right.twinx()
         means = [np.mean([row["accuracy"] for row in of_arm(rows, a)]) for a in arms]
         other.plot(range(len(arms)), means, "k--")
