@@ -209,7 +209,7 @@ def new_network(feedback: type[Rereading], data: Split, seed: int) -> MainNetwor
 
 
 def train(network: MainNetwork, data: Split, epochs: int, seed: int) -> float:
-    """Train with the options of the network that ships; see `train_to_end`."""
+    """Train as the network that ships was; return the processor's minutes."""
     options: Any = {"epochs": epochs, "seed": seed} | OPTIONS
     config: Any = training_config(network.config, "chains", **options)
     return train_to_end(MainTrainer(network, data, config))

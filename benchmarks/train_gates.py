@@ -97,7 +97,7 @@ def main(args: Args) -> None:
         minutes = train_to_end(trainer)
         about = {"training": asdict(config), "minutes": minutes}
         save_network(folder, trainer.network, about)
-        print(f"{folder}: {minutes:.1f} minutes", flush=True)
+        print(f"{folder}: {minutes:.1f} processor's minutes", flush=True)
 
 
 if __name__ == "__main__":

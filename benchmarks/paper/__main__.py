@@ -28,7 +28,7 @@ from benchmarks.paper.table1 import Table1
 from benchmarks.paper.terms import Terms
 from benchmarks.paper.theory import Theory
 from benchmarks.report import write
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, DynaLayError
 
 _ALL: tuple[type[Experiment], ...] = (
     *(Table1, Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
@@ -75,22 +75,30 @@ def main(args: Args) -> None:
         return
     if args.arms is not None:
         raise ConfigError("--arms are of one experiment; name it, or leave them out")
+    _run_all(args, setting)
+
+
+def _run_all(args: Args, setting: Setting) -> None:
+    """Run every experiment that the setting allows, whatever becomes of the others."""
+    setting.facts()  # an error in it is no matter of experiments
     failed = []
     for experiment in (make() for make in EXPERIMENTS.values()):
-        started = time.monotonic()
         try:
             experiment.check(setting)
         except ConfigError as error:
             print(f"{experiment.name} is left out: {error}", flush=True)
             continue
+        started = time.monotonic()
         try:
             _run(experiment, args, setting)
-        except ConfigError as error:  # the others may do
-            failed.append(f"{experiment.name}: {error}")
+        except DynaLayError as error:
+            print(f"{experiment.name} has failed: {error}", flush=True)
+            failed.append(experiment.name)
+            continue
         minutes = (time.monotonic() - started) / 60
         print(f"{experiment.name}: {minutes:.1f} minutes", flush=True)
     if failed:
-        raise ConfigError("; ".join(failed))
+        raise ConfigError(f"{', '.join(failed)} failed; the messages are above")
 
 
 def _run(experiment: Experiment, args: Args, setting: Setting) -> None:

@@ -94,17 +94,19 @@ class Fig5(Experiment):
 
 
 def _settling(arm: str, own: Sequence[Row]) -> dict[str, Any]:
-    """Return first and last returns, and the rise of a line through the last ones."""
-    rises = []
-    for row in own:
-        last = np.array(row["returns"][-(len(row["returns"]) // 4) :])
-        rises.append(float(np.polyfit(np.arange(len(last)), last, 1)[0] * len(last)))
+    """Return first and last returns, and the rise over the last quarter."""
     return {
         "penalty": arm,
         "first": mean_and_range([row["returns"][0] for row in own]),
         "last": mean_and_range([row["returns"][-1] for row in own]),
-        "rise": mean_and_range(rises),
+        "rise": mean_and_range([last_rise(row["returns"]) for row in own]),
     }
+
+
+def last_rise(returns: Sequence[float]) -> float:
+    """Return the rise of the line that fits the last quarter of a training best."""
+    last = np.array(returns[-(len(returns) // 4) :])
+    return float(np.polyfit(np.arange(len(last)), last, 1)[0] * len(last))
 
 
 def _by_penalty(arm: str, own: Sequence[Row]) -> dict[str, Any]:

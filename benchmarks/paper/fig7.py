@@ -73,7 +73,7 @@ class Fig7(Experiment):
         name, unit = _judged(setting)
         panels = (name, f"{name}{unit}"), ("loss", "loss, nats")
         for axes, (key, label) in zip(figure.subplots(1, 2), panels, strict=True):
-            dots(axes, rows, lambda row, key=key: row[_last(row)][key])  # type: ignore[misc]
+            dots(axes, rows, lambda row, key=key: row[most_iterations(row)][key])  # type: ignore[misc]
             axes.set_ylabel(f"test {label}")
             axes.set_xlabel("iterated (dots: seeds, bars: their means)")
         return figure
@@ -110,7 +110,7 @@ _CONTRACTION: Columns = {
 
 def _summary(own: Sequence[Row], judged: str) -> dict[str, Any]:
     """Return means over the seeds of an arm; of what it is judged by, the range."""
-    last = _last(own[0])
+    last = most_iterations(own[0])
     means: dict[str, Any] = {"arm": own[0]["arm"]}
     for name in ("plain", *(name for name in own[0] if name.startswith("K = "))):
         means[name] = mean_and_range([row[name][judged] for row in own])
@@ -120,8 +120,8 @@ def _summary(own: Sequence[Row], judged: str) -> dict[str, Any]:
     return means | {"minutes": float(np.mean([row["minutes"] for row in own]))}
 
 
-def _last(row: Row) -> str:
-    """Return the name of the most iterations that were measured."""
+def most_iterations(row: Row) -> str:
+    """Return the key of the most iterations that were measured of an arm."""
     return [name for name in row if name.startswith("K = ")][-1]
 
 

@@ -94,7 +94,8 @@ def trained(
     folder: Path,
     after_epoch: Callable[[MainNetwork], Row] = lambda network: {},
     prepare: Callable[[MainNetwork], None] = lambda network: None,
-    trainer: Callable[..., StatesTrainer] = StatesTrainer,
+    trainer: type[StatesTrainer] = StatesTrainer,
+    **options: Any,
 ) -> Trained:
     """Return a folder's network; it is trained first if it is missing.
 
@@ -106,24 +107,31 @@ def trained(
         folder: Where the network is, or gets to.
         after_epoch: Finds something JSON-able after each epoch.
         prepare: Changes how a new network is trained, not its weights.
-        trainer: Makes the training; see `StatesTrainer` for its arguments.
+        trainer: Class of the training.
+        **options: Of that class; kept with the network.
     """
-    asked = {"states": None if states is None else list(states), "seed": seed}
+    asked: dict[str, Any] = {"seed": seed, **options}
+    asked["states"] = None if states is None else list(states)
     if is_saved(folder):
         loaded, facts = load_main_network(folder)
         about: Any = facts.about
         setting.check_same(about["setting"], folder)
-        if {name: about[name] for name in asked} != asked:
-            raise ConfigError(f"{folder} has other states or another seed; remove it")
+        if {name: about.get(name) for name in asked} != asked:
+            raise ConfigError(f"{folder} has other states, seed or options; remove it")
         return Trained(
             loaded,
             *(about[name] for name in ("minutes", "backward", "steps", "epochs")),
         )
     network = new_network(setting, data, seed)
     prepare(network)
-    options = {"epochs": setting.epochs, "learning_rate": setting.learning_rate}
-    config: Any = training_config(network.config, setting.dataset, seed=seed, **options)
-    training = trainer(network, data, config, states)
+    config: Any = training_config(
+        network.config,
+        setting.dataset,
+        epochs=setting.epochs,
+        learning_rate=setting.learning_rate,
+        seed=seed,
+    )
+    training = trainer(network, data, config, states, **options)
     epochs: list[Row] = []
     minutes = train_to_end(training, lambda: epochs.append(after_epoch(network)))
     times = {"minutes": minutes, "backward": training.backward / 60}
@@ -131,7 +139,7 @@ def trained(
     about["setting"] = setting.facts()
     save_network(folder, network.eval(), about)
     # Loaded, it is what it was before `prepare`.
-    return trained(setting, data, states, seed, folder)
+    return trained(setting, data, states, seed, folder, **options)
 
 
 def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:

@@ -1,6 +1,6 @@
 """DynaLay's equations 11 and 12: gradients that come late, and a metric in the loss.
 
-Equation 11 adds to each gradient what training out of step adds to it. In these arms a
+Equation 11 adds a term for asynchronous training to each gradient. In these arms a
 gradient is that of the weights some optimiser steps ago, as of a worker that is so many
 steps behind. Equation 12 adds a metric to the objective, at a weight. The metric is by
 how much the plain pass disagrees with what the network answers when everything is
@@ -9,7 +9,6 @@ iterated. ``as it is`` has neither: it takes the steps of a `StatesTrainer`.
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,11 @@ from benchmarks.paper.experiment import (
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import StatesTrainer, trained
 from benchmarks.report import Columns, Row, Table
+from dynalay_gym.cotraining.new_training import network_config, training_config
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.main_network import MainNetwork
+from dynalay_gym.networks.state_losses import weighted_loss
 from dynalay_gym.networks.training import TrainingConfig
 
 AS_IT_IS = "as it is"
@@ -77,23 +78,15 @@ class TermsTrainer(StatesTrainer):
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """Return the mean loss of states, and the weighted metric beside it."""
-        loss = super().loss(images, labels, rows)
         if self._weight == 0:
-            return loss
-        return loss + self._weight * self.disagreement(images)
-
-    def disagreement(self, images: Tensor) -> Tensor:
-        """Return by how much plain answers differ from full ones, nats, a scalar.
-
-        It is the Kullback-Leibler divergence of the plain pass's probabilities from
-        those with all layers iterated, to which no gradient goes.
-        """
-        states = 0, 2**self.network.num_layers - 1
-        plain, full = (
-            logits.log_softmax(1)
-            for logits in self.network.forward_paths(images, states, self.solver)
-        )
-        return F.kl_div(plain, full.detach(), reduction="batchmean", log_target=True)
+            return super().loss(images, labels, rows)
+        weights, full = self.weights(), 2**self.network.num_layers - 1
+        # Each state is computed once: it moves the normalisation's statistics.
+        ids = [*weights, *({0, full} - {*weights})]
+        logits = self.network.forward_paths(images, ids, self.solver)
+        found = dict(zip(ids, logits, strict=True))
+        loss = weighted_loss([found[state] for state in weights], labels, weights)
+        return loss + self._weight * disagreement(found[0], found[full])
 
     def before_step(self) -> None:
         """Put the gradients of some steps ago in the place of those of now."""
@@ -109,6 +102,20 @@ class TermsTrainer(StatesTrainer):
             part.grad = gradient  # the optimiser leaves weights without one alone
 
 
+def disagreement(plain: Tensor, full: Tensor) -> Tensor:
+    """Return by how much plain answers differ from full ones, nats, a scalar.
+
+    It is the Kullback-Leibler divergence KL(full || plain) of their probabilities, a
+    mean over samples. No gradient goes to the full answers.
+
+    Args:
+        plain: Logits of the plain pass, [n, K].
+        full: Logits with all layers iterated, [n, K].
+    """
+    log_p, target = plain.log_softmax(1), full.detach().log_softmax(1)
+    return F.kl_div(log_p, target, reduction="batchmean", log_target=True)
+
+
 class Terms(Experiment):
     """Late gradients and a metric in the loss; see `Experiment`."""
 
@@ -117,12 +124,14 @@ class Terms(Experiment):
     arms = tuple(TERMS)
 
     def check(self, setting: Setting) -> None:
-        """Raise ConfigError where the network predicts words."""
+        """Raise ConfigError where steps are not of whole solves and one answer."""
         super().check(setting)
-        if setting.dataset == "wikitext2":
+        config: Any = network_config(setting.dataset, setting.preset)
+        training: Any = training_config(config, setting.dataset)
+        if config.cutoffs or training.paths == "portions":
             raise ConfigError(
-                "this metric compares the answers after a whole text; choose another "
-                "--dataset"
+                "this metric compares answers after whole solves, one per sample; "
+                "choose another --dataset (digits, cifar10, imdb, ...)"
             )
 
     def run(
@@ -130,9 +139,16 @@ class Terms(Experiment):
     ) -> dict[str, Any]:
         """Train a network with the terms of an arm; measure two of its states."""
         splits, (late, weight) = setting.splits(), TERMS[arm]
-        trainer = partial(TermsTrainer, late=late, weight=weight)
-        own = folder / "network"
-        found = trained(setting, splits["main"], None, seed, own, trainer=trainer)
+        found = trained(
+            setting,
+            splits["main"],
+            None,
+            seed,
+            folder / "network",
+            trainer=TermsTrainer,
+            late=late,
+            weight=weight,
+        )
         network = found.network.freeze()
         states = {"plain": 0, "full": 2**network.num_layers - 1}
         return {"minutes": found.minutes} | {

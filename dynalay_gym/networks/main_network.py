@@ -59,7 +59,7 @@ class MainNetwork(nn.Module):
                     "dataclasses.replace(config, vocabulary=split.vocabulary)"
                 )
             options = config.stem, config.stem_stride, config.stem_std
-            # What is a weight of the head, too, is as small as one.
+            # Vectors that are weights of the head, too, are stored as small as those.
             scale = config.stem**0.5 if config.cutoffs else 1.0
             self.token_stem = TokenStem(len(vocabulary), *options, scale)
         elif config.form == "planner":

@@ -141,7 +141,7 @@ def test_a_saved_network_is_of_one_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"another setting \(every\)"):
         trained(Setting(epochs=1, every=20), data, (0,), 0, tmp_path)
     for states, seed in (((0, 7), 0), (None, 0), ((0,), 1)):
-        with pytest.raises(ConfigError, match="other states or another seed"):
+        with pytest.raises(ConfigError, match="other states, seed or options"):
             trained(setting, data, states, seed, tmp_path)
 
 
@@ -204,10 +204,13 @@ def test_all_runs_what_the_setting_allows(
     for name in set(EXPERIMENTS) - {"refusing", "failing", "counting"}:
         monkeypatch.delitem(EXPERIMENTS, name)
     args = Args(experiment="all", folder=tmp_path, seeds=(0,))
-    with pytest.raises(ConfigError, match="failing: no break-even"):
+    with pytest.raises(ConfigError, match="failing failed"):
         main(args)
     shown = capsys.readouterr().out
+    assert "failing has failed: no break-even" in shown
     assert "refusing is left out: not here" in shown and "counting: 0.0 min" in shown
     assert (tmp_path / "counting-digits.json").exists()
     with pytest.raises(ConfigError, match="leave them out"):
         main(Args(experiment="all", folder=tmp_path, arms=("b",)))
+    with pytest.raises(ConfigError, match="digitz"):
+        main(Args(experiment="all", folder=tmp_path, dataset="digitz"))

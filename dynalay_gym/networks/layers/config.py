@@ -37,7 +37,8 @@ class MainNetworkConfig:
             Of a word's embedding in the text form.
         stem_stride: Its stride (not in the planner form); in the text form, words that
             share a position of what the layers read.
-        stem_std: Standard deviation of words' vectors before training (text form).
+        stem_std: Standard deviation of words' vectors before training, as they are
+            read (text form).
         vocabulary: The words that the network knows (text form); None as long as they
             are not known.
         channels: Visible channels of each layer; value channels, the same for all

@@ -44,10 +44,10 @@ class TokenStem(nn.Module):
         vocabulary: Tokens V; token 0 is padding.
         width: Channels C of an embedding.
         stride: Words W that share a position of what the layers read.
-        std: Standard deviation of the vectors before training. Where words are rare it
-            should be small, or what is left of it at the end is noise.
-        scale: By what they are multiplied when they are read. Above 1 they are stored
-            smaller, and an optimiser's step moves them further.
+        std: Standard deviation of the vectors before training, as they are read. It
+            should be small where words are rare, or what is left of it is noise.
+        scale: By what stored vectors are multiplied when they are read. Above 1 they
+            are stored smaller, and an optimiser's step moves them further.
     """
 
     def __init__(

@@ -46,7 +46,9 @@ class WordHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_words))
 
     def forward(self, features: Tensor, words: Tensor, vectors: Tensor) -> Tensor:
-        """Return the log-probabilities of given words, [n].
+        """Return the log-probabilities of given words, [n]; for training.
+
+        Unlike those of `log_prob`, their last bits may depend on the other rows.
 
         Args:
             features: What is known, [n, F].
@@ -66,7 +68,12 @@ class WordHead(nn.Module):
         return found
 
     def log_prob(self, features: Tensor, vectors: Tensor) -> Tensor:
-        """Return the log-probabilities of all words, [n, K]; no row changes another."""
+        """Return the log-probabilities of all words, [n, K]; no row changes another.
+
+        Args:
+            features: What is known, [n, F].
+            vectors: Of all words, [K, D].
+        """
         first, size = self._first(features, vectors, linear), self._ends[0]
         parts = [first[:, :size]]
         for number in range(1, len(self._ends)):
@@ -75,7 +82,7 @@ class WordHead(nn.Module):
         return torch.cat(parts, 1)
 
     def _first(self, features: Tensor, vectors: Tensor, multiply: Multiply) -> Tensor:
-        """Return the log-probabilities of the first words, then of other clusters."""
+        """Return log-probabilities of the first words, then of the other clusters."""
         others = multiply(features, self.clusters.weight) + self.clusters.bias
         words = self._scores(0, features, vectors, multiply)
         return torch.cat([words, others], 1).log_softmax(1)
