@@ -23,6 +23,8 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.storage.io import locked, plain, write_json
 
+_LETTERS = 40  # of the names of arms that stand side by side
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -203,4 +205,8 @@ def dots(axes: Any, rows: Sequence[Row], value: Callable[[Row], float]) -> None:
         values = [value(row) for row in of_arm(rows, arm)]
         axes.plot([place] * len(values), values, "o", color="C0", alpha=0.6)
         axes.plot(place, np.mean(values), "_", color="C1", markersize=24)
-    axes.set_xticks(range(len(arms_of(rows))), arms_of(rows))
+    names = arms_of(rows)
+    axes.set_xticks(range(len(names)), names)
+    if sum(map(len, names)) > _LETTERS:
+        axes.tick_params("x", rotation=40)
+        axes.set_xticklabels(names, ha="right")

@@ -117,17 +117,18 @@ class Fig4(Experiment):
         """Return accuracy and loss over the joint training, a band for seeds."""
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         labels = {"accuracy": "agent's accuracy, %", "full": "loss, all layers, nats"}
+        thousands = (setting.decisions or _DECISIONS) / 1000
         for axes, (key, label) in zip(
             figure.subplots(1, 2), labels.items(), strict=True
         ):
             for arm in arms_of(rows):
                 own = of_arm(rows, arm)
-                at = [100 * each["progress"] for each in own[0]["curve"]]
+                at = [thousands * each["progress"] for each in own[0]["curve"]]
                 values = np.array([[e[key] for e in row["curve"]] for row in own])
                 (line,) = axes.plot(at, values.mean(0), label=arm)
                 low, high = values.min(0), values.max(0)
                 axes.fill_between(at, low, high, alpha=0.2, color=line.get_color())
-            axes.set_xlabel("joint training, %")
+            axes.set_xlabel("decisions of the joint training, thousands")
             axes.set_ylabel(f"test {label}")
             axes.legend()
         return figure

@@ -174,7 +174,6 @@ class Terms(Experiment):
         ):
             dots(axes, rows, lambda row, key=key: row[key]["accuracy"])  # type: ignore[misc]
             axes.set_ylabel(f"test accuracy, %, {label}")
-            axes.tick_params("x", rotation=30)
         return figure
 
 
