@@ -99,8 +99,8 @@ class CrossValidation(Experiment):
         for arm in arms_of(rows):
             own = _summary(arm, of_arm(rows, arm))
             x, y = own["compute"]["mean"], own["accuracy"]["mean"]
-            axes.errorbar(x, y, yerr=own["error"], fmt="o")
-            axes.annotate(arm, (x, y), fontsize=8)
+            axes.errorbar(x, y, yerr=own["error"], fmt="o", label=arm)
+        axes.legend(title="weight of compute")
         axes.set_xlabel("compute, plain passes")
         axes.set_ylabel("held-out accuracy, %")
         return figure
