@@ -81,13 +81,14 @@ def main(args: Args) -> None:
 def _run_all(args: Args, setting: Setting) -> None:
     """Run every experiment that the setting allows, whatever becomes of the others."""
     setting.facts()  # an error in it is no matter of experiments
-    failed = []
+    failed, was_run = [], False
     for experiment in (make() for make in EXPERIMENTS.values()):
         try:
             experiment.check(setting)
         except ConfigError as error:
             print(f"{experiment.name} is left out: {error}", flush=True)
             continue
+        was_run = True
         started = time.monotonic()
         try:
             _run(experiment, args, setting)
@@ -99,6 +100,8 @@ def _run_all(args: Args, setting: Setting) -> None:
         print(f"{experiment.name}: {minutes:.1f} minutes", flush=True)
     if failed:
         raise ConfigError(f"{', '.join(failed)} failed; the messages are above")
+    if not was_run:
+        raise ConfigError("no experiment fits these options; the reasons are above")
 
 
 def _run(experiment: Experiment, args: Args, setting: Setting) -> None:

@@ -214,3 +214,7 @@ def test_all_runs_what_the_setting_allows(
         main(Args(experiment="all", folder=tmp_path, arms=("b",)))
     with pytest.raises(ConfigError, match="digitz"):
         main(Args(experiment="all", folder=tmp_path, dataset="digitz"))
+    for name in ("failing", "counting"):
+        monkeypatch.delitem(EXPERIMENTS, name)
+    with pytest.raises(ConfigError, match="no experiment fits"):
+        main(Args(experiment="all", folder=tmp_path))
