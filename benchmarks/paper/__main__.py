@@ -24,6 +24,7 @@ from benchmarks.paper.fig7 import Fig7
 from benchmarks.paper.lcnet_cifar10 import LCNetCifar10
 from benchmarks.paper.limits import Limits
 from benchmarks.paper.runner import all_units, run_units
+from benchmarks.paper.selective import Selective
 from benchmarks.paper.table1 import Table1
 from benchmarks.paper.terms import Terms
 from benchmarks.paper.theory import Theory
@@ -32,7 +33,7 @@ from dynalay_gym.errors import ConfigError, DynaLayError
 
 _ALL: tuple[type[Experiment], ...] = (
     *(Table1, Fig2, Fig3, Fig4, Fig5, Fig6, Fig7),
-    *(Cost, CrossValidation, Difficulty, Limits, Theory, Terms),
+    *(Cost, CrossValidation, Difficulty, Limits, Theory, Terms, Selective),
     LCNetCifar10,
 )
 EXPERIMENTS = {each.name: each for each in _ALL}
@@ -44,8 +45,8 @@ class Args(Setting):
 
     experiment: str
     """Name of the experiment: table1, fig2 to fig7, cost, crossval, difficulty,
-    limits, theory, terms or lcnet_cifar10; or all, for those that the data set and the
-    other options allow."""
+    limits, theory, terms, selective or lcnet_cifar10; or all, for those that the data
+    set and the other options allow."""
     folder: Path
     """Where units and results go."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -33,6 +33,14 @@ class Choices:
 
 
 @torch.no_grad()
+def plain_features(session: TorchSession, split: Split) -> Tensor:
+    """Return the features of every sample's plain pass, float32 [n, 1, F]."""
+    parts = split.inputs.split(BATCH)
+    seen = [session.features(session.begin(x), torch.arange(len(x))) for x in parts]
+    return torch.cat(seen)[:, None]
+
+
+@torch.no_grad()
 def choices(session: TorchSession, split: Split, in_order: bool) -> Choices:
     """Look at every choice for every sample.
 

@@ -1,8 +1,8 @@
 """The limitations that DynaLay's authors name, measured.
 
 ``memory`` that a training step keeps, by gradient and iterations; ``convergence`` of
-solves, by form and contraction bound; the ``agent``, beside the network that it decides
-for; and the ``growth`` of compute with the size of a network.
+solves, by form and contraction bound, and by ``activation``; the ``agent``, beside the
+network that it decides for; and the ``growth`` of compute with the size of a network.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from benchmarks.paper.experiment import (
     mean_and_range,
     of_arm,
 )
+from benchmarks.paper.limits_activations import ACTIVATIONS, activations
 from benchmarks.paper.limits_costs import ITERATIONS, agent, growth
 from benchmarks.paper.limits_solves import BATCH, COMMON, Entry, convergence, memory
 from benchmarks.report import Columns, Row, Table
@@ -26,6 +27,7 @@ from benchmarks.report import Columns, Row, Table
 _MEASURES = {
     "memory": memory,
     "convergence": convergence,
+    "activation": activations,
     "agent": agent,
     "growth": growth,
 }
@@ -59,7 +61,7 @@ class Limits(Experiment):
         for axes, arm in zip(panels, arms, strict=True):
             _PANELS[arm](axes, summary(of_arm(rows, arm)))
             axes.set_title(arm)
-            if arm != "agent":
+            if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=7)
         return figure
 
@@ -102,6 +104,15 @@ def _draw_convergence(axes: Any, entries: Sequence[Entry]) -> None:
     axes.set_ylabel(f"iterations to {COMMON.rtol:g}, mean over layers")
 
 
+def _draw_activation(axes: Any, entries: Sequence[Entry]) -> None:
+    """Draw the iterations with each activation, a line of each network."""
+    for label in dict.fromkeys(f"{e['form']}, {e['weights']}" for e in entries):
+        own = [e for e in entries if f"{e['form']}, {e['weights']}" == label]
+        axes.plot([e["iterations"]["mean"] for e in own], "o", label=label)
+    axes.set_xticks(range(len(ACTIVATIONS)), [*ACTIVATIONS], rotation=40, ha="right")
+    axes.set_ylabel(f"iterations to {COMMON.rtol:g}, mean over layers")
+
+
 def _draw_agent(axes: Any, entries: Sequence[Entry]) -> None:
     own = next(entry for entry in entries if entry["part"] == "agent")
     shares = ("parameters share", "macs share", "minutes share")
@@ -127,6 +138,7 @@ def _draw_growth(axes: Any, entries: Sequence[Entry]) -> None:
 _PANELS = {
     "memory": _draw_memory,
     "convergence": _draw_convergence,
+    "activation": _draw_activation,
     "agent": _draw_agent,
     "growth": _draw_growth,
 }
@@ -134,6 +146,7 @@ _SHORT = {"plain minutes", "iterated minutes"}  # times of one sample
 # What no seed changes: what an entry is about, and closed forms.
 _SAME = {
     *("steps", "form", "map", "weights", "kappa", "layer", "rtol", "allowed"),
+    *("activation", "slope"),
     *("part", "parameters", "what", "size", "plain", "iterated"),
 }
 _SEEDS = "means over seeds, lowest and highest in brackets."
@@ -149,6 +162,13 @@ _WORDS = {
         "Test samples; solves end at a relative residual below the tolerance, or else "
         "are capped: by the network's own tolerance and most iterations, and by common "
         f"ones, {COMMON.rtol:g} and {COMMON.max_steps}; {_SEEDS}",
+    ),
+    "activation": (
+        "Convergence by activation",
+        "The solves of convolutional layers with other functions in place of their "
+        f"ReLU, for the same input and weights, to {COMMON.rtol:g} in at most "
+        f"{COMMON.max_steps} iterations; slope is a function's steepest; test samples, "
+        f"means over layers and seeds, lowest and highest seed in brackets.",
     ),
     "agent": (
         "The agent beside its network",
@@ -183,6 +203,16 @@ _COLUMNS: dict[str, Columns] = {
         "capped, %": ("capped", ".1f"),
         "common: iterations": ("common iterations", ".2f"),
         "common: capped, %": ("common capped", ".1f"),
+    },
+    "activation": {
+        "form": ("form", ""),
+        "weights": ("weights", ""),
+        "bound": ("kappa", ".2f"),
+        "activation": ("activation", ""),
+        "slope": ("slope", ".3g"),
+        "iterations": ("iterations", ".2f"),
+        "largest": ("largest", ".0f"),
+        "capped, %": ("capped", ".1f"),
     },
     "agent": {
         "part": ("part", ""),

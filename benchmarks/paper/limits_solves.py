@@ -174,7 +174,7 @@ def solves_on(network: MainNetwork, split: Split, weights: str) -> list[Entry]:
     about: Entry = {"form": config.form, "map": _MAPS[config.form], "weights": weights}
     if config.form != "text":
         about["kappa"] = config.kappa
-    inputs = split.inputs[:: max(1, len(split) // _SAMPLES)][:_SAMPLES]
+    inputs = some_of(split)
     own, common = solves_of(network, inputs), solves_of(network, inputs, COMMON)
     return [
         about
@@ -211,6 +211,11 @@ def solves_of(
             }
         )
     return entries
+
+
+def some_of(split: Split) -> Tensor:
+    """Return a few samples from all over a split, [n, ...]."""
+    return split.inputs[:: max(1, len(split) // _SAMPLES)][:_SAMPLES]
 
 
 def forms(setting: Setting, data: Split) -> list[MainNetworkConfig]:

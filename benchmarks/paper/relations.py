@@ -15,6 +15,7 @@ from benchmarks.paper.experiment import differences, of_arm
 from benchmarks.paper.fig5 import last_rise
 from benchmarks.paper.fig7 import most_iterations
 from benchmarks.paper.networks import PLAIN
+from benchmarks.paper.selective import BEFORE, CHOSEN, ON_THE_WAY, PLAIN_PASSES
 from benchmarks.report import Row
 
 Value = Callable[[Row], float]  # of a unit
@@ -323,6 +324,28 @@ RELATIONS = (
         "",
         ("main network",),
         _worst_layer(_at_one_point),
+    ),
+    above(
+        "selective",
+        "backward passes through chosen layers are faster than the plain network's",
+        "s/epoch",
+        (CHOSEN, PLAIN_PASSES),
+        _backward,
+    ),
+    above(
+        "selective",
+        "what learns through chosen layers is more accurate than before",
+        "points",
+        (CHOSEN, BEFORE),
+        _accuracy,
+    ),
+    above(
+        "selective",
+        "and than what learns through every layer on the way",
+        "points",
+        (CHOSEN, ON_THE_WAY),
+        _accuracy,
+        is_control=True,
     ),
     above(
         "lcnet_cifar10",

@@ -14,14 +14,12 @@ Axes: n samples, C choices, F features.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.paper.choices import Choices, choices
 from dynalay_gym.data.splits import Split
-from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.sessions.torch_session import TorchSession
 
 _HIDDEN, _EPOCHS, _BATCH, _RATE = 64, 20, 256, 3e-3
@@ -183,36 +181,48 @@ def outcome(selector: Selector, seen: Choices, seed: int) -> dict[str, float]:
 def best_selector(
     kind: type[Selector],
     options: Sequence[float],
-    network: Path,
+    session: TorchSession,
     splits: Mapping[str, Split],
     worth: float,
     seed: int,
-) -> dict[str, float]:
-    """Return what the selector that is best on the validation split does on the test.
+) -> Selector:
+    """Return the selector, of one for each option, that is best on validation.
 
     Args:
         kind: Class of the selectors.
         options: One is trained with each.
-        network: Folder of the network.
-        splits: Agent, validation and test split, by name.
+        session: The network.
+        splits: Agent and validation split, by name.
         worth: Points of accuracy that a plain pass of compute must bring.
         seed: Of weights and of what is drawn.
     """
-    session = TorchSession(load_main_network(network)[0])
-    seen = {
-        name: choices(session, splits[name], kind.in_order)
-        for name in ("agent", "validation", "test")
-    }
-    num_features = seen["agent"].features.shape[2]
-    num_outputs = 1 if kind.in_order else seen["agent"].loss.shape[1]
+    agent, validation = (
+        choices(session, splits[name], kind.in_order)
+        for name in ("agent", "validation")
+    )
+    num_outputs = 1 if kind.in_order else agent.loss.shape[1]
     selectors = []
     for option in options:
         torch.manual_seed(seed)
-        selectors.append(kind(num_features, num_outputs, option))
-        fit(selectors[-1], seen["agent"], seed)
+        selectors.append(kind(agent.features.shape[2], num_outputs, option))
+        fit(selectors[-1], agent, seed)
 
     def value(selector: Selector) -> float:
-        found = outcome(selector, seen["validation"], seed)
+        found = outcome(selector, validation, seed)
         return found["accuracy"] - worth * found["compute"]
 
-    return outcome(max(selectors, key=value), seen["test"], seed)
+    return max(selectors, key=value)
+
+
+def best_outcome(
+    kind: type[Selector],
+    options: Sequence[float],
+    session: TorchSession,
+    splits: Mapping[str, Split],
+    worth: float,
+    seed: int,
+) -> dict[str, float]:
+    """Return what `best_selector` does on the test split; see `outcome`."""
+    selector = best_selector(kind, options, session, splits, worth, seed)
+    seen = choices(session, splits["test"], kind.in_order)
+    return outcome(selector, seen, seed)

@@ -31,10 +31,11 @@ from benchmarks.paper.experiment import (
 )
 from benchmarks.paper.measures import answers
 from benchmarks.paper.networks import Trained, trained
-from benchmarks.paper.selectors import Gumbel, PonderNet, Selector, best_selector
+from benchmarks.paper.selectors import Gumbel, PonderNet, Selector, best_outcome
 from benchmarks.report import Columns, Row, Table
 from dynalay_gym.envs.config import EnvConfig
-from dynalay_gym.networks.checkpoint import load_network_facts
+from dynalay_gym.networks.checkpoint import load_main_network, load_network_facts
+from dynalay_gym.sessions.torch_session import TorchSession
 
 # The state that each arm trains, and the solver of a DEQ.
 _TRAINED: dict[str, tuple[int, str | None]] = {
@@ -46,7 +47,7 @@ _TRAINED: dict[str, tuple[int, str | None]] = {
 # Policies on DynaLay's network, by the names that the evaluation has for them.
 _POLICIES = {"DynaLay": "ppo", "entropy rule": "entropy", "random": "random-mix"}
 # Selectors on it, and the weights among which the validation split chooses.
-_SELECTORS: dict[str, tuple[type[Selector], tuple[float, ...]]] = {
+SELECTORS: dict[str, tuple[type[Selector], tuple[float, ...]]] = {
     "Gumbel selector": (Gumbel, (0.003, 0.01, 0.03, 0.1, 0.3)),
     "PonderNet": (PonderNet, (0.2, 0.4, 0.6, 0.8, 0.95)),
 }
@@ -57,7 +58,7 @@ class Table1(Experiment):
 
     name = "table1"
     title = "Backward passes and accuracy"
-    arms = (*_TRAINED, *_POLICIES, *_SELECTORS)
+    arms = (*_TRAINED, *_POLICIES, *SELECTORS)
     layers = 3
 
     def check(self, setting: Setting) -> None:
@@ -132,7 +133,8 @@ def _on_the_shared_network(
     if arm in _POLICIES:
         return found, unit_run(setting, seed, folder)["test"][_POLICIES[arm]]
     worth = worth_of_a_pass(setting, network)
-    return found, best_selector(*_SELECTORS[arm], network, splits, worth, seed)
+    session = TorchSession(load_main_network(network)[0])
+    return found, best_outcome(*SELECTORS[arm], session, splits, worth, seed)
 
 
 def worth_of_a_pass(setting: Setting, network: Path) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.paper import limits_costs, limits_solves
+from benchmarks.paper import limits_activations, limits_costs, limits_solves
 from benchmarks.paper.experiment import Setting
 from benchmarks.paper.limits import Limits, summary
+from benchmarks.paper.limits_activations import ACTIVATIONS, ends
 from benchmarks.paper.limits_costs import Stopwatch, cost_of, deeper, sizes, wider
 from benchmarks.paper.limits_solves import (
     KeptBytes,
@@ -199,12 +201,13 @@ def test_tables_and_pictures_of_every_arm(
     monkeypatch.setattr(limits_solves, "STEPS", (1, 2))
     monkeypatch.setattr(limits_solves, "_KAPPAS", (0.5,))
     own = limits_solves.forms
-    monkeypatch.setattr(limits_solves, "forms", lambda *args: own(*args)[:1])
+    for module in (limits_solves, limits_activations):
+        monkeypatch.setattr(module, "forms", lambda *args: own(*args)[:1])
     monkeypatch.setattr(limits_costs, "_REPEATS", 1)
     network, _ = load_main_network(SHIPPED / "digits")
     training = Trained(network, minutes=2.0, backward=1.0, steps=9, epochs=[])
     monkeypatch.setattr(limits_costs, "trained", lambda *_: training)
-    for module in (limits_solves, limits_costs):
+    for module in (limits_solves, limits_activations, limits_costs):
         monkeypatch.setattr(module, "shared_network", lambda *_: SHIPPED / "digits")
     experiment = Limits()
     rows: list[dict[str, Any]] = [
@@ -212,11 +215,13 @@ def test_tables_and_pictures_of_every_arm(
         | experiment.run(arm, 0, SETTING, tmp_path / f"limits-digits/{arm}-0")
         for arm in experiment.arms
     ]
-    kept, solves, agent, growth = experiment.tables(rows, SETTING)
+    kept, solves, functions, agent, growth = experiment.tables(rows, SETTING)
     assert [row["steps"] for row in kept.rows] == [1, 2]
     # Two bounds, its own among them, and the trained network, of three layers each.
     assert [row.get("kappa") for row in solves.rows] == [0.5] * 3 + [0.9] * 6
     assert [row["weights"] for row in solves.rows] == ["fresh"] * 6 + ["trained"] * 3
+    names = [(row["weights"], row["activation"]) for row in functions.rows]
+    assert names == [*product(("fresh", "trained"), ACTIVATIONS)]
     parts = {row["part"]: row for row in agent.rows}
     policy, plain = parts["agent"], parts["network, plain pass"]
     share = 100 * policy["parameters"] / plain["parameters"]
@@ -227,7 +232,7 @@ def test_tables_and_pictures_of_every_arm(
     assert plain["macs share"]["mean"] == 100
     assert [row["size"] for row in growth.rows] == [1, 2, 4, 1, 2, 3, 4, 8, 16, 32]
     assert "| width | 4 |" in growth.markdown()
-    assert len(experiment.draw(rows, SETTING).axes) == 4
+    assert len(experiment.draw(rows, SETTING).axes) == 5
     assert len(experiment.draw(rows[:1], SETTING).axes) == 1
 
 
@@ -239,3 +244,27 @@ def test_means_are_over_seeds_and_times_in_milliseconds() -> None:
     (entry,) = summary(rows)
     times = {"mean": 120_000, "low": 60_000, "high": 180_000}
     assert entry == {"what": "width", "plain": 7, "plain minutes": times}
+
+
+@pytest.mark.parametrize("preset", ["digits", "paper"])
+def test_a_relu_in_its_own_place_ends_as_the_solver_says(
+    preset: str, digits: Split
+) -> None:
+    network = fresh(make_config(preset, (1, 8, 8), 10), seed=0)
+    layers = solves_of(network, limits_solves.some_of(digits), limits_solves.COMMON)
+    found = ends(network, digits, torch.relu)
+    means = [each["iterations"] for each in layers]
+    assert found["iterations"] == pytest.approx(sum(means) / len(means))
+    assert found["largest"] == max(each["largest"] for each in layers)
+    assert found["capped"] == 0
+
+
+def test_activations_end_as_their_slopes_say(digits: Split) -> None:
+    network = fresh(SMALL, seed=0)
+    # A constant is there after the first step; a map that grows never ends.
+    assert ends(network, digits, torch.ones_like)["iterations"] == 1
+    assert ends(network, digits, lambda x: 100 * x)["capped"] == 100
+    for function, slope in ACTIVATIONS.values():
+        x = torch.linspace(-6, 6, 10_001, dtype=torch.float64, requires_grad=True)
+        (derivative,) = torch.autograd.grad(function(x).sum(), x)
+        assert float(derivative.abs().max()) == pytest.approx(slope, abs=3e-3)

@@ -94,7 +94,7 @@ def test_selectors_choose_on_the_shared_network(
     monkeypatch.setattr(f"{where}.trained", lambda *_: training)
     monkeypatch.setattr(f"{where}.agent_penalty", lambda *_: 1e4)
     kind = {"Gumbel selector": (Gumbel, (0.0, 1e4))}
-    monkeypatch.setattr(f"{where}._SELECTORS", kind)
+    monkeypatch.setattr(f"{where}.SELECTORS", kind)
     setting = Setting(dataset="digits")
     found = Table1().run("Gumbel selector", 0, setting, tmp_path / "table1-digits/g-0")
     assert found["compute"] == 1 and found["accuracy"] > 50
