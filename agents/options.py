@@ -1,6 +1,6 @@
 """Options of ``train_agent.py``: a dataclass without torch, so that help is instant."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -185,3 +185,11 @@ def options_dict(options: Options) -> dict[str, Any]:
     """Return the run's options as JSON-able values, without the nested configs."""
     names = [f.name for f in fields(options) if f.name not in ("co", "configs")]
     return {name: plain(getattr(options, name)) for name in names}
+
+
+def known_options() -> dict[str, Any]:
+    """Return the defaults of all options of all algorithms, in one dictionary."""
+    found = options_dict(Options())
+    for config in default_configs().values():
+        found |= asdict(config)
+    return found

@@ -18,7 +18,7 @@ from agents.environments import (
     make_picture_envs,
 )
 from agents.joint_run import JointRun
-from agents.options import Options, default_configs, options_dict
+from agents.options import Options, default_configs, known_options, options_dict
 from agents.saving import load_config
 from agents.training_run import PlainRun, TrainingRun, build_agent
 from dynalay_gym.data.registry import dataset_spec
@@ -203,8 +203,7 @@ def report(
     figure = figures.plot_frontier({row["policy"]: [row] for row in rows}, title)
     writer.figure("eval/frontier", figure, steps)
     writer.scalars(results[0].scalars("eval"), steps)
-    hparams = options_dict(options) | asdict(agent.config)
-    writer.hparams(hparams, results[0].scalars("hparam"), steps)
+    record_options(options, agent, envs.penalty, writer, results[0], steps)
     print(f"\n{title}, {len(split)} samples\n\n{tables.format_table(rows)}\n")
     if "regret" in rows[0]:
         print(tables.format_regret(rows[0]))
@@ -212,6 +211,25 @@ def report(
         print(f"compute and accuracy by difficulty\n\n{by_difficulty(results)}\n")
     print(tables.format_splits(agent.policy.name, returns))
     draw_inputs(options, agent, envs, writer, results[0], steps)
+
+
+def record_options(
+    options: Options,
+    agent: Agent,
+    penalty: float,
+    writer: MetricWriter,
+    result: EvaluationResult,
+    steps: int,
+) -> None:
+    """Record options and result for TensorBoard's table of runs.
+
+    Options that were left to the algorithm or to the network have the numbers that they
+    came to.
+    """
+    settled = {"algo": agent.config.algo, "penalty": penalty, "total_timesteps": steps}
+    own = options_dict(options) | asdict(agent.config) | settled
+    metrics = result.scalars("hparam")
+    writer.hparams(own, metrics, steps, known_options() | settled)
 
 
 def by_difficulty(results: list[EvaluationResult]) -> str:

@@ -14,6 +14,7 @@ for _spec in DATASETS.values():
         id=_spec.env_id,
         entry_point="dynalay_gym.envs.single_env:DynaLayEnv",
         vector_entry_point="dynalay_gym.envs.vector_env:DynaLayVectorEnv",
+        reward_threshold=_spec.reward_threshold,
         kwargs={
             "dataset": _spec.name,
             "iterations_per_action": _spec.iterations_per_action,

@@ -30,6 +30,8 @@ class DatasetSpec:
         reward: Reward of the environment; None for that of its network. The paper's
             squares the cost of a layer that is chosen several times in a row, as
             portions are.
+        reward_threshold: Return of the best confidence cascade at the break-even, over
+            the agent split, with the network that ships; None where none does.
         embedded: Ships with the installation; nothing is downloaded.
         cut: Originals per split that are cut from one pool of labelled images, or
             generated. A split that is not named here is the official one.
@@ -48,6 +50,7 @@ class DatasetSpec:
     preset: str
     iterations_per_action: int | None = None
     reward: str | None = None
+    reward_threshold: float | None = None
     embedded: bool = False
     cut: Mapping[str, int]
     hidden_share: float | None = None
@@ -76,6 +79,7 @@ _SPECS = (
         in_shape=(1, 8, 8),
         num_classes=10,
         preset="digits",
+        reward_threshold=0.454,
         embedded=True,
         cut={"main": 800, "agent": 450, "validation": 150, "test": 397},
         pixel_max=16.0,
@@ -112,11 +116,18 @@ _SPECS = (
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
     ),
-    DatasetSpec(name="maze", env_id="DynaLay/Maze-v0", hidden_share=0.0, **_MAZE),
+    DatasetSpec(
+        name="maze",
+        env_id="DynaLay/Maze-v0",
+        hidden_share=0.0,
+        reward_threshold=0.446,
+        **_MAZE,
+    ),
     DatasetSpec(
         name="maze-hopeless",
         env_id="DynaLay/MazeHopeless-v0",
         hidden_share=0.3,
+        reward_threshold=0.364,
         **_MAZE,
     ),
     DatasetSpec(
@@ -127,6 +138,7 @@ _SPECS = (
         preset="chains",
         iterations_per_action=1,
         reward="three-term",
+        reward_threshold=0.483,
         embedded=True,
         vocabulary=73,
         cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},

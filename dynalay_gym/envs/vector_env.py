@@ -265,7 +265,13 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         return (getattr(self, name),) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute; the rows share it."""
+        """Set an attribute, such as `penalty_scale`; the rows share it.
+
+        Raises:
+            AttributeError: There is none of this name, or it cannot be set.
+        """
+        if not hasattr(self, name):
+            raise AttributeError(f"the environment has no attribute {name!r}")
         setattr(self, name, values)
 
     @property

@@ -81,26 +81,36 @@ class MetricWriter:
         self._lines.flush()
 
     def hparams(
-        self, options: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0
+        self,
+        options: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        step: int = 0,
+        known: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record the options of the run and its results; call it at the end.
+        """Record the options of the run and its results.
 
-        TensorBoard reads the event files of a folder one after the other and this
-        starts a new one, so scalars written later would not show in a live view.
+        TensorBoard has a column for each option that one of the runs knows, whichever
+        it comes across first: give all runs the same ``known``.
 
         Args:
-            options: Options of the run; what is no number, truth value or string is
-                recorded as its text.
+            options: Options of the run. What is no number, truth value or string is
+                recorded as its text, and so is what is none of these in ``known``.
             metrics: Results, under tags that no curve uses.
             step: Where the results stand on the time axis.
+            known: Options that any run can have, with values of their types.
         """
-        simple = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in options.items()
-        }
+        from torch.utils.tensorboard.summary import hparams
+
+        known = known or {}
+        own = {name: _simple(x, known.get(name, x)) for name, x in options.items()}
+        every = {name: _simple(x, x) for name, x in known.items()} | own
         results = {tag: float(value) for tag, value in metrics.items()}
-        # The default would open a sub-run with a time stamp for a name.
-        self._board.add_hparams(simple, results, run_name=".", global_step=step)
+        file: Any = self._board.file_writer
+        file.add_summary(hparams(every, results)[0], step)  # the columns
+        for summary in hparams(own, results)[1:]:  # start and end of this run
+            file.add_summary(summary, step)
+        for tag, value in results.items():
+            self._board.add_scalar(tag, value, step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """Record a matplotlib figure as an image; the figure stays open."""
@@ -228,3 +238,9 @@ def _cpu_name() -> str:
         lines = []
     names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
     return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _simple(value: Any, model: Any) -> bool | int | float | str:
+    """Return what TensorBoard can show of an option, of the type of its model."""
+    fits = all(isinstance(each, bool | int | float | str) for each in (value, model))
+    return value if fits else str(value)

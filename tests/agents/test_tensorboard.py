@@ -155,7 +155,15 @@ def test_charts_of_return_accuracy_and_compute(board: Board) -> None:
 
 
 def test_hparams_have_the_final_metrics(board: Board, log_dir: Path) -> None:
-    board.post("data/plugin/hparams/experiment", {})
+    table = board.post("data/plugin/hparams/experiment", {})
+    columns = {info["name"] for info in table["hparamInfos"]}
+    assert columns >= {
+        "algo",
+        "penalty",
+        "n_epochs",
+        "temperature_start",
+        "buffer_size",
+    }
     request = {
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"],
         "colParams": [{"metric": {"group": "", "tag": "hparam/return"}}],

@@ -42,6 +42,7 @@ from dynalay_gym.errors import (
     InvalidActionError,
     ResetNeededError,
 )
+from dynalay_gym.evaluation.comparison import reference_lines
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 from dynalay_gym.sessions.torch_session import TorchSession
@@ -125,6 +126,18 @@ def test_ids_are_registered_by_strings(env_id: str) -> None:
     assert isinstance(spec.vector_entry_point, str)
     assert EnvSpec.from_json(spec.to_json()) == spec
     assert spec.max_episode_steps is None, "the budget is the environment's own"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, spec in DATASETS.items() if (SHIPPED / name).is_dir()]
+)
+def test_the_threshold_is_what_the_best_cascade_returns(name: str) -> None:
+    env_id = f"dynalay_gym:{DATASETS[name].env_id}"
+    envs = gym.make_vec(env_id, num_envs=500, autoreset_mode="Disabled")
+    assert envs.spec is not None
+    best = reference_lines(envs, envs.unwrapped.penalty_range[0])[-1]  # type: ignore[attr-defined]
+    assert best.policy == "max-prob"
+    assert envs.spec.reward_threshold == pytest.approx(best.mean_return, abs=1e-3)
 
 
 def test_a_prefixed_id_works_without_an_import() -> None:
@@ -656,6 +669,26 @@ def test_batches_render_one_frame_per_row_and_leave_the_state_alone() -> None:
     mine, theirs = envs.step([2, 3, 1]), twin.step([2, 3, 1])
     assert np.array_equal(mine[0], theirs[0])
     assert make_single().render_mode is None
+
+
+def test_a_frame_shows_how_probable_answers_are() -> None:
+    config = tiny_config()
+    env = DynaLayEnv(
+        checkpoint=random_model(config),
+        split=random_split(config),
+        render_mode="rgb_array",
+    )
+    env.reset(seed=0)
+    process = env._row.process
+    logits = process.session.logits(live_state(env._row), torch.arange(1))[0]
+    frame, blue = env.render(), np.array([0x1F, 0x77, 0xB4])
+    bars = (frame == blue).all(2)
+    bars[:72] = False  # the title
+    # The prediction is the rightmost of five panels.
+    rows = np.array_split(bars[72:246, 530:], config.num_classes)
+    widths = np.array([part.any(0).sum() for part in rows])
+    expected = logits.softmax(0).numpy()
+    assert widths / widths.sum() == pytest.approx(expected, abs=0.04)
 
 
 def test_colour_images_can_be_drawn() -> None:

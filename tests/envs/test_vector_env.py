@@ -697,8 +697,17 @@ def test_attributes_come_once_per_row() -> None:
     masks = envs.call("action_masks")
     assert len(masks) == 2 and masks[0].tolist() == [True] * 4
     assert [type(text) for text in envs.call("render")] == [str, str]
-    envs.set_attr("mark", 3)
-    assert envs.get_attr("mark") == (3, 3)
+    envs.set_attr("penalty_scale", 3)
+    assert envs.get_attr("penalty_scale") == (3, 3)
+
+
+def test_an_attribute_that_does_nothing_cannot_be_set() -> None:
+    envs, env = make_vec(2), make_single()
+    for name in ("alpha", "penalty_scal"):  # a property, and a misspelt name
+        with pytest.raises(AttributeError, match=name):
+            envs.set_attr(name, 9.0)
+    with pytest.raises(AttributeError, match="alpha"):
+        env.set_wrapper_attr("alpha", 9.0)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,32 @@ def test_hparams_open_no_sub_run(tmp_path: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
+def test_hparams_of_all_runs_have_the_same_columns(tmp_path: Path) -> None:
+    known = {"algo": "ppo", "rate": 0.1, "epsilon": 0.5, "limit": None}
+    with MetricWriter(tmp_path) as writer:
+        options = {"algo": "ppo", "rate": 1, "limit": 0.25}
+        writer.hparams(options, {"final/accuracy": 0.5}, 0, known)
+        writer.scalar("eval/accuracy", 0.25, 10)
+    events = read_events(tmp_path)
+    assert [event.value for event in events.Scalars("eval/accuracy")] == [0.25]
+    experiment = hparams_of(events, "experiment").experiment
+    types = {info.name: info.type for info in experiment.hparam_infos}
+    text, number = types["algo"], types["rate"]
+    assert types == {"algo": text, "rate": number, "epsilon": number, "limit": text}
+    start = hparams_of(events, "session_start_info").session_start_info
+    assert set(start.hparams) == {"algo", "rate", "limit"}
+    assert start.hparams["rate"].number_value == 1
+    assert start.hparams["limit"].string_value == "0.25"
+
+
+def hparams_of(events: Any, name: str) -> Any:
+    """Return what is stored for the table of runs under a name."""
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    metadata = events.summary_metadata[f"_hparams_/{name}"].plugin_data.content
+    return plugin_data_pb2.HParamsPluginData.FromString(metadata)
+
+
 def test_figures_are_recorded(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
