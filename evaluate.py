@@ -1,6 +1,7 @@
 """Compare trained agents and reference policies over their whole range of compute.
 
     python evaluate.py runs/digits/ppo/0 runs/digits/ppo/1 runs/digits/exact/0
+    python evaluate.py --dataset digits --policy my_module:make_policy
 
 Prints two tables over the test split: accuracy at budgets of compute, and what is known
 of each policy where it is best. They are kept as JSON, as a figure and in TensorBoard.
@@ -46,6 +47,10 @@ class Args:
 
     runs: Annotated[tuple[Path, ...], Positional] = ()
     """Run folders that train_agent.py wrote; without any, the reference policies."""
+    policy: tuple[str, ...] = ()
+    """Policies of your own, module:function: called with the environment, the function
+    returns a policy, a network, a model with predict(), or a function of
+    observations."""
     penalty: str | None = None
     """Weight of compute that policies are tuned for and compared at; of runs that were
     trained at one penalty each, their own. Default: the break-even."""
@@ -109,7 +114,7 @@ def run(args: Args) -> None:
     problem = Options(**changes | {"penalty": args.penalty})
     problem.check()
     dataset = check_one_dataset(runs, problem)
-    study = study_runs(runs, problem, args.penalties, print)
+    study = study_runs(runs, problem, args.penalties, print, args.policy)
     files: Any = {"data_dir": problem.data_dir, "download": problem.download}
     split = load_split(dataset, "test", **files)
     summary = study.summary(split.groups.numpy())

@@ -13,9 +13,10 @@ from agents.environments import Environments, build_environments, env_arguments
 from agents.options import Options
 from agents.saving import load_agent, load_facts
 from dynalay_gym.errors import CheckpointError
-from dynalay_gym.evaluation.evaluate import evaluate
+from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
+from dynalay_gym.integrations.policies import load_policy
 from dynalay_gym.networks.policy import Policy
 
 BREAK_EVEN = "break-even"
@@ -108,6 +109,7 @@ def study_runs(
     problem: Options,
     num_penalties: int,
     on_progress: Callable[[str], None],
+    policies: Sequence[str] = (),
 ) -> Study:
     """Evaluate agents, and the reference policies on every network that they act on.
 
@@ -117,6 +119,8 @@ def study_runs(
             agents of a range are compared.
         num_penalties: Penalties of its range at which an agent is evaluated.
         on_progress: Called with a line before every part.
+        policies: Policies of one's own; see `load_policy`. They act on the first run's
+            network if there are runs.
 
     Raises:
         DynaLayError: Options are wrong, or files missing or unfit.
@@ -131,6 +135,12 @@ def study_runs(
             options = replace(options, penalty=problem.penalty)
         envs = add_references(study, options, run.config, known)
         add_agent(study, run, options, envs, num_penalties)
+    for place in policies:
+        on_progress(place)
+        options = replace(runs[0].options, penalty=problem.penalty) if runs else problem
+        envs = add_references(study, options, problem.config(), known)
+        policy = load_policy(place, envs.test.unwrapped)
+        add_policy(study, policy, options, envs)
     return study
 
 
@@ -172,16 +182,31 @@ def add_agent(
     """Add an agent: on all splits at one penalty, then along its range."""
     agent = load_agent(run.folder, envs.train, baseline_envs=envs.baseline)
     policy: Policy = agent.policy
-    penalty = options.penalty or BREAK_EVEN
-    results = {
-        split: evaluate(each, policy, penalty=envs.penalty)
-        for split, each in envs.splits.items()
-    }
-    study.add_tuned(penalty, run.label, results)
+    found = add_tuned(study, policy, run.label, options, envs)
     if run.penalty_range is None:
-        study.add(run.label, penalty, results["test"])
+        study.add(run.label, options.penalty or BREAK_EVEN, found)
         return
     low, high = run.penalty_range
     for each in np.geomspace(max(low, high / 100), high, num_penalties):
         result = evaluate(envs.test, policy, penalty=float(each))
         study.add(run.label, f"{each:.4g}", result)
+
+
+def add_policy(
+    study: Study, policy: Policy, options: Options, envs: Environments
+) -> None:
+    """Add a policy of somebody's own: one point, at the penalty of the problem."""
+    found = add_tuned(study, policy, policy.name, options, envs)
+    study.add(policy.name, options.penalty or BREAK_EVEN, found)
+
+
+def add_tuned(
+    study: Study, policy: Policy, label: str, options: Options, envs: Environments
+) -> EvaluationResult:
+    """Add what a policy does on all splits at one penalty; return it for the test."""
+    results = {
+        split: evaluate(each, policy, penalty=envs.penalty)
+        for split, each in envs.splits.items()
+    }
+    study.add_tuned(options.penalty or BREAK_EVEN, label, results)
+    return results["test"]

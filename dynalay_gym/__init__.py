@@ -3,6 +3,8 @@
 Importing this package registers its environments, and loads no torch.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from gymnasium.envs.registration import register
 
 from dynalay_gym.data.registry import DATASETS
@@ -33,3 +35,17 @@ for _id, _maker, _reward in (
         vector_entry_point=f"dynalay_gym.envs.skipping.make:{_maker}_vector_env",
         kwargs={"dataset": "cifar10", "reward": _reward},
     )
+
+if TYPE_CHECKING:
+    from dynalay_gym.integrations.compare import compare
+
+__all__ = ["compare"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `compare` when it is first asked for, since it loads torch."""
+    if name == "compare":
+        from dynalay_gym.integrations.compare import compare
+
+        return compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

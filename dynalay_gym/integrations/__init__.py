@@ -1,6 +1,6 @@
-"""Adapters to reinforcement-learning libraries.
+"""What was made elsewhere: adapters to libraries, and policies of one's own.
 
-Reading order: sb3.
+Reading order: policies, compare, sb3.
 
-May import: errors, storage, utils, networks, envs, evaluation.
+May import: errors, storage, utils, data, networks, envs, evaluation.
 """
