@@ -31,6 +31,8 @@ from dynalay_gym.utils.flags import flag
 
 # Of one set of options: what takes all memory would be tried for ever.
 MOST_RETRIES = 3
+# Trials are compared with the median of this many or more, from this step on.
+_COMPARED, _FROM_STEP = 5, 3
 _TAKEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
@@ -80,7 +82,7 @@ class SharedStudy:
                 study_name="sweep",
                 direction="maximize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+                pruner=optuna.pruners.MedianPruner(_COMPARED, _FROM_STEP),
             )
             if not self.study.get_trials(deepcopy=False):
                 self.study.set_user_attr("settings", dict(settings))

@@ -7,8 +7,9 @@ helps: on this machine, or on another that shares the disk. Started again after 
 of any kind, it goes on. Needs Optuna, the extra ``sweep``.
 
 Agents learn and are validated on transition tables. A trial's value is the mean over
-seeds of the validation return. The best of many is flattered by it: the command that is
-printed at the end trains such an agent and evaluates it on the test split.
+seeds of the validation return; one that falls behind with the first seed is ended. The
+best of many is flattered by its value: the command that is printed at the end trains
+such an agent and evaluates it on the test split.
 """
 
 import shlex
@@ -162,7 +163,7 @@ def train(
         config: The hyper-parameters.
         number: Which of the seeds it is trained with, from 0.
         validation: Where it is evaluated after each tenth of the training.
-        report: Gets what is found there; the tenths are counted on from seed to seed.
+        report: Gets what is found there with the first seed, before the end.
     """
     options, found, before = args.options, list[float](), 0
     how: Any = {"transitions": "table", "output": config.output}
@@ -177,7 +178,8 @@ def train(
         if tenths > before:
             before = tenths
             found.append(evaluate(validation, agent.policy).mean_return)
-            report(VALIDATIONS * number + tenths, found[-1])
+            if number == 0 and tenths < VALIDATIONS:
+                report(tenths, found[-1])
 
     agent.learn(total, on_progress=follow)
     return max(found) if options.keep_best else found[-1]

@@ -74,13 +74,13 @@ def test_what_is_behind_the_median_is_ended_early(tmp_path: Path) -> None:
 
     def objective(given: dict[str, Any], report: Any) -> float:
         number = len(study.study.get_trials()) - 1
-        for step in (1, 2, 3):
+        for step in (1, 2, 3, 4):
             reported.append(step)
             report(step, -float(number))
         return -float(number)
 
     study.work(objective, 7)
-    assert reported == [1, 2, 3] * 5 + [1] * 2  # five to compare with come first
+    assert reported == [1, 2, 3, 4] * 5 + [1, 2, 3] * 2  # five come first
     assert [each.state.name for each in study.trials()].count("PRUNED") == 2
 
 
@@ -149,7 +149,7 @@ def test_agents_are_swept_and_a_second_start_goes_on(
     assert {first["state"], second["state"]} == {"complete"}
     assert results["best"] == {"n_epochs": first["n_epochs"]}
     assert first["return"] >= second["return"]
-    assert list(first["validations"]) == ["5", "10"]  # after each of two rollouts
+    assert list(first["validations"]) == ["5"]  # after the first of two rollouts
     assert results["command"] in text
     read = tyro.cli(Options, args=shlex.split(results["command"])[2:])
     assert read.config().n_epochs == first["n_epochs"]  # type: ignore[attr-defined]
