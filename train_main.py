@@ -125,12 +125,27 @@ _FREE = ("device", "num_threads", "data_dir", "download", "log_dir", "resume")
 
 
 def main(args: Args) -> None:
-    """Check, build, train, export."""
+    """Check, build, train, export; beside other processes if torchrun started them."""
     check_fields(args, "")
     settings = {name: each for name, each in asdict(args).items() if name not in _FREE}
     if args.resume is not None:
         run_folder.check_same(args.resume, settings)
-    trainer, splits = build(args)
+    from dynalay_gym.cotraining import main_training
+    from dynalay_gym.utils import processes
+
+    with processes.join() as those:
+        trainer, splits = build(args)
+        trainer.join(those)
+        if those.is_first:
+            lead(args, settings, trainer, splits)
+        else:
+            main_training.follow(trainer, args.resume)
+
+
+def lead(
+    args: Args, settings: dict[str, Any], trainer: "AnyTrainer", splits: "Splits"
+) -> None:
+    """Train in a folder that is new, or that of the run to be resumed."""
     folder = args.resume or make_run_dir(args.log_dir, args.dataset, "main")
     with run_folder.lock(folder), run_folder.resumable(folder):
         sizes: dict[str, int] | None = None

@@ -86,6 +86,22 @@ def train(
         )
 
 
+def follow(trainer: AnyTrainer, folder: Path | None) -> None:
+    """Take part in a training that another process records and saves.
+
+    Args:
+        trainer: A fresh training.
+        folder: The run's folder, if that process goes on with one.
+
+    Raises:
+        Stopped: A signal came to one of the processes.
+    """
+    state = (folder or Path()) / STATE
+    if folder is not None and is_saved(state):
+        trainer.load(state)
+    run_epochs(trainer, trainer.config.epochs, state, lambda step, loss: None)
+
+
 def _measure(
     network: Network, split: Split
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -132,19 +148,24 @@ def run_epochs(
     """
     with finish_step() as stop:
 
-        def follow(step: int, loss: float) -> None:
-            on_step(step, loss)
-            if stop and step % trainer.steps_per_epoch:
-                trainer.save(folder, sizes())
-                stop.obey()
+        def save() -> None:
+            trainer.save(folder, sizes())
+            stop.obey()
 
+        def after_step(step: int, loss: float) -> None:
+            on_step(step, loss)
+            # A signal to any of the processes ends all of them after the same step.
+            stop.number = trainer.processes.largest(stop.number or 0) or None
+            if stop and step % trainer.steps_per_epoch:
+                save()
+
+        trainer.agree()
         if trainer.steps == 0:
             trainer.save(folder, sizes())
         while trainer.epoch < epochs:
-            trainer.train_epoch(follow)
+            trainer.train_epoch(after_step)
             after_epoch()
-            trainer.save(folder, sizes())
-            stop.obey()
+            save()
 
 
 def report(

@@ -26,6 +26,7 @@ from dynalay_gym.storage.training_state import (
     training_state,
 )
 from dynalay_gym.utils.finite import MEND_DATA, FiniteGuard
+from dynalay_gym.utils.processes import Processes
 from dynalay_gym.utils.ranges import (
     BatchSize,
     Count,
@@ -96,12 +97,14 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
 
     Attributes:
         kind: Kind of the saved training.
+        processes: Those that train it together; this one alone until `join`.
 
     Raises:
         ConfigError: A batch is larger than the split.
     """
 
     kind: ClassVar[str]
+    processes: Processes = Processes()
 
     def __init__(
         self,
@@ -122,9 +125,40 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
         remedy = "lower --learning-rate, or use --precision fp32"
         self.guard = FiniteGuard(network, optimizer, remedy, lambda: self.steps)
 
+    def join(self, processes: Processes) -> None:
+        """Take every step together with other processes, each on a part of the batch.
+
+        What is random is drawn for the whole batch by all of them. Normalisation by the
+        batch becomes one by the part, and its running statistics the mean over parts.
+
+        Raises:
+            ConfigError: A batch cannot be cut into equal parts of two samples or more.
+        """
+        batch, size = self.config.batch_size, processes.size
+        if size > 1 and (batch % size or batch < 2 * size):
+            raise ConfigError(
+                f"{size} processes cannot share batches of {batch}; give --batch-size "
+                f"a multiple of {size} that is {2 * size} or more"
+            )
+        self.processes = processes
+
+    def agree(self) -> None:
+        """Begin with the weights of the first process, at the step that all are at.
+
+        Raises:
+            CheckpointError: They are at different steps.
+        """
+        most, least = (s * self.processes.largest(s * self.steps) for s in (1, -1))
+        if most > least:
+            raise CheckpointError(
+                "only some of the processes have found the training to --resume; put "
+                "its folder where all of them can read it"
+            )
+        self.processes.share(self.network.state_dict().values())
+
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar.
+        """Return the loss of a batch, or of this process's part of it, a scalar.
 
         Args:
             images: Samples [n, ...].
@@ -186,15 +220,24 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
         self.guard.check("image", images, samples=rows, remedy=MEND_DATA)
         if self.config.augment:
             images = self.augment(images, rows)
+        part = self.processes.part(len(rows))
+        images, labels, rows = images[part], labels[part], rows[part]
         is_bf16 = self.config.precision == "bf16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=is_bf16):
             loss = self.loss(images, labels, rows)
         self.explain(loss, rows)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._average(loss)
         self.before_step()
         self.optimizer.step()
         return loss.item()
+
+    def _average(self, loss: Tensor) -> None:
+        """Make gradients, running statistics and the loss those of all processes."""
+        gradients = [w.grad for w in self.network.parameters() if w.grad is not None]
+        statistics = [b for b in self.network.buffers() if b.is_floating_point()]
+        self.processes.average([*gradients, *statistics, loss])
 
     @abstractmethod
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
@@ -203,10 +246,14 @@ class Trainer(ABC, Generic[NetworkT, ConfigT]):
     def save(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
         """Write all that `load` needs: weights, optimiser, random state, progress.
 
+        Of several processes the first writes; the others have the same to write.
+
         Args:
             folder: Where to.
             sizes: Of the metrics' files, see `MetricWriter`; kept beside the state.
         """
+        if not self.processes.is_first:
+            return
         tensors = training_state(self.network, self.optimizer, self.generator)
         facts = TrainingFacts(
             steps=self.steps, sizes=dict(sizes or {}), options=self._options()

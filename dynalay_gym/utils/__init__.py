@@ -1,7 +1,7 @@
 """What every part of the package and the scripts use.
 
-Reading order: device, memory, flags, ranges; interrupts, scripts; schedules, ranks,
-finite, rollout_recorder.
+Reading order: device, memory, flags, ranges; interrupts, scripts, processes; schedules,
+ranks, finite, rollout_recorder.
 
 May import: errors.
 """

@@ -30,6 +30,7 @@ from dynalay_gym.networks.residual.training import (
     open_copy,
 )
 from dynalay_gym.networks.trainer import Trainer, TrainerConfig
+from dynalay_gym.utils.processes import Processes
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
 _LARGEST_SHIFT = 2
@@ -126,6 +127,14 @@ class GateTrainer(Trainer[GatedNetwork, GateTrainingConfig]):
     def target(self) -> float:
         """Share of compute that is asked for at this point of the training."""
         return 1 - (1 - self.config.target) * min(self.progress / _RAMP, 1)
+
+    def join(self, processes: Processes) -> None:
+        """Raise ConfigError if there are others: the loss is one of a whole batch."""
+        if processes.size > 1:
+            raise ConfigError(
+                "gates are trained by one process, since it is a whole batch whose "
+                "compute has a target; start it without torchrun"
+            )
 
     def augment(self, images: Tensor, rows: Tensor) -> Tensor:
         """Shift and mirror images at random."""

@@ -111,7 +111,8 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         for number, block in enumerate(self.network.blocks, start=1):
             iterates = number in iterated
             if rate > 0:
-                kept = draw_uniform(len(x), self.generator) >= rate
+                drawn = draw_uniform(self.config.batch_size, self.generator)
+                kept = drawn[self.processes.part(len(drawn))] >= rate
                 x = mask_block(block, x, kept.to(x), iterates=iterates)
             else:
                 x = block(x, iterates)
