@@ -18,7 +18,6 @@ from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.main_network import MainNetwork
-from dynalay_gym.networks.presets import make_config
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.utils.interrupts import Stopped
 from dynalay_gym.utils.processes import Processes, join
@@ -30,8 +29,17 @@ Found = dict[str, Any]
 def problem(name: str) -> tuple[MainNetworkConfig, Split]:
     """Return a network without statistics of batches (two kinds), or with (wide)."""
     if name == "mazes":
-        data = make_maze_split(32, 11, 5, hidden_share=0.0, name="own")
-        return make_config("maze", (3, 11, 11), 4), data
+        config = MainNetworkConfig(
+            in_shape=(3, 9, 9),
+            num_classes=4,
+            form="planner",
+            stem=4,
+            channels=(2, 2),
+            views=(5, 0),
+            head_width=6,
+            max_steps=(3, 6),
+        )
+        return config, make_maze_split(32, 9, seed=5)
     if name == "texts":
         config = MainNetworkConfig(
             in_shape=(7,),
