@@ -21,6 +21,8 @@ from dynalay_gym.errors import ConfigError, DivergedError
 pytest.importorskip("optuna")
 from benchmarks.shared_study import MOST_RETRIES, SharedStudy
 
+# Of an option that is no experiment any more in later versions.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SPACE: Any = {"x": (0.1, 10.0), "name": ["a", "b"]}
 FIRST = {"x": 1.0, "name": "b"}
 ROOT = Path(__file__).parents[2]
