@@ -10,7 +10,7 @@ time, summed over them, says what sharing a step costs, however busy it is.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def main(args: Args) -> None:
         return
     print(f"{those.size} processes\n\n{table(COLUMNS, rows)}")
     if args.out is not None:
-        facts = {"args": asdict(args), "environment": run_metadata()}
+        about = {"rounds": args.rounds, "steps": args.steps}
+        facts = {"args": about, "environment": run_metadata()}
         write_json(args.out, facts | {"processes": those.size, "rows": rows})
 
 
