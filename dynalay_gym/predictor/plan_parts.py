@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import SolveResult, SolverStatus
 from dynalay_gym.fixed_point.solve import SolverConfig
-from dynalay_gym.networks.policy import PlanPolicy, Policy
+from dynalay_gym.networks.policy import NOP, PlanPolicy, Policy
 from dynalay_gym.predictor.main_parts import Iteration
 from dynalay_gym.predictor.parts import Part, example
 from dynalay_gym.sessions.torch_session import TorchSession
@@ -91,7 +91,8 @@ def plan_parts(session: TorchSession, policy: Policy) -> list[Part]:
     is_plan = isinstance(policy, PlanPolicy) and not policy.per_sample
     if not is_plan or not convolves or session.options["iterations_per_action"]:
         return []
-    chosen = {int(action) for action in policy.actions[0]} - {0}  # type: ignore[attr-defined]
-    state_id = sum(1 << (layer - 1) for layer in chosen)
+    state_id, plan = 0, policy.actions[0].tolist()  # type: ignore[attr-defined]
+    for action in plan[: plan.index(NOP)]:
+        state_id = int(session.next_state[state_id, action])
     inputs = {"images": example(*session.network.config.in_shape)}
     return [Part("answer", Answer(session, state_id), inputs, ("logits",))]
