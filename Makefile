@@ -12,7 +12,7 @@ PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-plain test-lowest package lint format digits bench clean
+.PHONY: help venv demo test test-plain test-lowest package lint format docs digits bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ format: $(STAMP) ## Mend what the linter can, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## Build the documentation site into site/
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install -e ".[docs]"
+	@touch $@
+
 digits: $(STAMP) ## Retrain the digits network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
@@ -66,5 +73,5 @@ bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look
 	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
-	rm -rf $(VENV) $(LOWEST) $(PACKAGED) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(PACKAGED) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
