@@ -162,7 +162,7 @@ def report(args: Args, dataset: str, num: int, summary: dict[str, Any]) -> None:
     about = {"args": vars(args), "environment": run_metadata()}
     write_json(folder / "evaluation.json", about | summary)
     curves = {row["policy"]: row["points"] for row in summary["frontiers"]}
-    figure = figures.plot_frontier(curves, title)
+    figure = figures.plot_frontier(curves, title, [row["policy"] for row in agents])
     for kind in ("png", "svg"):
         draw = partial(figure.savefig, format=kind, dpi=150)
         write_file(folder / f"frontier.{kind}", draw)
