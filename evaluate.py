@@ -17,7 +17,7 @@ import tyro
 from msgspec import Meta
 from tyro.conf import Positional
 
-from agents.options import Options
+from agents.options import PENALTIES, Options
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
@@ -54,7 +54,7 @@ class Args:
     penalty: str | None = None
     """Weight of compute that policies are tuned for and compared at; of runs that were
     trained at one penalty each, their own. Default: the break-even."""
-    penalties: Annotated[int, Meta(ge=1, le=1000)] = 8
+    penalties: Annotated[int, Meta(ge=1, le=1000)] = PENALTIES
     """How many penalties of its range an agent is evaluated at."""
     dataset: str | None = None
     """Default: that of the runs, or maze."""
