@@ -17,7 +17,8 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 for name in ("agents", "benchmarks", "tests"):
     assert find_spec(name) is None, f"{name} is installed, and should not be"
 assert version("dynalay_gym") == dynalay_gym.__version__
-assert Path(dynalay_gym.__file__).with_name("py.typed").exists()
+for file in ("py.typed", "report/templates/page.html"):
+    assert (Path(dynalay_gym.__file__).parent / file).exists(), f"{file} is missing"
 
 for data in ("Digits", "Maze", "Chains"):
     envs = gym.make_vec(f"dynalay_gym:DynaLay/{data}-v0", num_envs=4)
