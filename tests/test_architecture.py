@@ -112,7 +112,6 @@ HOMES = {
     "numba": ["dynalay_gym/sessions/accel/"],
     "llvmlite": ["dynalay_gym/sessions/accel/"],
     "matplotlib": [
-        "dynalay_gym/envs/render.py",
         "dynalay_gym/evaluation/",
         "dynalay_gym/report/",
         "dynalay_gym/storage/metrics.py",
