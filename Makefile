@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := $(VENV)-lowest
+PACKAGED := $(VENV)-packaged
 
 # A process takes whole files, whose tests share what is slow to make.
 PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-plain test-lowest lint format digits bench clean
+.PHONY: help venv demo test test-plain test-lowest package lint format docs digits bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,14 @@ $(LOWEST)/.installed: pyproject.toml .ci/lowest.txt
 	$(LOWEST)/bin/pip install -c .ci/lowest.txt -e ".[fast]" hypothesis pytest pytest-xdist
 	@touch $@
 
+package: $(STAMP) ## Build wheel and sdist, check them, and use the wheel by itself
+	rm -rf dist $(PACKAGED)
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(PACKAGED)
+	$(PACKAGED)/bin/pip install dist/*.whl
+	cd dist && $(abspath $(PACKAGED))/bin/python -W error ../.ci/use_package.py
+
 lint: $(STAMP) ## Lint, check format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,6 +59,13 @@ format: $(STAMP) ## Mend what the linter can, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## Build the documentation site into site/
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install -e ".[docs]"
+	@touch $@
+
 digits: $(STAMP) ## Retrain the digits network that ships with the package
 	$(BIN)/python train_main.py --dataset digits --preset digits
 
@@ -57,5 +73,5 @@ bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look
 	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(PACKAGED) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ import tyro
 from msgspec import Meta
 from tyro.conf import Positional
 
-from agents.options import Options
+from agents.options import PENALTIES, Options
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.utils.flags import short_errors
 from dynalay_gym.utils.ranges import (
@@ -54,7 +54,7 @@ class Args:
     penalty: str | None = None
     """Weight of compute that policies are tuned for and compared at; of runs that were
     trained at one penalty each, their own. Default: the break-even."""
-    penalties: Annotated[int, Meta(ge=1, le=1000)] = 8
+    penalties: Annotated[int, Meta(ge=1, le=1000)] = PENALTIES
     """How many penalties of its range an agent is evaluated at."""
     dataset: str | None = None
     """Default: that of the runs, or maze."""
@@ -162,7 +162,7 @@ def report(args: Args, dataset: str, num: int, summary: dict[str, Any]) -> None:
     about = {"args": vars(args), "environment": run_metadata()}
     write_json(folder / "evaluation.json", about | summary)
     curves = {row["policy"]: row["points"] for row in summary["frontiers"]}
-    figure = figures.plot_frontier(curves, title)
+    figure = figures.plot_frontier(curves, title, [row["policy"] for row in agents])
     for kind in ("png", "svg"):
         draw = partial(figure.savefig, format=kind, dpi=150)
         write_file(folder / f"frontier.{kind}", draw)

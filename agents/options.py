@@ -32,6 +32,7 @@ def default_configs() -> dict[str, AgentConfig]:
     return {algo: config() for algo, config in classes.items()}
 
 
+PENALTIES = 8  # of its range at which an agent is evaluated unless told otherwise
 _ALGOS = ", ".join(config_classes())
 
 

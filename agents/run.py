@@ -19,19 +19,24 @@ from agents.environments import (
 )
 from agents.joint_run import JointRun
 from agents.options import Options, default_configs, known_options, options_dict
+from agents.saved_runs import SavedRun, add_points
 from agents.saving import load_config
 from agents.training_run import PlainRun, TrainingRun, build_agent
 from dynalay_gym.data.registry import dataset_spec
-from dynalay_gym.data.splits import load_split
+from dynalay_gym.data.splits import Split, load_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import comparison, figures, tables
 from dynalay_gym.evaluation.animation import animate_mazes, choose_mazes
 from dynalay_gym.evaluation.diagnostics import difficulty_bins
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
+from dynalay_gym.evaluation.study import Study
+from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.report.record import BESIDE, RECORD, Viewer, make_record
 from dynalay_gym.storage.io import make_run_dir, write_json
 from dynalay_gym.storage.metrics import MetricWriter, run_metadata
+from dynalay_gym.storage.run_folder import command_line
 
 VALIDATION_TAGS = ("validation/return", "validation/accuracy", "validation/compute")
 
@@ -188,6 +193,7 @@ def report(
         for name, each in envs.splits.items()
     }
     about = {
+        "command": command_line(),
         "options": options_dict(options),
         "config": asdict(agent.config),
         "split": "test",
@@ -211,6 +217,34 @@ def report(
         print(f"compute and accuracy by difficulty\n\n{by_difficulty(results)}\n")
     print(tables.format_splits(agent.policy.name, returns))
     draw_inputs(options, agent, envs, writer, results[0], steps)
+    record = make_run_record(options, agent, envs, writer.folder, results, split)
+    write_json(writer.folder / RECORD, record)
+    print(f"\nas a page: python -m dynalay_gym.report {writer.folder}")
+
+
+def make_run_record(
+    options: Options,
+    agent: Agent,
+    envs: Environments,
+    folder: Path,
+    results: list[EvaluationResult],
+    split: Split,
+) -> dict[str, Any]:
+    """Return what a report shows beside the table: frontier, difficulty, inputs."""
+    splits = {"validation": envs.validation, "test": envs.test}
+    walks = {name: walk_full_plan(each, envs.penalty) for name, each in splits.items()}
+    study = Study()
+    study.add_cascades(walks)
+    run = SavedRun(folder=folder, options=options, config=agent.config)
+    add_points(study, run, agent.policy, envs, results[0])
+    viewer = Viewer(
+        envs=make_picture_envs(options),
+        policy=agent.policy,
+        penalty=envs.penalty,
+        split=split,
+        spec=dataset_spec(options.dataset),
+    )
+    return make_record(results, walks["test"], study, viewer)
 
 
 def record_options(
@@ -234,7 +268,7 @@ def record_options(
 
 def by_difficulty(results: list[EvaluationResult]) -> str:
     """Return a table of the agent and the policies that it is best compared with."""
-    shown = [results[0].policy, "nop", "always", "max-prob", "fixed-k"]
+    shown = [results[0].policy, *BESIDE]
     return tables.format_difficulty(
         [
             {"policy": each.policy, "by_difficulty": difficulty_bins([each])}

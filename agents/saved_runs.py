@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.config import AgentConfig
 from agents.environments import Environments, build_environments, env_arguments
-from agents.options import Options
+from agents.options import PENALTIES, Options
 from agents.saving import load_agent, load_facts
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.evaluation.evaluate import EvaluationResult, evaluate
@@ -182,14 +182,35 @@ def add_agent(
     """Add an agent: on all splits at one penalty, then along its range."""
     agent = load_agent(run.folder, envs.train, baseline_envs=envs.baseline)
     policy: Policy = agent.policy
-    found = add_tuned(study, policy, run.label, options, envs)
+    result = add_tuned(study, policy, run.label, options, envs)
+    add_points(study, run, policy, envs, result, num_penalties)
+
+
+def add_points(
+    study: Study,
+    run: SavedRun,
+    policy: Policy,
+    envs: Environments,
+    result: EvaluationResult,
+    num_penalties: int = PENALTIES,
+) -> None:
+    """Add an agent's frontier: one point, or several along its range of penalties.
+
+    Args:
+        study: Where to.
+        run: The agent's.
+        policy: What it does.
+        envs: The environments.
+        result: Its evaluation on the test split at `envs.penalty`.
+        num_penalties: Points along a range.
+    """
     if run.penalty_range is None:
-        study.add(run.label, options.penalty or BREAK_EVEN, found)
+        study.add(run.label, run.options.penalty or BREAK_EVEN, result)
         return
     low, high = run.penalty_range
     for each in np.geomspace(max(low, high / 100), high, num_penalties):
-        result = evaluate(envs.test, policy, penalty=float(each))
-        study.add(run.label, f"{each:.4g}", result)
+        found = evaluate(envs.test, policy, penalty=float(each))
+        study.add(run.label, f"{each:.4g}", found)
 
 
 def add_policy(

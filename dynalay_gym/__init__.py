@@ -9,7 +9,7 @@ from gymnasium.envs.registration import register
 
 from dynalay_gym.data.registry import DATASETS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 for _spec in DATASETS.values():
     register(

@@ -14,7 +14,10 @@ from dynalay_gym.predictor.policies import MaxProbPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+TUTORIALS = sorted(DOCS.glob("tutorials/*.md"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *TUTORIALS]
+LINKING = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/*.md"), *DOCS.rglob("*.md")])
 FRAGMENTS = ("co-training.md",)  # has placeholders; examples/co_training.py runs
 
 
@@ -53,8 +56,17 @@ def test_python_blocks_run(page: Path, folder: Path) -> None:
             exec(compile(block, name, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text("utf-8"))
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)", prose.lower(), re.M)
+    return {re.sub(r"[^\w -]", "", each).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
+    for link, anchor in links:
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"

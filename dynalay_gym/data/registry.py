@@ -24,6 +24,9 @@ class DatasetSpec:
         env_id: Gymnasium id of the environment over it.
         in_shape: Shape of one image, (C, H, W), or of one text, (T,).
         num_classes: Number of labels.
+        classes: Names of the labels in their order; empty where they are numbers.
+        difficulty: What a sample's difficulty counts; empty if nobody knows how hard
+            the samples are.
         preset: Main network that is used unless another is asked for.
         iterations_per_action: Portion in which the environment's actions iterate; None
             for whole solves.
@@ -47,6 +50,8 @@ class DatasetSpec:
     env_id: str
     in_shape: tuple[int, ...]
     num_classes: int
+    classes: tuple[str, ...] = ()
+    difficulty: str = ""
     preset: str
     iterations_per_action: int | None = None
     reward: str | None = None
@@ -63,6 +68,8 @@ class DatasetSpec:
 _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "in_shape": (3, 19, 19),
     "num_classes": 4,
+    "classes": ("up", "right", "down", "left"),
+    "difficulty": "steps to the goal",
     "preset": "maze",
     "iterations_per_action": 4,
     "reward": "three-term",
@@ -91,6 +98,9 @@ _SPECS = (
         env_id="DynaLay/FashionMNIST-v0",
         in_shape=(1, 28, 28),
         num_classes=10,
+        classes=tuple(
+            "T-shirt trousers pullover dress coat sandal shirt sneaker bag boot".split()
+        ),
         preset="small",
         cut={"main": 50_000, "agent": 8_000, "validation": 2_000},
         mean=(0.2860,),
@@ -101,6 +111,9 @@ _SPECS = (
         env_id="DynaLay/CIFAR10-v0",
         in_shape=(3, 32, 32),
         num_classes=10,
+        classes=tuple(
+            "airplane automobile bird cat deer dog frog horse ship truck".split()
+        ),
         preset="small",
         cut={"main": 40_000, "agent": 8_000, "validation": 2_000},
         mean=(0.4914, 0.4822, 0.4465),
@@ -135,6 +148,7 @@ _SPECS = (
         env_id="DynaLay/Chains-v0",
         in_shape=(7,),
         num_classes=5,
+        difficulty="readings that the answer takes",
         preset="chains",
         iterations_per_action=1,
         reward="three-term",
@@ -148,6 +162,7 @@ _SPECS = (
         env_id="DynaLay/IMDB-v0",
         in_shape=(400,),
         num_classes=2,
+        classes=("blame", "praise"),
         preset="reviews",
         vocabulary=20_000,
         cut={"main": 20_000, "agent": 3_000, "validation": 2_000},

@@ -99,14 +99,14 @@ def _images(process: LiveProcess, row: int, iterated: set[str]) -> dict[str, Any
     The names of layers that were iterated have a star.
     """
     sample = process.problem.inputs[process.episode.index[row]]
-    found = {} if sample.dim() != 3 else {"input": _displayable(sample)}
+    found = {} if sample.dim() != 3 else {"input": displayable(sample)}
     if isinstance(process.session, Inspectable):
         maps = process.session.maps(process.state, _index(process, row))
         names = _residual_curves(process, row)
         for name, values in zip(names, maps.values(), strict=False):
             if values.dim() == 4:
                 star = "*" if name in iterated else ""
-                found[name + star] = _displayable(values[0].mean(0, keepdim=True))
+                found[name + star] = displayable(values[0].mean(0, keepdim=True))
     return found
 
 
@@ -184,7 +184,7 @@ def _probabilities(process: LiveProcess, row: int) -> Tensor:
     return logits[0].softmax(0)
 
 
-def _displayable(image: Tensor) -> np.ndarray:
+def displayable(image: Tensor) -> np.ndarray:
     """Return an image [C, H, W] stretched to uint8 [H, W, 3], or to grey [H, W]."""
     low, high = image.min(), image.max()
     stretched = 255 * (image - low) / (high - low).clamp(min=1e-6)

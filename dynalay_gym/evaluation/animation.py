@@ -13,11 +13,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dynalay_gym.data.maze import DIRECTIONS
 from dynalay_gym.evaluation.evaluate import EvaluationResult
+from dynalay_gym.evaluation.figures import follow
 from dynalay_gym.networks.policy import Policy, as_numpy
 
 FRAMES_PER_SECOND = 3
@@ -104,16 +106,11 @@ def record(envs: VectorEnv, policy: Policy, maze: int, penalty: float) -> list[S
         penalty: Penalty of the episode.
     """
     base: Any = envs.unwrapped
-    observations, infos = envs.reset(options={"index": maze, "penalty": penalty})
-    scenes, macs, has_ended = list[Scene](), 0, False
-    while True:
-        macs += int(infos["macs"][0])
-        scenes.append(_scene(base, infos, macs, has_ended))
-        if has_ended:
-            return scenes
-        actions = policy.act(observations, infos)
-        observations, _, terminations, _, infos = envs.step(actions)
-        has_ended = bool(terminations[0])
+    scenes, macs = list[Scene](), 0
+    for moment in follow(envs, policy, maze, penalty):
+        macs += int(moment.infos["macs"][0])
+        scenes.append(_scene(base, moment.infos, macs, moment.has_ended))
+    return scenes
 
 
 def _scene(base: Any, infos: Any, macs: int, has_ended: bool) -> Scene:
@@ -130,6 +127,14 @@ def _scene(base: Any, infos: Any, macs: int, has_ended: bool) -> Scene:
         probability=float(probability),
         is_right=bool(infos["correct"][0]) if has_ended else None,
     )
+
+
+def maze_picture(planes: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return a maze [3, S, S] in colours, uint8 [S, S, 3]: start blue, goal green."""
+    free, goal, start = planes[:3]
+    picture = np.where(free[..., None] > 0, _FREE, _WALL)
+    picture[goal > 0], picture[start > 0] = to_rgb(_GOAL), to_rgb(_START)
+    return (255 * picture).astype(np.uint8)
 
 
 def _draw(axis: Axes, planes: NDArray[np.float32], scene: Scene) -> None:

@@ -92,6 +92,11 @@ def problem_name(envs: VectorEnv, penalty: float) -> str:
         envs: An environment of the network.
         penalty: Penalty of every episode.
     """
+    return f"penalty-{penalty:.4g}-{problem_digest(envs)}"
+
+
+def problem_digest(envs: VectorEnv) -> str:
+    """Return eight digits that stand for network and reward, whatever the penalty."""
     base: Any = envs.unwrapped
     problem = base.problem
     about = (
@@ -100,8 +105,8 @@ def problem_name(envs: VectorEnv, penalty: float) -> str:
         problem.max_decisions,
         problem.recall,
     )
-    digest = hashlib.sha256(repr((*about, problem.cost_unit)).encode()).hexdigest()
-    return f"penalty-{penalty:.4g}-{digest[:8]}"
+    text = repr((*about, problem.cost_unit))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def reference_lines(envs: VectorEnv, penalty: float) -> list[EvaluationResult]:

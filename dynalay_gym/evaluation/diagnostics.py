@@ -95,28 +95,38 @@ def auroc(score: NDArray[Any], positive: NDArray[Any]) -> float:
     return float((mean_rank - (num + 1) / 2) / (len(positive) - num))
 
 
-def difficulty_bins(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
+def difficulty_bins(
+    results: Sequence[EvaluationResult], num: int | None = None
+) -> list[dict[str, Any]]:
     """Return what a policy does in bins of about equally many samples.
+
+    Args:
+        results: The policy's evaluations on the same samples, one per seed.
+        num: How many bins, as far as there are so many different difficulties; by
+            default four.
 
     Returns:
         Per bin, the easiest first: lowest and highest ``difficulty``, ``num`` samples,
-        ``accuracy``, ``compute`` in plain passes, share of each of the ``actions``.
+        ``accuracy``, ``compute`` in plain passes and its three ``compute_quartiles``
+        over samples and seeds, share of each of the ``actions``.
     """
     difficulty = results[0].difficulty
-    inner = np.linspace(0, 1, _DIFFICULTY_BINS + 1)[1:-1]
+    inner = np.linspace(0, 1, (num or _DIFFICULTY_BINS) + 1)[1:-1]
     edges = np.quantile(difficulty, inner, method="inverted_cdf")
     bins, rows = np.searchsorted(edges, difficulty), []
     for number in np.unique(bins):
         chosen = bins == number
         actions = np.sum([each.actions[chosen].sum(axis=0) for each in results], axis=0)
         correct = np.mean([each.correct[chosen] for each in results])
-        macs = np.mean([each.macs[chosen] for each in results])
+        macs = np.stack([each.macs[chosen] for each in results])
+        compute = 1.0 + macs / results[0].plain_macs
         rows.append(
             {
                 "difficulty": [difficulty[chosen].min(), difficulty[chosen].max()],
                 "num": int(chosen.sum()),
                 "accuracy": float(correct),
-                "compute": 1.0 + float(macs) / results[0].plain_macs,
+                "compute": float(compute.mean()),
+                "compute_quartiles": np.quantile(compute, (0.25, 0.5, 0.75)).tolist(),
                 "actions": (actions / actions.sum()).tolist(),
             }
         )

@@ -135,12 +135,21 @@ def format_frontiers(rows: Sequence[dict[str, Any]], part: str = "measures") -> 
         title = f"{kind[:2]}@{100 * float(share):g}" if share else kind
         header += f"{title:>{widths[kind]}}"
         for number, row in enumerate(rows):
-            text = _measure(kind, part, *(100 * x for x in row[part][name]))
+            text = format_measure(name, row[part][name], part)
             lines[number] += f"{text:>{widths[kind]}}"
     return _with_names(header, rows, lines)
 
 
-def _measure(kind: str, part: str, value: float, low: float, high: float) -> str:
+def format_measure(name: str, numbers: Sequence[float], part: str = "measures") -> str:
+    """Return a measure of a frontier in words, as `format_frontiers` has it.
+
+    Args:
+        name: Its name.
+        numbers: Value, lower and upper end of the interval.
+        part: See `format_frontiers`.
+    """
+    value, low, high = (100 * number for number in numbers)
+    kind = name.partition("@")[0]
     if np.isinf(value):
         return "never"
     text = f"{value:+.1f}" if part == "lead" else f"{value:.1f}"

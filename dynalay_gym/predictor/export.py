@@ -13,6 +13,7 @@ import torch
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.predictor.main_parts import main_parts
 from dynalay_gym.predictor.parts import Part, policy_parts
+from dynalay_gym.predictor.plan_parts import plan_parts
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.predictor.skip_parts import skip_parts
 from dynalay_gym.sessions.skip.decisions import ACTION_NAMES
@@ -74,6 +75,7 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
                 "predictor (save) and load it where it is needed"
             )
         parts = main_parts(session.network, predictor.penalty_unit)
+        parts += plan_parts(session, predictor.policy)
     elif isinstance(session, SkipSession):
         if session.action_names != ACTION_NAMES:
             raise ConfigError(

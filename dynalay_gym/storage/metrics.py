@@ -4,11 +4,12 @@ The one file that knows TensorBoard. Importing it loads neither torch nor Tensor
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -156,20 +157,38 @@ class MetricWriter:
 
 def last_step(folder: str | os.PathLike[str]) -> int:
     """Return the last step that a writer recorded in a folder; -1 if there is none."""
+    return max((step for step, _ in _read_lines(Path(folder))), default=-1)
+
+
+def read_scalars(
+    folder: str | os.PathLike[str],
+) -> dict[str, list[tuple[int, float]]]:
+    """Return what a writer recorded in a folder: step and value of each point, by tag.
+
+    Damaged lines and values that were not finite are left out; without any file there
+    are no tags.
+    """
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for step, line in _read_lines(Path(folder)):
+        for tag, value in line.items():
+            if tag != "time" and isinstance(value, float) and math.isfinite(value):
+                curves.setdefault(tag, []).append((step, value))
+    return curves
+
+
+def _read_lines(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield step and content of every line that is whole."""
     try:
-        data = read_file(Path(folder) / _LINES, _MOST_BYTES)
+        data = read_file(folder / _LINES, _MOST_BYTES)
     except OSError:
-        return -1
-    whole = data.split(b"\n")[:-1]  # a kill or a full disk may leave half a line
-    return max(map(_step, whole), default=-1)
-
-
-def _step(line: bytes) -> int:
-    """Return the step of a line; -1 if it is damaged."""
-    try:
-        return int(json.loads(line)["step"])
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-        return -1
+        return
+    for line in data.split(b"\n")[:-1]:  # a kill or a full disk may leave half a line
+        try:
+            content = json.loads(line)
+            step = int(content["step"])
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            continue
+        yield step, content
 
 
 def _files(folder: Path) -> list[Path]:

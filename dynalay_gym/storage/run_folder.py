@@ -118,6 +118,11 @@ def resumable(folder: Path) -> Iterator[None]:
         raise
 
 
+def command_line() -> str:
+    """Return this process's command line."""
+    return shlex.join(["python", *sys.argv])
+
+
 def resume_command(folder: Path) -> str:
     """Return this process's command line with ``--resume`` and a run folder."""
     script, *given = sys.argv

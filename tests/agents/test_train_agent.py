@@ -13,6 +13,7 @@ import pytest
 import train_agent
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.predictor.predictor import DynaLayPredictor
+from dynalay_gym.report.runs import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = (
@@ -89,6 +90,19 @@ def test_run_folder_holds_results_agent_and_curves(trained):
         tags |= set(json.loads(line))
     assert {"rollout/ep_rew_mean", "time/fps", "validation/return"} <= tags
     assert not list(trained.rglob("*.tmp"))
+
+
+def test_the_run_folder_has_what_a_report_shows(trained):
+    run = read_run(trained / "runs" / "digits" / "policy-gradient" / "0")
+    assert "--total-timesteps 2048" in run.results.command
+    agent, row = run.record.frontiers[-1], run.agent
+    assert agent.policy == row.policy == "policy-gradient"
+    (point,) = agent.points
+    assert (point.setting, point.compute) == ("break-even", row.compute)
+    bins = run.record.bins["policy-gradient"]
+    assert sum(each.num for each in bins) == run.results.num_samples
+    assert {len(shown) for shown in run.record.inputs.values()} == {4}
+    assert len(run.curves["validation/return"]) > 1
 
 
 def test_training_on_the_table_is_the_same_training(trained, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,3 +92,26 @@ def test_blockdrop_chooses_all_blocks_at_once(tmp_path, monkeypatch, capsys):
     assert 0 <= float(found["accuracy"]) <= 100
     assert 0 <= float(found["blocks"]) <= 2
     assert 1 <= float(found["different choices"]) <= 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_offline_data_are_what_the_environment_does(monkeypatch, capsys, tmp_path):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    text = run(
+        *("offline_dataset.py", "--split", "validation", "--passes", "2"),
+        monkeypatch=monkeypatch,
+        capsys=capsys,
+    )
+    written = minari.load_dataset("dynalay/digits/random-v0")
+    env = written.recover_environment()
+    samples = env.unwrapped.num_samples
+    assert f"{2 * samples} episodes" in text
+    for number in (0, 7, samples + 7):
+        episode = written[number]
+        seen, _ = env.reset(options={"index": number % samples})
+        steps = [env.step(int(action)) for action in episode.actions]
+        assert [step[1] for step in steps] == pytest.approx(episode.rewards)
+        expected = np.stack([seen, *(step[0] for step in steps)])
+        assert np.allclose(episode.observations, expected, atol=1e-6)
+        assert episode.terminations.tolist() == [step[2] for step in steps]

@@ -9,7 +9,12 @@ from gymnasium.vector import VectorEnv
 from PIL import Image
 
 from dynalay_gym.data.maze import make_maze_split
-from dynalay_gym.evaluation.animation import animate_mazes, choose_mazes, record
+from dynalay_gym.evaluation.animation import (
+    animate_mazes,
+    choose_mazes,
+    maze_picture,
+    record,
+)
 from dynalay_gym.evaluation.evaluate import evaluate
 from dynalay_gym.networks.policy import PlanPolicy
 
@@ -51,3 +56,13 @@ def test_a_picture_per_decision_is_written(envs: VectorEnv, tmp_path: Path) -> N
     with Image.open(path) as film:
         assert film.n_frames >= 5  # type: ignore[attr-defined]
         assert film.size[0] > film.size[1] > 100
+
+
+def test_a_maze_has_four_colours() -> None:
+    planes = np.zeros((3, 2, 2), dtype=np.float32)
+    planes[0] = [[1, 1], [1, 0]]
+    planes[1, 0, 1] = planes[2, 1, 0] = 1.0
+    assert maze_picture(planes).tolist() == [
+        [[255, 255, 255], [16, 144, 64]],
+        [[32, 96, 208], [38, 40, 51]],
+    ]

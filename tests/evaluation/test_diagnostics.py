@@ -73,3 +73,12 @@ def test_with_a_difficulty(results, monkeypatch):
     assert easy["actions"] == [1.0, 0.0, 0.0]
     assert middle["actions"] == [0.5, 0.5, 0.0]
     assert hard["accuracy"] == 1.0
+
+
+def test_bins_as_many_as_asked_for_and_what_compute_is_in_them(results):
+    ranked = [replace(each, difficulty=np.arange(30.0)) for each in results]
+    easy, hard = diagnostics.difficulty_bins(ranked, 2)
+    assert (easy["difficulty"], hard["difficulty"]) == ([0.0, 14.0], [15.0, 29.0])
+    for each in (easy, hard):  # thirds of compute 1, 5 and 7
+        assert each["num"] == 15
+        assert each["compute_quartiles"] == [1.0, 5.0, 7.0]

@@ -7,7 +7,7 @@ from helpers.networks import make_vec
 from helpers.problems import NeedEnv
 
 from dynalay_gym.evaluation.evaluate import evaluate
-from dynalay_gym.evaluation.figures import draw_path, extremes, plot_frontier
+from dynalay_gym.evaluation.figures import draw_path, extremes, follow, plot_frontier
 from dynalay_gym.networks.policy import PlanPolicy
 
 
@@ -24,8 +24,8 @@ def test_a_policy_is_a_point_or_a_line_in_the_order_of_compute():
         "mine": [point(4.0, 0.8), point(2.0, 0.6)],
     }
     (axes,) = plot_frontier(curves, "title").axes
-    assert [text.get_text() for text in axes.texts] == ["nop", "always, layer-1"]
-    assert axes.get_legend_handles_labels()[1] == ["mine"]
+    assert [text.get_text() for text in axes.texts] == ["nop", "always"]
+    assert axes.get_legend_handles_labels()[1] == ["layer-1", "mine"]
     mine, mixtures = axes.lines[3:]
     assert mine.get_xdata().tolist() == [2.0, 4.0]
     assert mine.get_ydata().tolist() == [0.6, 0.8]
@@ -33,9 +33,19 @@ def test_a_policy_is_a_point_or_a_line_in_the_order_of_compute():
     np.testing.assert_allclose(ends, [[1.0, 9.0], [0.5, 0.9]])
 
 
+def test_the_lines_of_agents_are_over_the_others():
+    curves = {name: [point(1.0, 0.5), point(2.0, 0.6)] for name in ("mine", "max-prob")}
+    (axes,) = plot_frontier(curves, "title", ["mine"]).axes
+    mine, other = axes.lines
+    assert mine.get_zorder() > other.get_zorder()
+    assert mine.get_linewidth() > other.get_linewidth()
+
+
 def test_points_alone_need_no_legend():
-    (axes,) = plot_frontier({"mine": [point(2.0, 0.6)]}, "title").axes
+    curves = {name: [point(2.0, 0.6)] for name in ("mine", "layer-1", "always")}
+    (axes,) = plot_frontier(curves, "title").axes
     assert axes.get_legend() is None
+    assert [text.get_text() for text in axes.texts] == ["mine, layer-1, always"]
 
 
 @pytest.fixture
@@ -51,6 +61,22 @@ def test_extremes_by_compute(result):
 def test_extremes_by_difficulty(result):
     object.__setattr__(result, "difficulty", -result.indices.astype(float))
     assert extremes(result, 1) == {"easiest": [29], "hardest": [3]}
+
+
+def test_numbers_of_compute_are_written_out():
+    (axes,) = plot_frontier({"mine": [point(2.0, 0.6), point(30.0, 0.9)]}, "").axes
+    axes.figure.draw_without_rendering()
+    shown = {text.get_text() for text in axes.get_xticklabels()}
+    assert {"2", "5", "10", "20"} <= shown
+
+
+def test_an_episode_is_followed_from_its_start_to_the_stop():
+    envs = make_vec(1, autoreset_mode="Disabled")
+    moments = list(follow(envs, PlanPolicy((1, 2)), 3, 0.25))
+    assert [moment.action for moment in moments] == [None, 1, 2, 0]
+    assert [moment.has_ended for moment in moments] == [False] * 3 + [True]
+    assert [int(moment.infos["decisions"][0]) for moment in moments] == [0, 1, 2, 3]
+    assert {int(moment.infos["index"][0]) for moment in moments} == {3}
 
 
 def test_the_picture_of_a_path_shows_its_end():

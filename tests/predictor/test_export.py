@@ -125,4 +125,33 @@ def test_a_rule_exports_no_policy() -> None:
         "iteration-1",
         "iteration-2",
         "iteration-3",
+        "answer",
     ]
+
+
+@pytest.mark.filterwarnings(EXPORTERS_WARN)
+@pytest.mark.parametrize("plan", [(), (2,), (2, 1, 3), (1, 3, 0, 2)])
+def test_a_plan_is_one_program(plan: tuple[int, ...], tmp_path: Path) -> None:
+    model, policy = shared_model(), PlanPolicy(plan)
+    predictor = DynaLayPredictor(model, policy, penalty=0.1, rtol=1e-3, max_steps=8)
+    images = torch.randn(40, *tiny_config().in_shape)
+    expected = predictor.infer(images)
+    (part,) = (part for part in parts_of(predictor) if part.name == "answer")
+    with torch.no_grad():
+        logits = part.module(images)
+    torch.testing.assert_close(logits.softmax(1), expected.probabilities)
+    if plan:  # samples stop at different steps, which the program has to honour
+        assert len(expected.solver_steps.unique()) > 1
+    if len(plan) > 1:
+        export_parts(predictor, tmp_path)
+        (again,) = open_torch(tmp_path / "answer.pt2")(images=images)
+        torch.testing.assert_close(again, logits)
+
+
+def test_what_a_plan_does_not_fix_is_no_single_program() -> None:
+    model = shared_model()
+    per_sample = PlanPolicy([(1,), (2,)])
+    in_portions = {"iterations_per_action": 2}
+    for policy, options in ((per_sample, {}), (PlanPolicy((1,)), in_portions)):
+        predictor = DynaLayPredictor(model, policy, penalty=0.1, **options)
+        assert "answer" not in {part.name for part in parts_of(predictor)}

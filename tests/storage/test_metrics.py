@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from dynalay_gym.storage import metrics
-from dynalay_gym.storage.metrics import MetricWriter, last_step, run_metadata
+from dynalay_gym.storage.metrics import (
+    MetricWriter,
+    last_step,
+    read_scalars,
+    run_metadata,
+)
 
 
 def read_events(folder: Path) -> Any:
@@ -188,3 +193,14 @@ def test_a_pipe_in_place_of_the_metrics_is_not_waited_for(tmp_path: Path) -> Non
     with MetricWriter(tmp_path, {"metrics.jsonl": 0}) as writer:
         writer.scalar("a", 1.0, 1)
     assert [line["a"] for line in read_lines(tmp_path)] == [1.0]
+
+
+def test_curves_are_read_back_and_what_is_damaged_is_left_out(tmp_path: Path) -> None:
+    assert read_scalars(tmp_path) == {}
+    with MetricWriter(tmp_path) as writer:
+        writer.scalars({"a": 1, "b": 0.5}, 10)
+        writer.scalars({"a": float("nan"), "b": 0.25}, 20)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('[3]\n{"a": 1.0}\n{"step": 30, "a": "x", "b": 1e999}\n{"step": 4')
+    assert read_scalars(tmp_path) == {"a": [(10, 1.0)], "b": [(10, 0.5), (20, 0.25)]}
+    assert last_step(tmp_path) == 30

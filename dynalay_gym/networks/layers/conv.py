@@ -64,10 +64,10 @@ class StateLayer(ConvLayer):
     """The paper's form: ``z = relu(u + W z)`` with ``u = Norm(U y_below)``.
 
     The plain application is one step from zero, ``relu(u)``; with W = 0 the layer is an
-    ordinary convolution, so both share their weights.
+    ordinary convolution, so both share their weights. The other arguments are those of
+    `ConvLayer`.
 
     Args:
-        below, channels, stride, num_patterns: See `ConvLayer`.
         kappa: Bound of ||W||, in (0, 1).
 
     References:
@@ -102,10 +102,10 @@ class WideStreamLayer(ConvLayer):
     ``u = Norm(U y_below)``; plain: ``y = relu(u)``, h = 0. Iterating:
     ``x = Norm(B pool(relu(u)) + D h_below)``, ``h = relu(x + A h)`` to its fixed point,
     ``y = relu(u + upsample(Norm(C h)))``. The joint map of (y, h) is block triangular,
-    so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free.
+    so ``||A|| <= kappa < 1`` makes it a contraction in h; B, C and D stay free. The
+    other arguments are those of `ConvLayer`.
 
     Args:
-        below, channels, stride, num_patterns: See `ConvLayer`.
         below_hidden: Channels and side in pixels of the hidden stream below.
         hidden: Channels Ch of h.
         pool: Ratio of the sides of y and h.

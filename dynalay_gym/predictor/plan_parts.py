@@ -1,0 +1,98 @@
+"""A whole predictor of a main network as one part, where its policy is one plan.
+
+Which layers are iterated is known beforehand then. A solve becomes a loop of as many
+steps as it may take, in which a sample stays as it is once it has converged: the same
+values, without the time that stopping early saves.
+
+Axes: n images [n, C, H, W], K classes.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.fixed_point.layers import FixedPointLayer
+from dynalay_gym.fixed_point.progress import SolveResult, SolverStatus
+from dynalay_gym.fixed_point.solve import SolverConfig
+from dynalay_gym.networks.policy import NOP, PlanPolicy, Policy
+from dynalay_gym.predictor.main_parts import Iteration
+from dynalay_gym.predictor.parts import Part, example
+from dynalay_gym.sessions.torch_session import TorchSession
+
+
+class StaticSolve(nn.Module):
+    """Stands where a layer has its recurrence, and takes the same steps for all.
+
+    Args:
+        layer: The recurrent map, frozen.
+        max_steps: Steps of every solve.
+    """
+
+    def __init__(self, layer: FixedPointLayer, max_steps: int) -> None:
+        super().__init__()
+        self.iteration, self.max_steps = Iteration(layer), max_steps
+
+    def solve(
+        self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
+    ) -> SolveResult:
+        """Iterate from z0 with the injected input x, both [n, C, H, W]."""
+        assert solver is not None, "a network gives its own"
+        z = torch.relu(x) if z0 is None else z0
+        residual = torch.ones_like(x[:, 0, 0, 0])
+        steps = torch.zeros_like(residual, dtype=torch.int64)
+        goes_on = torch.ones_like(residual, dtype=torch.bool)
+        for _ in range(self.max_steps):
+            new, found = self.iteration(z, x)
+            z = torch.where(goes_on[:, None, None, None], new, z)
+            residual = torch.where(goes_on, found, residual)
+            steps = steps + goes_on
+            goes_on = goes_on & (residual >= solver.rtol)
+        status = goes_on * int(SolverStatus.MAX_STEPS)
+        return SolveResult(z, residual, steps, status)
+
+
+class Answer(nn.Module):
+    """A network in one of its states: images [n, C, H, W] to logits [n, K].
+
+    Args:
+        session: The network and the options of its solves.
+        state_id: The state.
+    """
+
+    def __init__(self, session: TorchSession, state_id: int) -> None:
+        super().__init__()
+        self.network, self.state_id = copy.deepcopy(session.network), state_id
+        self.solver, steps = session.solver, session.options["max_steps"]
+        layers = self.network.main_layers
+        each = (steps,) * len(layers) if isinstance(steps, int) else steps
+        for layer, most in zip(layers, each, strict=True):
+            recurrence = layer.recurrence
+            assert isinstance(recurrence, FixedPointLayer)
+            layer.recurrence = StaticSolve(recurrence, most)  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images."""
+        return self.network.forward_path(images, self.state_id, self.solver)
+
+
+def plan_parts(session: TorchSession, policy: Policy) -> list[Part]:
+    """Return the predictor as one part; none if it cannot be.
+
+    Args:
+        session: The network, on the CPU.
+        policy: It has to be one plan for all inputs, of whole solves, and the network
+            one whose layers convolve.
+    """
+    convolves = all(
+        isinstance(layer.recurrence, FixedPointLayer)
+        for layer in session.network.main_layers
+    )
+    is_plan = isinstance(policy, PlanPolicy) and not policy.per_sample
+    if not is_plan or not convolves or session.options["iterations_per_action"]:
+        return []
+    state_id, plan = 0, policy.actions[0].tolist()  # type: ignore[attr-defined]
+    for action in plan[: plan.index(NOP)]:
+        state_id = int(session.next_state[state_id, action])
+    inputs = {"images": example(*session.network.config.in_shape)}
+    return [Part("answer", Answer(session, state_id), inputs, ("logits",))]
