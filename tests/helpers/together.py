@@ -120,8 +120,11 @@ def everything(those: Processes, folder: Path) -> Found:
     those.largest(0)  # all is written
     found["files"] = sorted(each.name for each in folder.iterdir())
     second = joined("mazes", those)
-    second.load(folder / "rank-0" / "resume")
-    follow(second, None)
+    if those.is_first:
+        second.load(folder / "rank-0" / "resume")
+        run_epochs(second, 2, own / "rest", lambda step, loss: None)
+    else:
+        follow(second, folder / "rank-0")
     found["resumed"] = train(second)
     found["stopped"] = stop(those, folder)
     found["apart"] = part(those)
