@@ -20,7 +20,12 @@ from dynalay_gym.envs.episodes import RowEpisodes
 from dynalay_gym.envs.observation import ALL
 from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
-from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
+from dynalay_gym.errors import (
+    ConfigError,
+    InvalidActionError,
+    ResetNeededError,
+    UnknownArgumentError,
+)
 from dynalay_gym.sessions.features import squash
 from dynalay_gym.utils.ranges import Rows, check_value
 
@@ -67,7 +72,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         _check_choice("autoreset_mode", mode, modes)
         self.config = EnvConfig.from_kwargs(config)
         if self.config.transitions == "table" and render_mode is not None:
-            raise ConfigError(
+            raise UnknownArgumentError(  # SB3's make_vec_env then leaves it out
                 'a table cannot be rendered; use render_mode=None or transitions="live"'
             )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
