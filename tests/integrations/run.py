@@ -15,6 +15,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -84,11 +85,12 @@ def make_environment(library: str) -> Path:
 
 def table(path: Path) -> str:
     """Return the newest rows of a file as a Markdown table, a line per algorithm."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, int], dict[str, Any]]] = {}
     for row in map(json.loads, path.read_text("utf-8").splitlines()):
         name = f"{row['library']} {row['version']}", row["algorithm"]
-        rows.setdefault(name, {})[row["task"]] = row
-    return "\n".join([HEAD, *(line(*name, rows[name]) for name in rows)])
+        found.setdefault(name, {})[row["task"], row["seed"]] = row
+    lines = [line(*name, [*rows.values()]) for name, rows in sorted(found.items())]
+    return "\n".join([HEAD, *lines])
 
 
 HEAD = (
@@ -97,16 +99,25 @@ HEAD = (
 )
 
 
-def line(library: str, algorithm: str, tasks: dict[str, Any]) -> str:
-    """Return the line of a table for one algorithm, given its row for each task."""
-    first = next(iter(tasks.values()))
+def line(library: str, algorithm: str, rows: list[dict[str, Any]]) -> str:
+    """Return the line of a table for one algorithm, given its rows."""
     cells = [library, algorithm]
-    cells += [str(first[key]) for key in ("lines_changed", "autoreset", "transitions")]
-    cells += [str(len(set().union(*(row["warnings"] for row in tasks.values()))))]
-    found = [tasks.get(name) for name in ("digits", "maze")]
-    cells += [f"{row['returns']['learned']:.4f}" if row else "–" for row in found]
-    cells += [", ".join(str(row["cpu_seconds"]) if row else "–" for row in found)]
+    shown = ("lines_changed", "autoreset", "transitions")
+    cells += [str(rows[0][key]) for key in shown]
+    cells += [str(len(set().union(*(row["warnings"] for row in rows))))]
+    tasks = [
+        [row for row in rows if row["task"] == name] for name in ("digits", "maze")
+    ]
+    cells += [mean([row["returns"]["learned"] for row in each]) for each in tasks]
+    cells += [", ".join(str(each[0]["cpu_seconds"]) if each else "–" for each in tasks)]
     return f"| {' | '.join(cells)} |"
+
+
+def mean(values: list[float]) -> str:
+    """Return a mean, with the standard deviation where there are several seeds."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else "–"
+    return f"{fmean(values):.4f} ± {stdev(values):.4f}"
 
 
 if __name__ == "__main__":

@@ -36,15 +36,17 @@ def test_the_common_versions_are_those_that_the_package_allows() -> None:
         assert versions[requirement.name] in requirement.specifier, requirement
 
 
-def test_the_newest_row_of_each_training_is_shown(tmp_path: Path) -> None:
+def test_the_newest_rows_of_each_training_are_shown(tmp_path: Path) -> None:
     row = {"library": "a", "version": "1", "algorithm": "PPO", "task": "digits"}
-    row |= {"lines_changed": 0, "autoreset": "none", "transitions": "table"}
+    row |= {"lines_changed": 0, "autoreset": "none", "transitions": "table", "seed": 0}
     row |= {"warnings": ["w"], "cpu_seconds": 12, "returns": {"learned": 0.25}}
-    rows = [row, row | {"returns": {"learned": 0.5}}, row | {"task": "maze"}]
+    newer = row | {"returns": {"learned": 0.5}}
+    rows = [row, newer, newer | {"seed": 1}, row | {"task": "maze"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{json.dumps(each)}\n" for each in rows))
-    last = table(path).splitlines()[-1]
-    assert last == "| a 1 | PPO | 0 | none | table | 1 | 0.5000 | 0.2500 | 12, 12 |"
+    cells = "0.5000 ± 0.0000 | 0.2500 | 12, 12"
+    last = f"| a 1 | PPO | 0 | none | table | 1 | {cells} |"
+    assert table(path).splitlines()[-1] == last
 
 
 def test_unknown_libraries_are_refused() -> None:

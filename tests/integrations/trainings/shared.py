@@ -117,13 +117,14 @@ def main(library: str, trainings: dict[str, Training], release: str = "") -> Non
     parser.add_argument("--tasks", nargs="+", choices=IDS, default=list(IDS))
     parser.add_argument("--algorithms", nargs="+", default=list(trainings))
     parser.add_argument("--decisions", type=int, default=50_000)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     about = {"library": library, "version": release or version(library)}
     for algorithm in args.algorithms:
         for name in args.tasks:
             training = trainings[algorithm]
             options = {"transitions": training.transitions}
-            task = Task(IDS[name], options, args.decisions)
+            task = Task(IDS[name], options, args.decisions, args.seed)
             row = about | {"algorithm": algorithm, "task": name}
             row |= measure(training, task)
             print(row, flush=True)
