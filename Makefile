@@ -12,10 +12,10 @@ PYTEST := pytest -n auto --maxprocesses 8 --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-plain test-lowest package lint format docs digits bench clean
+.PHONY: help venv demo test test-plain test-lowest package lint format docs digits bench integrations clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Set up the virtual environment (VENV=.venv PYTHON=python3)
 
@@ -72,6 +72,9 @@ digits: $(STAMP) ## Retrain the digits network that ships with the package
 bench: $(STAMP) ## Measure speed on this machine (BENCH=--quick for a first look)
 	$(BIN)/python -m benchmarks.speed.run $(BENCH)
 
+integrations: ## Train with other RL libraries, each in .venvs/ (LIBRARY=skrl for one)
+	$(PYTHON) tests/integrations/run.py $(LIBRARY)
+
 clean: ## Remove the virtual environment, caches and build folders; runs/ and data/ stay
-	rm -rf $(VENV) $(LOWEST) $(PACKAGED) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(PACKAGED) .venvs build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ class ConfigError(DynaLayError, ValueError):
 
 
 class UnknownArgumentError(ConfigError, TypeError):
-    """A keyword that nobody knows: a TypeError, as for any function in Python."""
+    """A keyword that nobody knows, or that another rules out: a TypeError, too."""
 
 
 class DataError(DynaLayError):

@@ -274,3 +274,9 @@ def _replay(
         "state_ids": reached,
         "finished": (last_action == 0) | (decisions == most),
     }
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ConfigError unless a value is one of some choices."""
+    if value not in choices:
+        raise ConfigError(f"unknown {name} {value!r}; choose one of {list(choices)}")

@@ -14,13 +14,23 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynalay_gym.envs.checks import ResetOptions, Seed, check_actions, check_state
+from dynalay_gym.envs.checks import (
+    ResetOptions,
+    Seed,
+    check_actions,
+    check_choice,
+    check_state,
+)
 from dynalay_gym.envs.config import EnvConfig, EnvProperties, make_problem
 from dynalay_gym.envs.episodes import RowEpisodes
 from dynalay_gym.envs.observation import ALL
 from dynalay_gym.envs.process import INFO_KEYS, DecisionProblem, LiveProcess
 from dynalay_gym.envs.table import make_process
-from dynalay_gym.errors import ConfigError, InvalidActionError, ResetNeededError
+from dynalay_gym.errors import (
+    InvalidActionError,
+    ResetNeededError,
+    UnknownArgumentError,
+)
 from dynalay_gym.sessions.features import squash
 from dynalay_gym.utils.ranges import Rows, check_value
 
@@ -60,14 +70,14 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         **config: Any,
     ) -> None:
         check_value("num_envs", num_envs, Rows)
-        _check_choice("output", output, OUTPUTS)
-        _check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        check_choice("output", output, OUTPUTS)
+        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         modes = tuple(mode.value for mode in AutoresetMode)
         mode = getattr(autoreset_mode, "value", autoreset_mode)
-        _check_choice("autoreset_mode", mode, modes)
+        check_choice("autoreset_mode", mode, modes)
         self.config = EnvConfig.from_kwargs(config)
         if self.config.transitions == "table" and render_mode is not None:
-            raise ConfigError(
+            raise UnknownArgumentError(  # SB3's make_vec_env then leaves it out
                 'a table cannot be rendered; use render_mode=None or transitions="live"'
             )
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -341,9 +351,3 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         # Most is where it should be; to ask costs less than `to` does.
         return tensor if tensor.device == self._device else tensor.to(self._device)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise ConfigError unless a value is one of some choices."""
-    if value not in choices:
-        raise ConfigError(f"unknown {name} {value!r}; choose one of {list(choices)}")

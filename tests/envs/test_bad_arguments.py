@@ -69,6 +69,21 @@ def test_a_bad_argument_is_refused_in_one_line(
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"nonsense": 3}, "unexpected keyword argument 'nonsense'"),
+        ({"transitions": "table", "render_mode": "rgb_array"}, "cannot be rendered"),
+    ],
+)
+def test_a_keyword_that_does_not_fit_is_a_type_error(
+    config: dict[str, Any], message: str
+) -> None:
+    """TorchRL's GymEnv and SB3's make_vec_env try keywords, and leave these out."""
+    with pytest.raises(TypeError, match=message):
+        gym.make(ID, **config)
+
+
 @pytest.mark.parametrize("num_envs", ROWS)
 def test_rows_that_are_no_number_or_too_many_are_refused(num_envs: Any) -> None:
     mode = VectorizeMode.VECTOR_ENTRY_POINT
