@@ -275,11 +275,7 @@ class DynaLayVectorEnv(EnvProperties, VectorEnv):
         return (getattr(self, name),) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute, such as `penalty_scale`; the rows share it.
-
-        Raises:
-            AttributeError: There is none of this name, or it cannot be set.
-        """
+        """Set an attribute, which the rows share; AttributeError if there is none."""
         if not hasattr(self, name):
             raise AttributeError(f"the environment has no attribute {name!r}")
         setattr(self, name, values)
