@@ -1,6 +1,8 @@
-"""A whole predictor of a main network as one part, where its policy is one plan.
+"""Where a plan leads a main network, as one part.
 
-Which layers are iterated is known beforehand then. A solve becomes a loop of as many
+Which layers are iterated is known beforehand then. Under a `PlanPolicy` the part is the
+whole predictor, under a `MaxProbPolicy` what answers the inputs that the plain pass is
+not sure of. A solve becomes a loop of as many
 steps as it may take, in which a sample stays as it is once it has converged: the same
 values, without the time that stopping early saves.
 
@@ -77,12 +79,12 @@ class Answer(nn.Module):
 
 
 def plan_parts(session: TorchSession, policy: Policy) -> list[Part]:
-    """Return the predictor as one part; none if it cannot be.
+    """Return the part that answers at the end of a policy's plan; none if it cannot be.
 
     Args:
-        session: The network, on the CPU.
-        policy: It has to be one plan for all inputs, of whole solves, and the network
-            one whose layers convolve.
+        session: The network, on the CPU. Its layers have to convolve, and its solves to
+            be whole ones.
+        policy: Has to have one plan for all inputs.
     """
     convolves = all(
         isinstance(layer.recurrence, FixedPointLayer)

@@ -21,7 +21,7 @@ from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.agent_net import AgentNet
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.predictor.export import export_parts, parts_of
-from dynalay_gym.predictor.policies import NetworkPolicy
+from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 
@@ -146,6 +146,25 @@ def test_a_plan_is_one_program(plan: tuple[int, ...], tmp_path: Path) -> None:
         export_parts(predictor, tmp_path)
         (again,) = open_torch(tmp_path / "answer.pt2")(images=images)
         torch.testing.assert_close(again, logits)
+
+
+def test_a_confidence_rule_is_two_programs() -> None:
+    """The plain pass, and where the plan leads for those who are not sure."""
+    blank = DynaLayPredictor(shared_model(), PlanPolicy(()), penalty=0.1)
+    images = torch.randn(40, *tiny_config().in_shape)
+    threshold = float(blank.infer(images).probabilities.max(1).values.median())
+    column = blank.observation_layout["max_prob"].start
+    rule = MaxProbPolicy(column, plan=(1, 2), thresholds=[threshold])
+    predictor = DynaLayPredictor(shared_model(), rule, penalty=0.1)
+    parts = {part.name: part.module for part in parts_of(predictor)}
+    with torch.no_grad():
+        logits, _ = parts["plain"](images, torch.zeros(40))
+        unsure = logits.softmax(1).max(1).values < threshold
+        assert 15 <= unsure.sum() <= 25
+        logits[unsure] = parts["answer"](images[unsure])
+    expected = predictor.infer(images)
+    assert torch.equal(unsure, expected.decisions > 1)
+    torch.testing.assert_close(logits.softmax(1), expected.probabilities)
 
 
 def test_what_a_plan_does_not_fix_is_no_single_program() -> None:
