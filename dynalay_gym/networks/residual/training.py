@@ -111,8 +111,9 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         for number, block in enumerate(self.network.blocks, start=1):
             iterates = number in iterated
             if rate > 0:
-                drawn = draw_uniform(self.config.batch_size, self.generator)
-                kept = drawn[self.processes.part(len(drawn))] >= rate
+                whole = len(x) * self.processes.size
+                drawn = draw_uniform(whole, self.generator)
+                kept = drawn[self.processes.part(whole)] >= rate
                 x = mask_block(block, x, kept.to(x), iterates=iterates)
             else:
                 x = block(x, iterates)
