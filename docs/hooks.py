@@ -29,6 +29,7 @@ API = (
     "evaluation",
     "integrations",
     "predictor",
+    "report",
     "cotraining",
     "testing",
 )

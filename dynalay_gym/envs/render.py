@@ -4,7 +4,7 @@ Pictures need a network that is `Inspectable`; of activations only maps [C, H, W
 drawn. Pillow draws them in a few milliseconds, so that an episode can be watched.
 """
 
-from math import ceil, floor, log10
+from math import ceil, floor, isfinite, log10
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,9 +127,9 @@ def _plot_residuals(
     """Draw each layer's residual after each iteration, in decades."""
     draw.rectangle(box, outline="grey")
     known = {
-        name: [log10(max(x, _LOWEST)) for x in curve]
+        name: [log10(max(x, _LOWEST)) for x in curve if isfinite(x)]
         for name, curve in curves.items()
-        if curve
+        if any(map(isfinite, curve))
     }
     if not known:
         return
@@ -181,11 +181,12 @@ def _residual_curves(process: LiveProcess, row: int) -> dict[str, list[float]]:
 
 def _probabilities(process: LiveProcess, row: int) -> Tensor:
     logits = process.session.logits(process.state, _index(process, row))
-    return logits[0].softmax(0)
+    return logits[0].softmax(0).nan_to_num()
 
 
 def displayable(image: Tensor) -> np.ndarray:
     """Return an image [C, H, W] stretched to uint8 [H, W, 3], or to grey [H, W]."""
+    image = image.nan_to_num()
     low, high = image.min(), image.max()
     stretched = 255 * (image - low) / (high - low).clamp(min=1e-6)
     if len(image) != 3:

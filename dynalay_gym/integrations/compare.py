@@ -1,5 +1,7 @@
 """One call from a policy of one's own to the table with all reference policies."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import gymnasium as gym
 
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import load_split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation import comparison, figures, tables
 from dynalay_gym.integrations.policies import as_policy
 from dynalay_gym.storage.io import make_run_dir, write_json
@@ -55,12 +58,13 @@ def compare(
             ``<log_dir>/<dataset>/<name>/<k>``, as ``results.json`` and for TensorBoard;
             None writes nothing.
         seed: Seed of the random policies.
-        **config: Further arguments of the environment; see `EnvConfig`.
+        **config: Further arguments of the environment but its split; see `EnvConfig`.
 
     Raises:
         DynaLayError: An argument is wrong, or files are missing.
     """
     env_id, policy = dataset_spec(dataset).env_id, as_policy(policy, name)
+    _check(policy.name, config)
     how: Any = {"autoreset_mode": "Disabled", "num_envs": _ROWS} | config
     test, validation = (
         gym.make_vec(env_id, split=split, **how) for split in ("test", "validation")
@@ -68,6 +72,8 @@ def compare(
     base: Any = test.unwrapped
     penalty = base.penalty_range[0]
     results = comparison.compare(policy, test, validation, penalty, seed)
+    if policy.name in [result.policy for result in results[1:]]:
+        raise ConfigError(f"{policy.name!r} is a reference policy; give another name=")
     files = {key: how[key] for key in ("data_dir", "download") if key in how}
     split = load_split(dataset, "test", **files)
     rows = tables.make_rows(results, split.groups.numpy())
@@ -84,3 +90,16 @@ def compare(
         writer.scalars(results[0].scalars("eval"), 0)
         writer.hparams(options, results[0].scalars("hparam"))
     return Comparison(title, rows, folder)
+
+
+def _check(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a name that is no folder's, and for a split."""
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
+        raise ConfigError(
+            f"{name!r} names a folder: give a name= of letters, digits, ., +, - and _"
+        )
+    if "split" in config:
+        raise ConfigError(
+            "policies are compared on the test split, and those with a threshold tuned "
+            "on the validation split; leave split out"
+        )

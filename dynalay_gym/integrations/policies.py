@@ -51,20 +51,26 @@ def as_policy(given: Any, name: str | None = None) -> Policy:
     """Return what was made elsewhere as a policy.
 
     Args:
-        given: A `Policy`, as it is; a model with ``predict``, as those of
-            Stable-Baselines3 are, asked for deterministic actions; a
+        given: A `Policy`, as it is, under its own name; a model with ``predict``, as
+            those of Stable-Baselines3 are, asked for deterministic actions; a
             ``torch.nn.Module`` that maps observations [N, D] to scores [N, A], of which
             the highest allowed one is taken; or any function of observations that
             returns N actions.
-        name: Label in tables; that of the class or function if None.
+        name: Label in tables; that of the class or function if None. A lambda has none:
+            it is called "policy".
 
     Raises:
         ConfigError: It is none of these.
     """
     if callable(getattr(given, "act", None)):
+        if not all(hasattr(given, part) for part in ("name", "macs_per_decision")):
+            raise ConfigError(
+                f"{brief(given)} has act(), and needs name and macs_per_decision, too"
+            )
         policy: Policy = given
         return policy
-    label: str = name or getattr(given, "__name__", "") or type(given).__name__
+    own = getattr(given, "__name__", type(given).__name__)
+    label: str = name or ("policy" if own == "<lambda>" else own)
     if callable(getattr(given, "predict", None)):
 
         def predict(observations: Any) -> Any:

@@ -75,7 +75,7 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
                 "predictor (save) and load it where it is needed"
             )
         parts = main_parts(session.network, predictor.penalty_unit)
-        parts += plan_parts(session, predictor.policy)
+        parts += plan_parts(session, predictor.policy, predictor.max_decisions)
     elif isinstance(session, SkipSession):
         if session.action_names != ACTION_NAMES:
             raise ConfigError(

@@ -2,9 +2,9 @@
 
 Which layers are iterated is known beforehand then. Under a `PlanPolicy` the part is the
 whole predictor, under a `MaxProbPolicy` what answers the inputs that the plain pass is
-not sure of. A solve becomes a loop of as many
-steps as it may take, in which a sample stays as it is once it has converged: the same
-values, without the time that stopping early saves.
+not sure of. A solve becomes a loop of as many steps as it may take, in which a sample
+stays as it is once it has converged: the same values, without the time that stopping
+early saves.
 
 Axes: n images [n, C, H, W], K classes.
 """
@@ -78,13 +78,14 @@ class Answer(nn.Module):
         return self.network.forward_path(images, self.state_id, self.solver)
 
 
-def plan_parts(session: TorchSession, policy: Policy) -> list[Part]:
+def plan_parts(session: TorchSession, policy: Policy, max_decisions: int) -> list[Part]:
     """Return the part that answers at the end of a policy's plan; none if it cannot be.
 
     Args:
         session: The network, on the CPU. Its layers have to convolve, and its solves to
             be whole ones.
         policy: Has to have one plan for all inputs.
+        max_decisions: Decisions after which the predictor answers.
     """
     convolves = all(
         isinstance(layer.recurrence, FixedPointLayer)
@@ -94,7 +95,7 @@ def plan_parts(session: TorchSession, policy: Policy) -> list[Part]:
     if not is_plan or not convolves or session.options["iterations_per_action"]:
         return []
     state_id, plan = 0, policy.actions[0].tolist()  # type: ignore[attr-defined]
-    for action in plan[: plan.index(NOP)]:
+    for action in plan[: plan.index(NOP)][:max_decisions]:
         state_id = int(session.next_state[state_id, action])
     inputs = {"images": example(*session.network.config.in_shape)}
     return [Part("answer", Answer(session, state_id), inputs, ("logits",))]

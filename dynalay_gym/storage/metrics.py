@@ -90,24 +90,27 @@ class MetricWriter:
     ) -> None:
         """Record the options of the run and its results.
 
-        TensorBoard has a column for each option that one of the runs knows, whichever
-        it comes across first: give all runs the same ``known``.
+        TensorBoard's columns are the ``known`` options of the first run that it comes
+        across with any: give all of them the same, or, as for a run that is to appear
+        beside others, none.
 
         Args:
             options: Options of the run. What is no number, truth value or string is
                 recorded as its text, and so is what is none of these in ``known``.
             metrics: Results, under tags that no curve uses.
             step: Where the results stand on the time axis.
-            known: Options that any run can have, with values of their types.
+            known: Options that any run can have, with values of their types; None
+            leaves the columns to other runs.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        known = known or {}
-        own = {name: _simple(x, known.get(name, x)) for name, x in options.items()}
-        every = {name: _simple(x, x) for name, x in known.items()} | own
+        models = known or {}
+        own = {name: _simple(x, models.get(name, x)) for name, x in options.items()}
+        every = {name: _simple(x, x) for name, x in models.items()} | own
         results = {tag: float(value) for tag, value in metrics.items()}
         file: Any = self._board.file_writer
-        file.add_summary(hparams(every, results)[0], step)  # the columns
+        if known is not None:
+            file.add_summary(hparams(every, results)[0], step)  # the columns
         for summary in hparams(own, results)[1:]:  # start and end of this run
             file.add_summary(summary, step)
         for tag, value in results.items():

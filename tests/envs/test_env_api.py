@@ -691,6 +691,18 @@ def test_a_frame_shows_how_probable_answers_are() -> None:
     assert widths / widths.sum() == pytest.approx(expected, abs=0.04)
 
 
+def test_numbers_that_are_not_finite_are_left_out_of_a_frame() -> None:
+    env = make_single(render_mode="rgb_array")
+    env.reset(seed=0)
+    env.step(1)
+    before = env.render()
+    session = env._row.process.session
+    curves = {"layer 1": [0.5, float("nan"), float("inf")], "layer 2": [float("nan")]}
+    session.residual_curves = lambda state, row: curves
+    session.logits = lambda state, rows: torch.full((1, 10), torch.nan)
+    assert env.render().shape == before.shape
+
+
 def test_colour_images_can_be_drawn() -> None:
     config = tiny_config(in_shape=(3, 8, 8))
     env = DynaLayEnv(

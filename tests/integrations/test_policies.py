@@ -59,6 +59,9 @@ def test_a_network_scores_actions() -> None:
 def test_a_policy_is_taken_as_it_is() -> None:
     policy = PlanPolicy((1, 2))
     assert as_policy(policy) is policy
+    assert as_policy(lambda seen: seen).name == "policy"
+    with pytest.raises(ConfigError, match="needs name and macs_per_decision"):
+        as_policy(type("Half", (), {"act": second}))
     with pytest.raises(ConfigError, match="no policy"):
         as_policy(3)
 
@@ -133,6 +136,24 @@ def test_one_call_makes_the_table_and_its_files(tmp_path: Path) -> None:
     stored = json.loads((found.folder / "results.json").read_text("utf-8"))
     assert stored["policies"] == found.rows
     assert any(found.folder.glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "a/b"}, "names a folder"),
+        ({"name": ".."}, "names a folder"),
+        ({"name": "nop"}, "'nop' is a reference policy"),
+        ({"split": "validation"}, "leave split out"),
+        ({"colour": 1}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_what_cannot_be_compared(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dynalay_gym.compare(second, "digits", log_dir=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_written_without_a_folder(

@@ -148,6 +148,18 @@ def test_a_plan_is_one_program(plan: tuple[int, ...], tmp_path: Path) -> None:
         torch.testing.assert_close(again, logits)
 
 
+def test_a_plan_ends_where_the_predictor_has_to_answer() -> None:
+    policy, images = PlanPolicy((1, 3, 2)), torch.randn(9, *tiny_config().in_shape)
+    for most in (1, 2):
+        predictor = DynaLayPredictor(
+            shared_model(), policy, penalty=0.1, max_decisions=most
+        )
+        (part,) = (part for part in parts_of(predictor) if part.name == "answer")
+        with torch.no_grad():
+            found = part.module(images).softmax(1)
+        torch.testing.assert_close(found, predictor.infer(images).probabilities)
+
+
 def test_a_confidence_rule_is_two_programs() -> None:
     """The plain pass, and where the plan leads for those who are not sure."""
     blank = DynaLayPredictor(shared_model(), PlanPolicy(()), penalty=0.1)

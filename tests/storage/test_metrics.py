@@ -93,6 +93,14 @@ def test_hparams_of_all_runs_have_the_same_columns(tmp_path: Path) -> None:
     assert start.hparams["limit"].string_value == "0.25"
 
 
+def test_a_run_beside_others_leaves_the_columns_to_them(tmp_path: Path) -> None:
+    with MetricWriter(tmp_path) as writer:
+        writer.hparams({"algo": "mine"}, {"final/accuracy": 0.5})
+    names = read_events(tmp_path).summary_metadata
+    assert "_hparams_/session_start_info" in names
+    assert "_hparams_/experiment" not in names
+
+
 def hparams_of(events: Any, name: str) -> Any:
     """Return what is stored for the table of runs under a name."""
     from tensorboard.plugins.hparams import plugin_data_pb2
