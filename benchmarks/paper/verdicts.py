@@ -2,10 +2,10 @@
 
     python -m benchmarks.paper.verdicts --folder paper --dataset digits
 
-Of each claim's numbers per seed (see `benchmarks.paper.relations`) the mean gets a 95 %
-interval by Student's t. The claim holds if all of it is above 0, and does not hold if
-all of it is below. Otherwise there is not enough evidence, nor is there where all seeds
-agree to the last digit, as whole numbers do.
+Of each claim's numbers per seed (see `benchmarks.paper.relation_values`) the mean gets
+a 95 % interval by Student's t. The claim holds if all of it is above 0, and does not
+hold if all of it is below. Otherwise there is not enough evidence, nor is there where
+all seeds agree to the last digit, as whole numbers do.
 """
 
 import json
