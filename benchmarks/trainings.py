@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 
 from dynalay_gym.cotraining.new_training import AnyTrainer
+from dynalay_gym.networks.wrapped.training import WrappedTrainer
 
 
 def train_to_end(
-    trainer: AnyTrainer, after_epoch: Callable[[], None] = lambda: None
+    trainer: AnyTrainer | WrappedTrainer,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> float:
     """Take all epochs of a fresh training; return the processor's minutes.
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from dynalay_gym.data.splits import Split
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.checkpoint import Network
+from dynalay_gym.networks.wrapped.network import WrappedNetwork
 from dynalay_gym.storage.io import plain
 from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
 from dynalay_gym.storage.training_state import (
@@ -82,7 +83,7 @@ class TrainingFacts:
     options: dict[str, Any]
 
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=Network | WrappedNetwork)
 ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 
 

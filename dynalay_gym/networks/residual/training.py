@@ -8,23 +8,25 @@ References:
 """
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from msgspec import Meta
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block
-from dynalay_gym.networks.trainer import Trainer, TrainerConfig
+from dynalay_gym.networks.trainer import NetworkT, Trainer, TrainerConfig
 from dynalay_gym.utils.ranges import BatchSize, LearningRate, NotNegative, Share
 
 _PEAK_AT = 0.25  # share of the training after which the learning rate falls
 _LARGEST_SHIFT = 4
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,12 @@ class ResidualTrainingConfig(TrainerConfig):
     distillation: Share = 0.0
 
 
-class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
+class SkippingTrainer(Trainer[NetworkT, ResidualTrainingConfig]):
     """Nesterov SGD on cross-entropy; the learning rate rises and falls linearly.
 
     Args:
-        network: Residual network, on its device. With distillation its answers are
-            taught: give the same one again to resume.
+        network: Network with blocks that can be skipped, on its device. With
+            distillation its answers are taught: give the same one again to resume.
         data: The main split, on the same device.
         config: Options.
 
@@ -65,10 +67,8 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
         ConfigError: A batch is larger than the split.
     """
 
-    kind = "residual-training"
-
     def __init__(
-        self, network: ResidualNetwork, data: Split, config: ResidualTrainingConfig
+        self, network: NetworkT, data: Split, config: ResidualTrainingConfig
     ) -> None:
         network.to(memory_format=torch.channels_last)
         self._teacher = open_copy(network) if config.distillation > 0 else None
@@ -102,29 +102,46 @@ class ResidualTrainer(Trainer[ResidualNetwork, ResidualTrainingConfig]):
             taught = self._teacher(images).float()
         return right.lerp(divergence(logits, taught), self.config.distillation)
 
+    @abstractmethod
     def _answer(self, images: Tensor) -> Tensor:
-        """Return logits [n, K] with some blocks left out, and some iterated."""
-        x, rate = self.network.stem(images), self.config.skip_rate
-        if rate > 0:
-            rate *= float(draw_uniform(1, self.generator))
-        iterated = draw_iterated(self.network.config.iterated, self.generator)
-        for number, block in enumerate(self.network.blocks, start=1):
-            iterates = number in iterated
-            if rate > 0:
-                whole = len(x) * self.processes.size
-                drawn = draw_uniform(whole, self.generator)
-                kept = drawn[self.processes.part(whole)] >= rate
-                x = mask_block(block, x, kept.to(x), iterates=iterates)
-            else:
-                x = block(x, iterates)
-        return self.network.answer(x).float()
+        """Return logits [n, K] with some blocks left out."""
+
+    def _draw_rate(self) -> float:
+        """Return the chance of this step that a block is left out for a sample."""
+        rate = self.config.skip_rate
+        return rate * float(draw_uniform(1, self.generator)) if rate > 0 else rate
+
+    def _draw_kept(self, num: int, rate: float) -> Tensor:
+        """Return whether a block runs for each sample of this process, bool [n]."""
+        whole = num * self.processes.size
+        drawn = draw_uniform(whole, self.generator)
+        return drawn[self.processes.part(whole)] >= rate
 
     def rate(self, progress: float) -> float:
         """Return the share of the peak learning rate: a triangle."""
         return min(progress / _PEAK_AT, (1 - progress) / (1 - _PEAK_AT))
 
 
-def open_copy(network: ResidualNetwork) -> ResidualNetwork:
+class ResidualTrainer(SkippingTrainer[ResidualNetwork]):
+    """Trains a residual network, some of whose blocks may be iterated."""
+
+    kind = "residual-training"
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Return logits [n, K] with some blocks left out, and some iterated."""
+        x, rate = self.network.stem(images), self._draw_rate()
+        iterated = draw_iterated(self.network.config.iterated, self.generator)
+        for number, block in enumerate(self.network.blocks, start=1):
+            iterates = number in iterated
+            if rate > 0:
+                kept = self._draw_kept(len(x), rate)
+                x = mask_block(block, x, kept.to(x), iterates=iterates)
+            else:
+                x = block(x, iterates)
+        return self.network.answer(x).float()
+
+
+def open_copy(network: ModuleT) -> ModuleT:
     """Return a copy of a network that answers and does not learn."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 

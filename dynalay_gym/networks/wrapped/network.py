@@ -1,0 +1,365 @@
+"""A network of anybody's whose blocks are run, skipped or iterated.
+
+Axes: n samples, B blocks, K classes. What crosses the cut before a block is a list of
+*values*, the block's input first: each is a tensor with an axis of n samples, or a
+constant.
+"""
+
+import copy
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynalay_gym.errors import ConfigError, brief
+from dynalay_gym.fixed_point.layers import FixedPointLayer
+from dynalay_gym.fixed_point.progress import SolveResult
+from dynalay_gym.fixed_point.solve import fixed_point_iteration
+from dynalay_gym.networks.wrapped.config import Mode, WrapConfig
+from dynalay_gym.networks.wrapped.macs import count_macs
+from dynalay_gym.networks.wrapped.tracing import Function, chain, first_of, trace
+
+Shortcut = str | Callable[[nn.Module, Tensor], Tensor]
+
+
+class Cut(NamedTuple):
+    """What crosses the cut before a block, or what comes out behind the last one.
+
+    Attributes:
+        axes: The axis of samples of each value; None of a constant.
+        shapes: Shape of each for one sample; empty of a constant.
+        constants: Each value as it was found; constants are taken from here.
+    """
+
+    axes: tuple[int | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    constants: tuple[Any, ...]
+
+    def to_rows(self, values: Sequence[Any]) -> list[Tensor]:
+        """Return the tensors among values, each [n, ...]."""
+        pairs = zip(values, self.axes, strict=True)
+        return [value.movedim(axis, 0) for value, axis in pairs if axis is not None]
+
+    def from_rows(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """Return values as the network has them, of tensors [n, ...]."""
+        left = iter(tensors)
+        return [
+            constant if axis is None else next(left).movedim(0, axis)
+            for axis, constant in zip(self.axes, self.constants, strict=True)
+        ]
+
+
+class WrappedNetwork(nn.Module):
+    """Runs anybody's network block by block; ``forward`` is the network itself.
+
+    Args:
+        network: Maps inputs [n, ...] to logits [n, K]. It is copied, and not changed.
+        config: Which blocks, and what can be done with them.
+        example: One or more inputs [n, ...] with the shape and type of all others.
+        shortcuts: What runs in the place of a block that is skipped, by its name: the
+            name of a module, or a function of the block and its input. Without one
+            the block's input is passed on, which must have the shape of its output.
+        stem: Function of the network and its inputs to the first block's input. With
+            `head`, the network's own forward is not looked into; its blocks have to
+            follow each other directly, in the order of ``config.layers``.
+        head: Function of the network and the last block's output to the logits.
+
+    Attributes:
+        names: Names of the blocks, in the order in which they run.
+        choices: What can be done with each block. One that changes the shape of its
+            input, or that is a `FixedPointLayer` (which iterates when it is run), is
+            not iterated.
+        certified: Names of the blocks that are bound to contract, because they are a
+            `FixedPointLayer`. What is known of others is measured.
+        cuts: What crosses the cut before each block.
+        num_classes: Classes K.
+        block_macs: Multiply-adds of each block for one sample, run once; of one
+            iteration if it is a `FixedPointLayer`.
+        shortcut_macs: Of what runs in its place.
+        piece_macs: Of what lies before the first block, between two, and behind the
+            last one; B + 1 entries.
+
+    Raises:
+        ConfigError: A block does not exist, changes the shape, or is not called exactly
+            once; or the network's forward cannot be followed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: WrapConfig,
+        example: Tensor,
+        *,
+        shortcuts: Mapping[str, Shortcut] | None = None,
+        stem: Function | None = None,
+        head: Function | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.network = config, _copy(network)
+        self.in_shape, self.in_dtype = tuple(example.shape[1:]), example.dtype
+        _check_names(self.network, config.layers, shortcuts or {})
+        if (stem is None) != (head is None):
+            raise ConfigError("stem= and head= come together; give both, or neither")
+        if stem is not None and head is not None:
+            traced = chain(config.layers, stem, head)
+        else:
+            traced = trace(self.network, config.layers)
+        self.names, self._calls, self._pieces = traced
+        self._shortcuts = dict(shortcuts or {})
+        self._num_outputs = [0] * len(self.names)  # of blocks that return a tuple
+        self._probe(example)
+
+    @property
+    def certified(self) -> tuple[str, ...]:
+        """Names of the blocks that are bound to contract."""
+        return tuple(name for name in self.names if self._layer(name) is not None)
+
+    def forward(self, inputs: Tensor, skipped: Tensor | None = None) -> Tensor:
+        """Return logits [n, K] of inputs [n, ...].
+
+        Args:
+            inputs: Inputs.
+            skipped: Which blocks each sample skips, bool [n, B]; None skips none. All
+                blocks run nevertheless, so that a normalisation sees the whole batch.
+        """
+        values = self.start(inputs)
+        for level in range(len(self.names)):
+            output = self.run(level, values)
+            if skipped is not None:
+                axis = self.cuts[level].axes[0]
+                shape = [1] * values[0].dim()
+                shape[axis or 0] = -1
+                left_out = self.skip(level, values)
+                y = first_of(output)
+                y = torch.where(skipped[:, level].view(shape), first_of(left_out), y)
+                output = self._as_output(level, y)
+            values = self.advance(level, output, values)
+        return self.answer(values)
+
+    def start(self, inputs: Tensor) -> list[Any]:
+        """Return the values before the first block, for inputs [n, ...]."""
+        return self._pieces[0](self.network, [inputs])
+
+    def run(self, level: int, values: Sequence[Any]) -> Any:
+        """Return what the block at a level (from 0) returns."""
+        x, *carried = values
+        return self._calls[level].run(self.network, self.names[level], x, carried)
+
+    def skip(self, level: int, values: Sequence[Any]) -> Any:
+        """Return what takes the place of a block's output when it is skipped."""
+        name = self.names[level]
+        shortcut = self._shortcuts.get(name)
+        if shortcut is None:
+            y = values[0]
+        elif isinstance(shortcut, str):
+            y = self.network.get_submodule(shortcut)(values[0])
+        else:
+            y = shortcut(self.network.get_submodule(name), values[0])
+        return self._as_output(level, y)
+
+    def iterate(self, level: int, values: Sequence[Any]) -> tuple[Any, SolveResult]:
+        """Iterate a block from its input; return its output, and the solve.
+
+        Whether the iteration contracts is not known beforehand. A sample that does not
+        converge has what the last iteration left, one that diverges its last finite
+        value.
+        """
+        cut, config = self.cuts[level], self.config
+        call, name = self._calls[level], self.names[level]
+
+        def step(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+            given, *carried = cut.from_rows([z, *others])
+            output = call.run(self.network, name, given, carried)
+            new = first_of(output).movedim(cut.axes[0] or 0, 0)
+            aim = x + (new - z) if config.iteration == "residual" else new
+            return z.lerp(aim, config.damping)
+
+        x, *others = cut.to_rows(values)
+        rtol = config.rtol * config.damping  # of the undamped step
+        result = fixed_point_iteration(
+            step, x, x, *others, rtol=rtol, max_steps=config.max_steps
+        )
+        y = result.value.movedim(0, cut.axes[0] or 0)
+        return self._as_output(level, y), result
+
+    def solve(self, level: int, values: Sequence[Any]) -> SolveResult | None:
+        """Solve a block that is a `FixedPointLayer`; None if it is none."""
+        layer = self._layer(self.names[level])
+        return None if layer is None else layer.solve(values[0])
+
+    def advance(self, level: int, output: Any, values: Sequence[Any]) -> list[Any]:
+        """Return the values before the next block; behind the last one, the logits.
+
+        Args:
+            level: Level of the block.
+            output: What it returned.
+            values: The values before it.
+        """
+        return self._pieces[level + 1](self.network, [output, *values[1:]])
+
+    def answer(self, values: Sequence[Any]) -> Tensor:
+        """Return the logits [n, K] among the values behind the last block."""
+        logits: Tensor = values[0]
+        return logits
+
+    def _layer(self, name: str) -> FixedPointLayer | None:
+        block = self.network.get_submodule(name)
+        return block if isinstance(block, FixedPointLayer) else None
+
+    def _as_output(self, level: int, y: Tensor) -> Any:
+        """Return y in the form in which a block returns its output."""
+        num = self._num_outputs[level]
+        return (y, *[None] * (num - 1)) if num else y
+
+    @torch.no_grad()
+    def _probe(self, example: Tensor) -> None:
+        """Run the example, to find shapes and multiply-adds, and what does not fit."""
+        one, few, more = (
+            example[:1].repeat(num, *[1] * (example.dim() - 1)) for num in (1, 2, 3)
+        )
+        alone = self.start(one)
+        values, others = self.start(few), self.start(more)
+        macs = [count_macs(self.start, one)]
+        self.cuts, self.choices = list[Cut](), list[tuple[Mode, ...]]()
+        self.block_macs, self.shortcut_macs = list[int](), list[int]()
+        for level, name in enumerate(self.names):
+            self.cuts.append(_compare(values, others, name))
+            output, other = self.run(level, values), self.run(level, others)
+            if isinstance(output, tuple | list):
+                self._num_outputs[level] = len(output)
+            own = self.run(level, alone)
+            self.choices.append(self._choices(level, values, output))
+            self.block_macs.append(self._count_block(level, alone))
+            skips = "skip" in self.choices[-1]
+            counted = count_macs(self.skip, level, alone) if skips else 0
+            self.shortcut_macs.append(counted)
+            macs.append(count_macs(self.advance, level, own, alone))
+            if self.choices[-1] != ("run",):
+                self._try_one_output(level, values, output)
+            values = self.advance(level, output, values)
+            others = self.advance(level, other, others)
+            alone = self.advance(level, own, alone)
+        self.piece_macs = macs
+        answer, whole = self.answer(values), self.network(few)
+        _check_answer(answer, whole)
+        self.num_classes = answer.shape[1]
+
+    def _count_block(self, level: int, values: Sequence[Any]) -> int:
+        layer = self._layer(self.names[level])
+        if layer is None:
+            return count_macs(self.run, level, values)
+        weight = layer.weight()
+        return count_macs(layer.recur, values[0], weight)
+
+    def _choices(
+        self, level: int, values: Sequence[Any], output: Any
+    ) -> tuple[Mode, ...]:
+        """Return what can be done with a block."""
+        name, modes = self.names[level], self.config.modes
+        is_own = name in self.certified
+        x, y = values[0].shape, first_of(output).shape
+        if x == y:
+            return tuple(m for m in modes if m != "iterate" or not is_own)
+        if name not in self._shortcuts:
+            shapes = f"{tuple(x[1:])} to {tuple(y[1:])}"
+            raise ConfigError(
+                f"block {name!r} maps {shapes} and can be neither skipped nor "
+                "iterated; leave it out of layers, or name what takes its place in "
+                "shortcuts="
+            )
+        passed = first_of(self.skip(level, values)).shape
+        if passed != y:
+            raise ConfigError(
+                f"the shortcut of block {name!r} gives {tuple(passed[1:])}, the block "
+                f"{tuple(y[1:])}; they must agree"
+            )
+        return tuple(m for m in modes if m != "iterate")
+
+    def _try_one_output(self, level: int, values: Sequence[Any], output: Any) -> None:
+        """Check that the network goes on with the first of a block's outputs alone."""
+        try:
+            self.advance(level, self._as_output(level, first_of(output)), values)
+        except Exception as error:
+            raise ConfigError(
+                f"the network uses more than the first output of block "
+                f"{self.names[level]!r}, which is all that there is where it is "
+                "skipped or iterated; leave it out of layers"
+            ) from error
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a network in evaluation mode.
+
+    Of PyTorch's own encoders it does without the nested tensors that these use in
+    evaluation, and not in training, for texts with padding: blocks cannot be run so.
+    """
+    copied = copy.deepcopy(network).eval()
+    for module in copied.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.enable_nested_tensor = module.use_nested_tensor = False
+    return copied
+
+
+def _check_names(
+    network: nn.Module, layers: Sequence[str], shortcuts: Mapping[str, Shortcut]
+) -> None:
+    """Raise ConfigError for blocks that do not exist, or lie in each other."""
+    known = dict(network.named_modules())
+    modules = [*layers, *(name for name in shortcuts.values() if isinstance(name, str))]
+    for name in modules:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or list(known)[1:4]
+            raise ConfigError(
+                f"the network has no module {name!r}; close to it: {brief(near)}"
+            )
+    for name in layers:
+        inner = [other for other in layers if other.startswith(f"{name}.")]
+        if inner:
+            raise ConfigError(
+                f"block {inner[0]!r} is a part of block {name!r}; name one of them"
+            )
+    unknown = [name for name in shortcuts if name not in layers]
+    if unknown:
+        raise ConfigError(
+            f"shortcuts names {unknown[0]!r}, which is not among layers; add it there"
+        )
+
+
+def _compare(values: Sequence[Any], others: Sequence[Any], name: str) -> Cut:
+    """Return where the samples are in values of two samples, held against three."""
+    axes, shapes = list[int | None](), list[tuple[int, ...]]()
+    for value, other in zip(values, others, strict=True):
+        axis: int | None = None
+        if isinstance(value, Tensor):
+            pairs = list(zip(value.shape, other.shape, strict=True))
+            changed = [i for i, (a, b) in enumerate(pairs) if a != b]
+            axis = changed[0] if len(changed) == 1 else None
+        if axis is None and (isinstance(value, Tensor) or value != other):
+            raise ConfigError(
+                f"{brief(value)} crosses over to block {name!r} and has no axis of "
+                "samples; compute it inside of a block, or name other blocks"
+            )
+        axes.append(axis)
+        shape = () if axis is None else (*value.shape[:axis], *value.shape[axis + 1 :])
+        shapes.append(tuple(shape))
+    if axes[0] is None:
+        raise ConfigError(f"what block {name!r} is given is no tensor; name another")
+    constants = [v if a is None else None for v, a in zip(values, axes, strict=True)]
+    return Cut(tuple(axes), tuple(shapes), tuple(constants))
+
+
+def _check_answer(answer: Any, whole: Any) -> None:
+    """Raise ConfigError unless it answers with logits, as it does unwrapped."""
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[1] < 2:
+        shown = tuple(answer.shape) if isinstance(answer, Tensor) else brief(answer)
+        raise ConfigError(
+            f"the network returns {shown}, not logits [n, K]; wrap a module that "
+            "returns them"
+        )
+    if not torch.equal(answer, first_of(whole)):
+        raise ConfigError(
+            "run block by block, the network answers otherwise than by itself; check "
+            "stem= and head=, or what its forward does between blocks"
+        )

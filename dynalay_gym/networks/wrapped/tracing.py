@@ -1,0 +1,351 @@
+"""A network's graph, cut at the blocks that are decided on.
+
+Only what contains a block is looked into; everything else, the blocks included, stays
+the module that it is. What lies between two blocks is a *piece*: a graph that runs on
+the network's own modules and weights.
+
+Axes: B blocks. Cut i, 0 to B - 1, is the place before block i.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate, map_arg
+
+from dynalay_gym.errors import ConfigError, brief
+
+REMEDY = (
+    "give stem= and head=, functions of (network, x) for what comes before the first "
+    "block and after the last one, if the blocks follow each other directly"
+)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """An argument of a block that crosses the cut before it.
+
+    Attributes:
+        place: Its place among what crosses, behind the block's input.
+    """
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An argument of a block that is a parameter or a buffer of the network.
+
+    Attributes:
+        name: Its name, with dots.
+    """
+
+    name: str
+
+
+class BlockCall(NamedTuple):
+    """How the network calls a block, beside the input that it maps to its shape.
+
+    Attributes:
+        keyword: Name by which the input is given; None if it comes first.
+        args: Other arguments; `Carried` and `Attribute` stand for tensors.
+        kwargs: The same by name.
+    """
+
+    keyword: str | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+
+    def run(
+        self, network: nn.Module, name: str, x: Tensor, carried: Sequence[Any]
+    ) -> Any:
+        """Return what a block makes of an input.
+
+        Args:
+            network: The network.
+            name: Name of the block.
+            x: Its input.
+            carried: What crosses the cut behind it.
+        """
+
+        def value(leaf: Any) -> Any:
+            if isinstance(leaf, Carried):
+                return carried[leaf.place]
+            if isinstance(leaf, Attribute):
+                return _attribute(network, leaf.name)
+            return leaf
+
+        args, kwargs = map_aggregate((self.args, dict(self.kwargs)), value)
+        if self.keyword is None:
+            return network.get_submodule(name)(x, *args, **kwargs)
+        return network.get_submodule(name)(*args, **kwargs, **{self.keyword: x})
+
+
+Piece = Callable[[nn.Module, Sequence[Any]], list[Any]]
+Function = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Traced(NamedTuple):
+    """A network cut at its blocks.
+
+    Attributes:
+        names: Names of the blocks, in the order in which they run, B entries.
+        calls: How each is called.
+        pieces: What lies between, B + 1 functions of the network and a list. The first
+            takes the network's inputs; the others take what a block returned, and what
+            crossed the cut before it behind the block's input. They return what
+            crosses the next cut, the next block's input first; the last one returns
+            the answer alone.
+    """
+
+    names: tuple[str, ...]
+    calls: tuple[BlockCall, ...]
+    pieces: tuple[Piece, ...]
+
+
+def trace(network: nn.Module, names: Sequence[str]) -> Traced:
+    """Cut a network at its blocks.
+
+    Args:
+        network: The network; not changed.
+        names: Names of the blocks.
+
+    Raises:
+        ConfigError: Its forward cannot be followed, or a block is not called exactly
+            once with a tensor as its first argument.
+    """
+    graph = _follow(network, names)
+    nodes = list(graph.nodes)
+    blocks = [n for n in nodes if n.op == "call_module" and n.target in names]
+    for name in names:
+        num = sum(block.target == name for block in blocks)
+        if num != 1:
+            raise ConfigError(
+                f"the network calls block {name!r} {num} times; name blocks that it "
+                "calls exactly once"
+            )
+    crossing = [_crossing(block, nodes) for block in blocks]
+    ends = [-1, *map(nodes.index, blocks), len(nodes)]
+    pieces = []
+    for i, end in enumerate(ends[1:]):
+        body, last = nodes[ends[i] + 1 : end], nodes[ends[i]] if i > 0 else None
+        given = crossing[i - 1][1:] if i > 0 else []
+        wanted = crossing[i] if i < len(blocks) else list(graph.output_node().args)
+        pieces.append(_piece(body, last, given, wanted))
+    calls = [_call(b, c[1:]) for b, c in zip(blocks, crossing, strict=True)]
+    order = tuple(str(block.target) for block in blocks)
+    return Traced(order, tuple(calls), tuple(pieces))
+
+
+def chain(names: Sequence[str], stem: Function, head: Function) -> Traced:
+    """Return a network whose blocks follow each other, without looking into it.
+
+    Args:
+        names: Names of the blocks, in the order in which they run.
+        stem: Function of the network and its inputs to the first block's input.
+        head: Function of the network and the last block's output to the answer.
+    """
+    calls = tuple(BlockCall() for _ in names)
+    between: list[Piece] = [_first] * (len(names) - 1)
+    pieces: list[Piece] = [_FunctionPiece(stem), *between, _FunctionPiece(head)]
+    return Traced(tuple(names), calls, tuple(pieces))
+
+
+def first_of(output: Any) -> Tensor:
+    """Return a block's output, or the first one of several."""
+    first: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return first
+
+
+@dataclass(frozen=True)
+class _GraphPiece:
+    """A piece of a network's graph, which runs on the network's modules."""
+
+    graph: fx.Graph
+
+    def __call__(self, network: nn.Module, values: Sequence[Any]) -> list[Any]:
+        return list(fx.Interpreter(network, graph=self.graph).run(*values))
+
+
+@dataclass(frozen=True)
+class _FunctionPiece:
+    """A function of the network and of one tensor."""
+
+    function: Function
+
+    def __call__(self, network: nn.Module, values: Sequence[Any]) -> list[Any]:
+        return [self.function(network, first_of(values[0]))]
+
+
+def _first(network: nn.Module, values: Sequence[Any]) -> list[Any]:
+    return [first_of(values[0])]
+
+
+class _Tracer(fx.Tracer):
+    """Looks into what contains a block, and into nothing else."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names = names
+        self.inside = [""]  # the modules that are being followed
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module stays as it is."""
+        inner = f"{module_qualified_name}."
+        return not any(name.startswith(inner) for name in self._names)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Record a call of a module, or follow it."""
+        name = self.path_of_module(m)
+        if isinstance(m, nn.TransformerEncoder) and not self.is_leaf_module(m, name):
+            forward = partial(_encode, m)
+        self.inside.append(name)
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
+
+
+def _encode(
+    encoder: nn.TransformerEncoder,
+    src: Any,
+    mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:
+    """Do what PyTorch's encoder does, without its questions about the input."""
+    for layer in encoder.layers:
+        src = layer(src, mask, src_key_padding_mask, bool(is_causal))
+    return src if encoder.norm is None else encoder.norm(src)
+
+
+class _OneInput(nn.Module):
+    """A network that is given its inputs alone, so that its defaults hold."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Any) -> Any:
+        return self.network(inputs)
+
+
+def _follow(network: nn.Module, names: Sequence[str]) -> fx.Graph:
+    """Return the graph of a network."""
+    tracer = _Tracer([f"network.{name}" for name in names])
+    try:
+        graph = tracer.trace(_OneInput(network))
+    except Exception as error:
+        _, _, inside = tracer.inside[-1].partition(".")
+        where = f"module {inside!r}" if inside else "the network"
+        raise ConfigError(
+            f"the forward of {where} cannot be followed, because what it does depends "
+            f"on its data ({brief(str(error))}); {REMEDY}"
+        ) from error
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix("network.")
+    # Of a block's several outputs, those that nobody reads need not be there.
+    graph.eliminate_dead_code(lambda node: node.target is not operator.getitem)
+    return graph
+
+
+def _crossing(block: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Return what crosses the cut before a block, its input first."""
+    place = nodes.index(block)
+    before, after = nodes[:place], set(nodes[place + 1 :])
+    x = _input(block)
+    others = {n for n in _other_arguments(block) if n.op != "get_attr"}
+    live = [
+        node
+        for node in before
+        if node.op != "get_attr" and (node in others or after & node.users.keys())
+    ]
+    return [x, *live]
+
+
+def _input(block: fx.Node) -> fx.Node:
+    """Return what a block maps to its shape: the first argument."""
+    first = (*block.args, *block.kwargs.values())[:1]
+    if not first or not isinstance(first[0], fx.Node):
+        raise ConfigError(
+            f"block {block.target!r} is called without a tensor as its first argument; "
+            "name another"
+        )
+    return first[0]
+
+
+def _other_arguments(block: fx.Node) -> list[fx.Node]:
+    """Return the nodes among a block's arguments but for its input."""
+    found = list[fx.Node]()
+    args, kwargs = block.args, dict(block.kwargs)
+    if args:
+        args = args[1:]
+    else:
+        del kwargs[next(iter(kwargs))]
+    map_arg((args, kwargs), found.append)
+    return found
+
+
+def _call(block: fx.Node, carried: Sequence[fx.Node]) -> BlockCall:
+    """Return how a block is called, with what crosses the cut behind its input."""
+
+    def mark(node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return Attribute(str(node.target))
+        return Carried(carried.index(node))
+
+    keyword, args, kwargs = None, block.args, dict(block.kwargs)
+    if args:
+        args = args[1:]
+    else:
+        keyword = next(iter(kwargs))
+        del kwargs[keyword]
+    args, kwargs = map_arg((args, kwargs), mark)
+    return BlockCall(keyword, tuple(args), kwargs)
+
+
+def _piece(
+    body: Sequence[fx.Node],
+    block: fx.Node | None,
+    given: Sequence[fx.Node],
+    wanted: Sequence[Any],
+) -> Piece:
+    """Return some nodes as a piece.
+
+    Args:
+        body: The nodes, in order; what the network takes and returns is no part of it.
+        block: The block below, whose output comes first; None for the network's inputs.
+        given: What comes behind it.
+        wanted: What is returned.
+    """
+    graph, known = fx.Graph(), dict[fx.Node, fx.Node]()
+    if block is not None:
+        known[block] = graph.placeholder("y")
+    for node in given:
+        known[node] = graph.placeholder(node.name)
+
+    def find(node: fx.Node) -> fx.Node:
+        if node.op == "get_attr" and node not in known:
+            known[node] = graph.get_attr(str(node.target))
+        return known[node]
+
+    for node in body:
+        if node.op not in ("get_attr", "output"):
+            known[node] = graph.node_copy(node, find)
+    graph.output(map_arg(tuple(wanted), find))
+    return _GraphPiece(graph)
+
+
+def _attribute(network: nn.Module, name: str) -> Any:
+    """Return a parameter or a buffer by its name with dots."""
+    owner, _, last = name.rpartition(".")
+    return getattr(network.get_submodule(owner), last)
