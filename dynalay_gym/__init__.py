@@ -38,14 +38,19 @@ for _id, _maker, _reward in (
 
 if TYPE_CHECKING:
     from dynalay_gym.integrations.compare import compare
+    from dynalay_gym.sessions.skip.wrapped import wrap
 
-__all__ = ["compare"]
+__all__ = ["compare", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `compare` when it is first asked for, since it loads torch."""
+    """Import a function when it is first asked for, since both load torch."""
     if name == "compare":
         from dynalay_gym.integrations.compare import compare
 
         return compare
+    if name == "wrap":
+        from dynalay_gym.sessions.skip.wrapped import wrap
+
+        return wrap
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,9 +19,10 @@ from dynalay_gym.errors import (
     brief,
 )
 from dynalay_gym.networks.checkpoint import Network, load_network
+from dynalay_gym.networks.wrapped.network import WrappedNetwork
 from dynalay_gym.sessions.calibration import Calibration, calibrate, find_calibration
 from dynalay_gym.sessions.checks import check_fit
-from dynalay_gym.sessions.fastest import as_session
+from dynalay_gym.sessions.fastest import Runnable, as_session
 from dynalay_gym.sessions.protocol import Inspectable, NetworkSession, begin_macs
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
@@ -47,8 +48,8 @@ class EnvConfig:
     Attributes:
         dataset: Name of the data set.
         checkpoint: Folder of a network, a `MainNetwork`, a `ResidualNetwork`, a
-            `GatedNetwork`, any `NetworkSession`, or None for the network that ships
-            with the package.
+            `GatedNetwork`, a `WrappedNetwork`, any `NetworkSession` (of your own module
+            by `wrap`), or None for the network that ships with the package.
         split: ``main``, ``agent``, ``validation``, ``test``, or a `Split` of one's own
             tensors.
         data_dir: Folder of the data files; see `load_split`.
@@ -74,7 +75,7 @@ class EnvConfig:
     """
 
     dataset: str = "digits"
-    checkpoint: str | Path | Network | NetworkSession | None = None
+    checkpoint: str | Path | Runnable | None = None
     split: str | Split = "agent"
     data_dir: str | Path | None = None
     download: bool = True
@@ -218,9 +219,9 @@ def _session(
     """Return the network and the calibrations that are stored beside it."""
     given = config.checkpoint
     options = config.rtol, config.max_steps, config.iterations_per_action
-    if isinstance(given, Network):
+    if isinstance(given, Network | WrappedNetwork):
         calibrations: tuple[dict[str, Any], ...] = ()
-        network: Network = given.to(network_device(config))
+        network: Network | WrappedNetwork = given.to(network_device(config))
     elif given is None or isinstance(given, str | Path):
         folder = SHIPPED / config.dataset if given is None else Path(given)
         if given is None and not folder.is_dir():

@@ -20,7 +20,6 @@ from dynalay_gym.errors import (
     DataError,
     DynaLayError,
 )
-from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.networks.policy import Policy, as_numpy
 from dynalay_gym.predictor.inference import Batch, Inference, read_inputs, read_penalty
 from dynalay_gym.predictor.policies import check_fit, policy_to_saved, restore_policy
@@ -30,7 +29,7 @@ from dynalay_gym.predictor.saving import (
     PredictorFacts,
     SavedPart,
 )
-from dynalay_gym.sessions.fastest import as_session
+from dynalay_gym.sessions.fastest import Runnable, as_session
 from dynalay_gym.sessions.protocol import FiniteStates, NetworkSession, Savable
 from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.storage.saved_folder import MOST_BYTES, load_folder, save_folder
@@ -82,7 +81,7 @@ class DynaLayPredictor:
     @torch_defaults()
     def __init__(
         self,
-        network: Network | NetworkSession,
+        network: Runnable,
         policy: Policy,
         *,
         penalty: float,

@@ -12,11 +12,15 @@ from dynalay_gym.networks.checkpoint import Network
 from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.residual.network import ResidualNetwork
+from dynalay_gym.networks.wrapped.network import WrappedNetwork
 from dynalay_gym.sessions.protocol import NetworkSession
 from dynalay_gym.sessions.skip.gated import GatedSession
 from dynalay_gym.sessions.skip.session import SkipSession
+from dynalay_gym.sessions.skip.wrapped import WrappedSession
 from dynalay_gym.sessions.torch_session import Steps, TorchSession
 from dynalay_gym.utils.device import torch_defaults
+
+Runnable = Network | WrappedNetwork | NetworkSession
 
 
 def fastest_session(
@@ -48,7 +52,7 @@ def fastest_session(
 
 @torch_defaults()
 def as_session(
-    network: Network | NetworkSession,
+    network: Runnable,
     rtol: float | None = None,
     max_steps: int | None = None,
     iterations_per_action: int | None = None,
@@ -72,7 +76,7 @@ def as_session(
     if isinstance(network, MainNetwork):
         return fastest_session(network, *options)
     is_given = any(option is not None for option in options)
-    if isinstance(network, ResidualNetwork | GatedNetwork):
+    if isinstance(network, ResidualNetwork | GatedNetwork | WrappedNetwork):
         if is_given:
             raise ConfigError(
                 f"a {type(network).__name__} takes no rtol, max_steps or "
@@ -80,6 +84,8 @@ def as_session(
                 "fields of its ResidualConfig); in the maze ids, which portion solves, "
                 "give iterations_per_action=None"
             )
+        if isinstance(network, WrappedNetwork):
+            return WrappedSession(network)
         if isinstance(network, GatedNetwork):
             return GatedSession(network)
         return SkipSession(network)
@@ -92,7 +98,8 @@ def as_session(
     if not hasattr(network, "action_names"):
         raise ConfigError(
             f"a {type(network).__name__} is no network to run; give a checkpoint's "
-            "folder, a MainNetwork, ResidualNetwork, GatedNetwork or NetworkSession"
+            "folder, a MainNetwork, ResidualNetwork, GatedNetwork or NetworkSession; a "
+            "torch.nn.Module of your own becomes one by dynalay_gym.wrap"
         )
     return network
 

@@ -110,7 +110,7 @@ def test_reach_finds_the_same_gates_bits_and_features(
     session, state_ids = GatedSession(network), torch.arange(3, 15)
     reached, walked = session.begin(images), session.begin(images)
     session.reach(reached, ROWS, state_ids)
-    _, taken = DecisionStates([False] * NUM_BLOCKS).from_ids(state_ids)
+    _, taken = DecisionStates([(RUN, SKIP)] * NUM_BLOCKS).from_ids(state_ids)
     for actions in taken.T:
         session.apply(walked, ROWS, actions)
     assert torch.equal(session.state_ids(walked), state_ids)

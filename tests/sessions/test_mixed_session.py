@@ -34,6 +34,7 @@ from dynalay_gym.sessions.states import default_decisions, useful_actions
 ITERATED, NUM_BLOCKS, NUM_IMAGES = (2, 3), 3, 5
 ROWS = torch.arange(NUM_IMAGES)
 LEAVES = list(itertools.product((RUN, SKIP), (RUN, SKIP, ITERATE), (SKIP, ITERATE)))
+TWO, THREE = (RUN, SKIP), (RUN, SKIP, ITERATE)  # what a block can do
 
 
 @pytest.fixture(scope="module", params=["pad", "fast"])
@@ -86,36 +87,41 @@ def assert_same(first: Any, second: Any) -> None:
 
 
 def test_a_block_that_can_be_iterated_has_three_branches() -> None:
-    states = DecisionStates([False, True]).next_state()
+    states = DecisionStates([TWO, THREE]).next_state()
     assert states is not None
     inner = [[0, 1, 2, 0], [1, 3, 4, 5], [2, 6, 7, 8]]
     assert states.tolist() == [*inner, *([leaf] * 4 for leaf in range(3, 9))]
 
 
 @pytest.mark.parametrize(
-    "can_iterate", [(True,), (True, False, True), (False,) * 6 + (True,) * 4]
+    "choices",
+    [
+        (THREE,),
+        (THREE, TWO, THREE),
+        (TWO,) * 6 + (THREE,) * 4,
+        ((RUN, ITERATE), THREE, TWO),
+    ],
 )
-def test_a_state_is_its_decisions(can_iterate: tuple[bool, ...]) -> None:
-    tree = DecisionStates(can_iterate)
+def test_a_state_is_its_decisions(choices: tuple[tuple[int, ...], ...]) -> None:
+    tree = DecisionStates(choices)
     states = tree.next_state()
     assert states is not None and len(states) == tree.num_states
     position, taken = tree.from_ids(torch.arange(len(states)))
     assert torch.equal(tree.to_ids(position, taken), torch.arange(len(states)))
     for action in (RUN, SKIP, ITERATE):
         there, taken_there = tree.from_ids(torch.from_numpy(states[:, action]))
-        here = torch.arange(len(can_iterate)) == position[:, None]
-        if action == ITERATE:
-            here &= torch.tensor(can_iterate)
+        here = torch.arange(len(choices)) == position[:, None]
+        here &= torch.tensor([action in own for own in choices])
         assert torch.equal(there, position + here.sum(1))
         assert torch.equal(taken_there, taken + action * here)
 
 
 def test_too_many_states_leave_the_session_without_them() -> None:
     """Nine blocks that can be iterated have 29,524, ten 88,573."""
-    nine = DecisionStates([True] * 9).next_state()
+    nine = DecisionStates([THREE] * 9).next_state()
     assert nine is not None and len(nine) == (3**10 - 1) // 2
-    assert DecisionStates([True] * 10).next_state() is None
-    assert DecisionStates([True] * 200).next_state() is None
+    assert DecisionStates([THREE] * 10).next_state() is None
+    assert DecisionStates([THREE] * 200).next_state() is None
     every = tuple(range(1, 13))
     sizes: dict[str, Any] = {"in_shape": (1, 4, 4), "widths": (1,), "depths": (12,)}
     many = random_residual(**sizes, iterated=every)

@@ -79,13 +79,13 @@ def assert_equal(state: SkipState, row: int, other: SkipState, at: int) -> None:
 
 def test_two_blocks_are_a_tree_of_seven_states() -> None:
     expected = [[0, 1, 2], [1, 3, 4], [2, 5, 6], *([leaf] * 3 for leaf in range(3, 7))]
-    states = DecisionStates([False] * 2).next_state()
+    states = DecisionStates([(RUN, SKIP)] * 2).next_state()
     assert states is not None and states.tolist() == expected
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3, 15])
 def test_a_state_is_its_decisions(num_blocks: int) -> None:
-    tree = DecisionStates([False] * num_blocks)
+    tree = DecisionStates([(RUN, SKIP)] * num_blocks)
     states = tree.next_state()
     assert states is not None and len(states) == 2 ** (num_blocks + 1) - 1
     state_ids = torch.arange(len(states))
@@ -103,7 +103,7 @@ def test_sixteen_blocks_have_too_many_states() -> None:
     """2 ** 17 - 1; rows still run, what needs the states says so."""
     many = random_residual(in_shape=(1, 4, 4), widths=(1,), depths=(16,))
     session = SkipSession(many)
-    assert DecisionStates([False] * 16).next_state() is None
+    assert DecisionStates([(RUN, SKIP)] * 16).next_state() is None
     assert not isinstance(session, FiniteStates)
     with pytest.raises(ConfigError, match="finitely many states"):
         finite(session, "a transition table")

@@ -30,7 +30,8 @@ class WrapConfig:
         modes: What can be done with a block: ``run`` it once, as trained; ``skip`` it;
             ``iterate`` it.
         rest: What is done with blocks that are not decided on, ``skip`` or ``run``.
-            None skips them if they can be skipped.
+            None skips them if they can be skipped. To run them, all must be able to be
+            iterated.
         iteration: What is iterated, with x the block's input and f the block:
             ``residual``, which is ``z = x + (f(z) - z)``, repeats the branch of a
             residual block; ``plain`` is ``z = f(z)``. Both start at x, so that the
@@ -65,8 +66,12 @@ class WrapConfig:
         if self.rest is None:
             rest = "skip" if "skip" in self.modes else "run"
             object.__setattr__(self, "rest", rest)
-        elif self.rest not in self.modes:
-            raise ConfigError("rest='skip' needs 'skip' among the modes; add it")
+        wanted = {"skip": "skip", "run": "iterate"}[self.rest or "skip"]
+        if wanted not in self.modes:
+            raise ConfigError(
+                f"rest={self.rest!r} with modes={self.modes} leaves nothing to gain; "
+                f"add {wanted!r} to the modes"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

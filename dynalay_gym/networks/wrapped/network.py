@@ -30,11 +30,13 @@ class Cut(NamedTuple):
     Attributes:
         axes: The axis of samples of each value; None of a constant.
         shapes: Shape of each for one sample; empty of a constant.
+        dtypes: Type of each; None of a constant.
         constants: Each value as it was found; constants are taken from here.
     """
 
     axes: tuple[int | None, ...]
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype | None, ...]
     constants: tuple[Any, ...]
 
     def to_rows(self, values: Sequence[Any]) -> list[Tensor]:
@@ -184,10 +186,25 @@ class WrappedNetwork(nn.Module):
         y = result.value.movedim(0, cut.axes[0] or 0)
         return self._as_output(level, y), result
 
-    def solve(self, level: int, values: Sequence[Any]) -> SolveResult | None:
-        """Solve a block that is a `FixedPointLayer`; None if it is none."""
+    def solve(
+        self, level: int, values: Sequence[Any]
+    ) -> tuple[Any, SolveResult] | None:
+        """Run a block that is a `FixedPointLayer`; return its output, and the solve.
+
+        Of any other block, return None.
+        """
         layer = self._layer(self.names[level])
-        return None if layer is None else layer.solve(values[0])
+        if layer is None:
+            return None
+        result = layer.solve(values[0])
+        return result.value, result
+
+    def freeze(self) -> None:
+        """Compute the contractions of the certified blocks once for many solves."""
+        for name in self.certified:
+            layer = self._layer(name)
+            assert layer is not None
+            layer.freeze()
 
     def advance(self, level: int, output: Any, values: Sequence[Any]) -> list[Any]:
         """Return the values before the next block; behind the last one, the logits.
@@ -232,12 +249,9 @@ class WrappedNetwork(nn.Module):
             own = self.run(level, alone)
             self.choices.append(self._choices(level, values, output))
             self.block_macs.append(self._count_block(level, alone))
-            skips = "skip" in self.choices[-1]
-            counted = count_macs(self.skip, level, alone) if skips else 0
-            self.shortcut_macs.append(counted)
+            self.shortcut_macs.append(count_macs(self.skip, level, alone))
             macs.append(count_macs(self.advance, level, own, alone))
-            if self.choices[-1] != ("run",):
-                self._try_one_output(level, values, output)
+            self._try_one_output(level, values, output)
             values = self.advance(level, output, values)
             others = self.advance(level, other, others)
             alone = self.advance(level, own, alone)
@@ -257,17 +271,12 @@ class WrappedNetwork(nn.Module):
         self, level: int, values: Sequence[Any], output: Any
     ) -> tuple[Mode, ...]:
         """Return what can be done with a block."""
-        name, modes = self.names[level], self.config.modes
-        is_own = name in self.certified
-        x, y = values[0].shape, first_of(output).shape
-        if x == y:
-            return tuple(m for m in modes if m != "iterate" or not is_own)
-        if name not in self._shortcuts:
-            shapes = f"{tuple(x[1:])} to {tuple(y[1:])}"
+        name, (x, y) = self.names[level], (values[0].shape, first_of(output).shape)
+        if x != y and name not in self._shortcuts:
             raise ConfigError(
-                f"block {name!r} maps {shapes} and can be neither skipped nor "
-                "iterated; leave it out of layers, or name what takes its place in "
-                "shortcuts="
+                f"block {name!r} maps {tuple(x[1:])} to {tuple(y[1:])} and can be "
+                "neither skipped nor iterated; leave it out of layers, or name what "
+                "takes its place in shortcuts="
             )
         passed = first_of(self.skip(level, values)).shape
         if passed != y:
@@ -275,7 +284,14 @@ class WrappedNetwork(nn.Module):
                 f"the shortcut of block {name!r} gives {tuple(passed[1:])}, the block "
                 f"{tuple(y[1:])}; they must agree"
             )
-        return tuple(m for m in modes if m != "iterate")
+        can_iterate = x == y and name not in self.certified
+        if self.config.rest == "run" and not can_iterate:
+            raise ConfigError(
+                f"block {name!r} cannot be iterated any further, and what is not "
+                "decided on runs (rest='run'); leave it out of layers"
+            )
+        modes = self.config.modes
+        return tuple(mode for mode in modes if can_iterate or mode != "iterate")
 
     def _try_one_output(self, level: int, values: Sequence[Any], output: Any) -> None:
         """Check that the network goes on with the first of a block's outputs alone."""
@@ -346,8 +362,10 @@ def _compare(values: Sequence[Any], others: Sequence[Any], name: str) -> Cut:
         shapes.append(tuple(shape))
     if axes[0] is None:
         raise ConfigError(f"what block {name!r} is given is no tensor; name another")
-    constants = [v if a is None else None for v, a in zip(values, axes, strict=True)]
-    return Cut(tuple(axes), tuple(shapes), tuple(constants))
+    known = list(zip(values, axes, strict=True))
+    dtypes = [None if axis is None else value.dtype for value, axis in known]
+    constants = [value if axis is None else None for value, axis in known]
+    return Cut(tuple(axes), tuple(shapes), tuple(dtypes), tuple(constants))
 
 
 def _check_answer(answer: Any, whole: Any) -> None:

@@ -1,4 +1,4 @@
-"""Residual networks as sessions: run or skip the next block.
+"""Networks of blocks as sessions: run or skip the next one.
 
-Reading order: decisions, state, session, gated.
+Reading order: decisions, state, blocks, session, gated, wrapped.
 """

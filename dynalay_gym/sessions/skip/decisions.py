@@ -1,7 +1,7 @@
 """Blocks that are run, skipped or iterated in turn, as an automaton: a tree.
 
 A state is which decisions were taken. A level of the tree is a block, with a branch for
-each thing that can be done with it: run, skip and, where it has a fixed point, iterate.
+each thing that can be done with it: run, skip and, where it can be iterated, iterate.
 States are numbered level by level: if no block is iterated, state s leads to 2 s + 1
 where the next one runs and to 2 s + 2 where it is skipped. The leaves have none left.
 
@@ -27,15 +27,16 @@ class DecisionStates:
     """The states of rows whose blocks are decided on one after the other.
 
     Args:
-        can_iterate: Whether each block has a fixed point, B entries.
+        choices: Actions that each block has, ascending, B entries.
 
     Attributes:
-        num_states: S; ``2 ** (B + 1) - 1`` if none has.
+        num_states: S; ``2 ** (B + 1) - 1`` if each has two.
     """
 
-    def __init__(self, can_iterate: Sequence[bool]) -> None:
-        self._choices = [ITERATE if each else SKIP for each in can_iterate]
-        widths = list(accumulate(self._choices, mul, initial=1))  # of each level
+    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
+        self._choices = choices
+        self._nums = [len(actions) for actions in choices]
+        widths = list(accumulate(self._nums, mul, initial=1))  # of each level
         *self._first, self.num_states = accumulate(widths, initial=0)
 
     def next_state(self) -> Automaton | None:
@@ -46,12 +47,13 @@ class DecisionStates:
         if self.num_states > MOST_STATES:
             return None
         states = np.arange(self.num_states)[:, None]
-        reached = states.repeat(1 + max(self._choices), axis=1)
-        for level, num in enumerate(self._choices):
+        num_actions = 1 + max(max(actions) for actions in self._choices)
+        reached = states.repeat(num_actions, axis=1)
+        for level, actions in enumerate(self._choices):
             first, following = self._first[level : level + 2]
-            actions = np.arange(1, num + 1)
-            places = states[: following - first]
-            reached[first:following, actions] = following + places * num + actions - 1
+            places, num = states[: following - first], len(actions)
+            below = following + places * num + np.arange(num)
+            reached[first:following, list(actions)] = below
         return reached
 
     def to_ids(self, position: Tensor, taken: Tensor) -> Tensor:
@@ -62,8 +64,11 @@ class DecisionStates:
             taken: The action at each of them, int64 [n, B].
         """
         place = torch.zeros_like(position)  # in its level
-        for block, num in enumerate(self._choices):
-            reached = place * num + taken[:, block] - 1
+        for block, actions in enumerate(self._choices):
+            branch = torch.zeros_like(place)
+            for number, action in enumerate(actions):
+                branch[taken[:, block] == action] = number
+            reached = place * len(actions) + branch
             place = torch.where(block < position, reached, place)
         return self._firsts(position.device)[position] + place
 
@@ -75,9 +80,10 @@ class DecisionStates:
         first = self._firsts(state_ids.device)
         position = (state_ids[:, None] >= first).sum(1) - 1
         place, taken = state_ids - first[position], list[Tensor]()
-        for block, num in reversed([*enumerate(self._choices)]):
-            is_decided = block < position
-            taken.append(torch.where(is_decided, place % num + 1, STOP))
+        for block, actions in reversed([*enumerate(self._choices)]):
+            is_decided, num = block < position, len(actions)
+            action = torch.tensor(actions, device=place.device)[place % num]
+            taken.append(torch.where(is_decided, action, STOP))
             place = torch.where(is_decided, place // num, place)
         return position, torch.stack(taken[::-1], 1)
 
