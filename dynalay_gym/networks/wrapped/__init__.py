@@ -1,4 +1,4 @@
 """Anybody's network, run block by block.
 
-Reading order: config, macs, tracing, chain, network, training.
+Reading order: config, pieces, tracing, cuts, checks, macs, network, contraction, training.
 """

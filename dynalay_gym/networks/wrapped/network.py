@@ -6,51 +6,29 @@ constant.
 """
 
 import copy
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.errors import ConfigError, brief
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import fixed_point_iteration
+from dynalay_gym.networks.wrapped.checks import (
+    check_answer,
+    check_names,
+    check_same_shape,
+    check_shortcut,
+)
 from dynalay_gym.networks.wrapped.config import Mode, WrapConfig
+from dynalay_gym.networks.wrapped.cuts import Cut, find_cut
 from dynalay_gym.networks.wrapped.macs import count_macs
-from dynalay_gym.networks.wrapped.tracing import Function, chain, first_of, trace
+from dynalay_gym.networks.wrapped.pieces import Function, chain, first_of
+from dynalay_gym.networks.wrapped.tracing import trace
 
 Shortcut = str | Callable[[nn.Module, Tensor], Tensor]
-
-
-class Cut(NamedTuple):
-    """What crosses the cut before a block, or what comes out behind the last one.
-
-    Attributes:
-        axes: The axis of samples of each value; None of a constant.
-        shapes: Shape of each for one sample; empty of a constant.
-        dtypes: Type of each; None of a constant.
-        constants: Each value as it was found; constants are taken from here.
-    """
-
-    axes: tuple[int | None, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[torch.dtype | None, ...]
-    constants: tuple[Any, ...]
-
-    def to_rows(self, values: Sequence[Any]) -> list[Tensor]:
-        """Return the tensors among values, each [n, ...]."""
-        pairs = zip(values, self.axes, strict=True)
-        return [value.movedim(axis, 0) for value, axis in pairs if axis is not None]
-
-    def from_rows(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """Return values as the network has them, of tensors [n, ...]."""
-        left = iter(tensors)
-        return [
-            constant if axis is None else next(left).movedim(0, axis)
-            for axis, constant in zip(self.axes, self.constants, strict=True)
-        ]
 
 
 class WrappedNetwork(nn.Module):
@@ -101,7 +79,7 @@ class WrappedNetwork(nn.Module):
         super().__init__()
         self.config, self.network = config, _copy(network)
         self.in_shape, self.in_dtype = tuple(example.shape[1:]), example.dtype
-        _check_names(self.network, config.layers, shortcuts or {})
+        check_names(self.network, config.layers, shortcuts or {})
         if (stem is None) != (head is None):
             raise ConfigError("stem= and head= come together; give both, or neither")
         if stem is not None and head is not None:
@@ -116,7 +94,7 @@ class WrappedNetwork(nn.Module):
     @property
     def certified(self) -> tuple[str, ...]:
         """Names of the blocks that are bound to contract."""
-        return tuple(name for name in self.names if self._layer(name) is not None)
+        return tuple(name for name in self.names if self.own_layer(name) is not None)
 
     def forward(self, inputs: Tensor, skipped: Tensor | None = None) -> Tensor:
         """Return logits [n, K] of inputs [n, ...].
@@ -168,23 +146,36 @@ class WrappedNetwork(nn.Module):
         converge has what the last iteration left, one that diverges its last finite
         value.
         """
+        step, (x, *others) = self.iteration(level, values)
+        rtol = self.config.rtol * self.config.damping  # of the undamped step
+        result = fixed_point_iteration(
+            step, x, x, *others, rtol=rtol, max_steps=self.config.max_steps
+        )
+        y = result.value.movedim(0, self.cuts[level].axes[0] or 0)
+        return self._as_output(level, y), result
+
+    def iteration(
+        self, level: int, values: Sequence[Any]
+    ) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """Return the damped map of a block, and what it depends on.
+
+        Args:
+            level: Level of the block.
+            values: The values before it.
+
+        Returns:
+            A function ``step(z, x, *others)``, and its arguments but for z, each
+            [n, ...]; x is the block's input, where z starts.
+        """
         cut, config = self.cuts[level], self.config
-        call, name = self._calls[level], self.names[level]
 
         def step(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-            given, *carried = cut.from_rows([z, *others])
-            output = call.run(self.network, name, given, carried)
+            output = self.run(level, cut.from_rows([z, *others]))
             new = first_of(output).movedim(cut.axes[0] or 0, 0)
             aim = x + (new - z) if config.iteration == "residual" else new
             return z.lerp(aim, config.damping)
 
-        x, *others = cut.to_rows(values)
-        rtol = config.rtol * config.damping  # of the undamped step
-        result = fixed_point_iteration(
-            step, x, x, *others, rtol=rtol, max_steps=config.max_steps
-        )
-        y = result.value.movedim(0, cut.axes[0] or 0)
-        return self._as_output(level, y), result
+        return step, cut.to_rows(values)
 
     def solve(
         self, level: int, values: Sequence[Any]
@@ -193,7 +184,7 @@ class WrappedNetwork(nn.Module):
 
         Of any other block, return None.
         """
-        layer = self._layer(self.names[level])
+        layer = self.own_layer(self.names[level])
         if layer is None:
             return None
         result = layer.solve(values[0])
@@ -202,7 +193,7 @@ class WrappedNetwork(nn.Module):
     def freeze(self) -> None:
         """Compute the contractions of the certified blocks once for many solves."""
         for name in self.certified:
-            layer = self._layer(name)
+            layer = self.own_layer(name)
             assert layer is not None
             layer.freeze()
 
@@ -221,7 +212,8 @@ class WrappedNetwork(nn.Module):
         logits: Tensor = values[0]
         return logits
 
-    def _layer(self, name: str) -> FixedPointLayer | None:
+    def own_layer(self, name: str) -> FixedPointLayer | None:
+        """Return a block that is bound to contract; None if it is another one."""
         block = self.network.get_submodule(name)
         return block if isinstance(block, FixedPointLayer) else None
 
@@ -242,7 +234,7 @@ class WrappedNetwork(nn.Module):
         self.cuts, self.choices = list[Cut](), list[tuple[Mode, ...]]()
         self.block_macs, self.shortcut_macs = list[int](), list[int]()
         for level, name in enumerate(self.names):
-            self.cuts.append(_compare(values, others, name))
+            self.cuts.append(find_cut(values, others, name))
             output, other = self.run(level, values), self.run(level, others)
             if isinstance(output, tuple | list):
                 self._num_outputs[level] = len(output)
@@ -257,33 +249,25 @@ class WrappedNetwork(nn.Module):
             alone = self.advance(level, own, alone)
         self.piece_macs = macs
         answer, whole = self.answer(values), self.network(few)
-        _check_answer(answer, whole)
+        check_answer(answer, whole)
         self.num_classes = answer.shape[1]
 
     def _count_block(self, level: int, values: Sequence[Any]) -> int:
-        layer = self._layer(self.names[level])
+        layer = self.own_layer(self.names[level])
         if layer is None:
             return count_macs(self.run, level, values)
-        weight = layer.weight()
-        return count_macs(layer.recur, values[0], weight)
+        pair = torch.cat([values[0]] * 2)  # a lone row is computed beside a copy
+        return count_macs(layer.recur, pair, layer.weight()) // 2
 
     def _choices(
         self, level: int, values: Sequence[Any], output: Any
     ) -> tuple[Mode, ...]:
         """Return what can be done with a block."""
         name, (x, y) = self.names[level], (values[0].shape, first_of(output).shape)
-        if x != y and name not in self._shortcuts:
-            raise ConfigError(
-                f"block {name!r} maps {tuple(x[1:])} to {tuple(y[1:])} and can be "
-                "neither skipped nor iterated; leave it out of layers, or name what "
-                "takes its place in shortcuts="
-            )
-        passed = first_of(self.skip(level, values)).shape
-        if passed != y:
-            raise ConfigError(
-                f"the shortcut of block {name!r} gives {tuple(passed[1:])}, the block "
-                f"{tuple(y[1:])}; they must agree"
-            )
+        if name in self._shortcuts:
+            check_shortcut(name, first_of(self.skip(level, values)).shape, y)
+        else:
+            check_same_shape(name, x, y)
         can_iterate = x == y and name not in self.certified
         if self.config.rest == "run" and not can_iterate:
             raise ConfigError(
@@ -316,68 +300,3 @@ def _copy(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.TransformerEncoder):
             module.enable_nested_tensor = module.use_nested_tensor = False
     return copied
-
-
-def _check_names(
-    network: nn.Module, layers: Sequence[str], shortcuts: Mapping[str, Shortcut]
-) -> None:
-    """Raise ConfigError for blocks that do not exist, or lie in each other."""
-    known = dict(network.named_modules())
-    modules = [*layers, *(name for name in shortcuts.values() if isinstance(name, str))]
-    for name in modules:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or list(known)[1:4]
-            raise ConfigError(
-                f"the network has no module {name!r}; close to it: {brief(near)}"
-            )
-    for name in layers:
-        inner = [other for other in layers if other.startswith(f"{name}.")]
-        if inner:
-            raise ConfigError(
-                f"block {inner[0]!r} is a part of block {name!r}; name one of them"
-            )
-    unknown = [name for name in shortcuts if name not in layers]
-    if unknown:
-        raise ConfigError(
-            f"shortcuts names {unknown[0]!r}, which is not among layers; add it there"
-        )
-
-
-def _compare(values: Sequence[Any], others: Sequence[Any], name: str) -> Cut:
-    """Return where the samples are in values of two samples, held against three."""
-    axes, shapes = list[int | None](), list[tuple[int, ...]]()
-    for value, other in zip(values, others, strict=True):
-        axis: int | None = None
-        if isinstance(value, Tensor):
-            pairs = list(zip(value.shape, other.shape, strict=True))
-            changed = [i for i, (a, b) in enumerate(pairs) if a != b]
-            axis = changed[0] if len(changed) == 1 else None
-        if axis is None and (isinstance(value, Tensor) or value != other):
-            raise ConfigError(
-                f"{brief(value)} crosses over to block {name!r} and has no axis of "
-                "samples; compute it inside of a block, or name other blocks"
-            )
-        axes.append(axis)
-        shape = () if axis is None else (*value.shape[:axis], *value.shape[axis + 1 :])
-        shapes.append(tuple(shape))
-    if axes[0] is None:
-        raise ConfigError(f"what block {name!r} is given is no tensor; name another")
-    known = list(zip(values, axes, strict=True))
-    dtypes = [None if axis is None else value.dtype for value, axis in known]
-    constants = [value if axis is None else None for value, axis in known]
-    return Cut(tuple(axes), tuple(shapes), tuple(dtypes), tuple(constants))
-
-
-def _check_answer(answer: Any, whole: Any) -> None:
-    """Raise ConfigError unless it answers with logits, as it does unwrapped."""
-    if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[1] < 2:
-        shown = tuple(answer.shape) if isinstance(answer, Tensor) else brief(answer)
-        raise ConfigError(
-            f"the network returns {shown}, not logits [n, K]; wrap a module that "
-            "returns them"
-        )
-    if not torch.equal(answer, first_of(whole)):
-        raise ConfigError(
-            "run block by block, the network answers otherwise than by itself; check "
-            "stem= and head=, or what its forward does between blocks"
-        )

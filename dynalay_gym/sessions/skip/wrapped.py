@@ -19,6 +19,7 @@ from dynalay_gym.sessions.checks import check_weights
 from dynalay_gym.sessions.skip.blocks import BlockSession
 from dynalay_gym.sessions.skip.decisions import ITERATE, RUN, SKIP, STOP
 from dynalay_gym.sessions.skip.state import BlockState, empty_parts
+from dynalay_gym.storage.io import plain
 from dynalay_gym.utils.device import torch_defaults
 
 _ACTIONS: dict[Mode, int] = {"run": RUN, "skip": SKIP, "iterate": ITERATE}
@@ -203,7 +204,7 @@ def wrapped_loader(
 
     def load(options: dict[str, Any], weights: dict[str, Tensor]) -> WrappedSession:
         session = make()
-        if session.to_saved()[1] != options:
+        if plain(session.to_saved()[1]) != options:
             raise CheckpointError(
                 "the network was saved with other options of wrap(); give the same: "
                 f"{options}"
