@@ -1,4 +1,5 @@
 """Anybody's network, run block by block.
 
-Reading order: config, pieces, tracing, cuts, checks, macs, network, contraction, training.
+Reading order: config, pieces, tracing, cuts, checks, macs, network, contraction,
+training.
 """

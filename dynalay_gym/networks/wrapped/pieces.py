@@ -120,6 +120,7 @@ class GraphPiece:
     graph: fx.Graph
 
     def __call__(self, network: nn.Module, values: Sequence[Any]) -> list[Any]:
+        """Run it; see `Traced.pieces`."""
         return list(fx.Interpreter(network, graph=self.graph).run(*values))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynalay_gym.errors import CheckpointError
 from dynalay_gym.networks.wrapped.config import Mode, WrapConfig
 from dynalay_gym.networks.wrapped.network import Shortcut, WrappedNetwork
-from dynalay_gym.networks.wrapped.tracing import Function
+from dynalay_gym.networks.wrapped.pieces import Function
 from dynalay_gym.sessions.checks import check_weights
 from dynalay_gym.sessions.skip.blocks import BlockSession
 from dynalay_gym.sessions.skip.decisions import ITERATE, RUN, SKIP, STOP
