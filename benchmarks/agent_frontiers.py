@@ -10,7 +10,7 @@ learn from mazes of their own, more than the agent split has, or see only a part
 the observation.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,8 @@ from agents.config import AgentConfig
 from agents.environments import make_envs, make_evaluation_envs
 from agents.options import Options, options_dict
 from agents.registry import make_agent
+from benchmarks.paper.experiment import part_of
+from benchmarks.wrapped.network import load
 from dynalay_gym.data.maze import make_maze_split
 from dynalay_gym.data.registry import dataset_spec
 from dynalay_gym.data.splits import Split, load_split
@@ -36,6 +38,7 @@ from dynalay_gym.evaluation.figures import plot_frontier
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.sessions.skip.wrapped import WrappedSession
 from dynalay_gym.storage.io import plain, write_json
 from dynalay_gym.storage.metrics import run_metadata
 from dynalay_gym.utils.ranks import rank_correlation
@@ -62,6 +65,10 @@ class Args:
     """Mazes to learn from, made for this, in place of the agent split."""
     parts: tuple[str, ...] = ()
     """Parts of the observation that an agent with an AgentNet sees. Default: all."""
+    every: int = 1
+    """Keep every so many samples of each split, for a network that takes long."""
+    wrapped: bool = False
+    """Whether --checkpoint holds a network of ``benchmarks.wrapped.train``."""
     best_fixed: bool = False
     """Add the frontier of the best actions that are the same for every input; it
     visits all states, so that they should be few."""
@@ -70,12 +77,12 @@ class Args:
 
 def main(args: Args) -> None:
     """Train, evaluate, print tables and write the JSON."""
-    options, config = args.options, args.options.config()
-    torch.set_num_threads(options.num_threads)
-    known = agent_split(args)
+    config = args.options.config()
+    torch.set_num_threads(args.options.num_threads)
+    splits, options = find_splits(args), with_network(args)
     envs = {
-        split: make_evaluation_envs(options, known.get(split, split), None, "table")
-        for split in SPLITS
+        name: make_evaluation_envs(options, split, None, "table")
+        for name, split in splits.items()
     }
     base: Any = envs["test"].unwrapped
     low, _, high = (options.penalty or str(base.penalty_range[0])).partition(":")
@@ -86,12 +93,10 @@ def main(args: Args) -> None:
     if args.best_fixed:
         add_best_fixed(study, envs, points)
     for seed in args.agent_seeds:
-        policy = train(args, config, known.get("agent", "agent"), envs, seed)
+        policy = train(args, options, config, splits["agent"], envs, seed)
         label = config.algo + ("-range" if high else "")
         seeds += add_agent(study, label, policy, envs, penalties, points, seed)
-    files: Any = {"data_dir": options.data_dir, "download": options.download}
-    groups = load_split(options.dataset, "test", **files).groups.numpy()
-    summary = study.summary(groups)
+    summary = study.summary(splits["test"].groups.numpy())
     report(summary)
     if args.figure is not None:
         draw(summary, f"{options.dataset}, test split", args.figure)
@@ -100,12 +105,32 @@ def main(args: Args) -> None:
     write_json(args.out, about | summary | {"agents": seeds})
 
 
-def agent_split(args: Args) -> dict[str, Split]:
-    """Return the agent split, where it is not the data set's own.
+def with_network(args: Args) -> Options:
+    """Return the options of ``train_agent.py``, with a wrapped network if it is one."""
+    if not args.wrapped:
+        return args.options
+    network: Any = WrappedSession(load(Path(str(args.options.checkpoint))))
+    return replace(args.options, checkpoint=network)
+
+
+def find_splits(args: Args) -> dict[str, Split]:
+    """Return the splits by name, or what is kept of them.
 
     Raises:
-        ConfigError: The data set is none of mazes.
+        ConfigError: There are to be mazes, and the data set is none of them.
     """
+    options = args.options
+    files: Any = {"data_dir": options.data_dir, "download": options.download}
+    splits = {name: load_split(options.dataset, name, **files) for name in SPLITS}
+    kept = {
+        name: part_of(split, torch.arange(0, len(split), args.every))
+        for name, split in splits.items()
+    }
+    return kept | own_mazes(args)
+
+
+def own_mazes(args: Args) -> dict[str, Split]:
+    """Return the agent split, where it is made for this."""
     if args.num_mazes is None:
         return {}
     spec = dataset_spec(args.options.dataset)
@@ -153,13 +178,13 @@ def add_best_fixed(
 
 def train(
     args: Args,
+    options: Options,
     config: AgentConfig,
-    split: str | Split,
+    split: Split,
     envs: dict[str, VectorEnv],
     seed: int,
 ) -> Any:
     """Return the policy of an agent that was trained with a seed."""
-    options = args.options
     rows = options.num_envs or config.num_envs
     how: Any = {"transitions": "table", "output": config.output}
     train_envs = make_envs(options, split, options.penalty, rows, **how)

@@ -13,7 +13,7 @@ from benchmarks import agent_frontiers
 from benchmarks.agent_frontiers import (
     Args,
     BestWeights,
-    agent_split,
+    own_mazes,
     penalties_of,
     see_only,
 )
@@ -76,7 +76,7 @@ def test_a_figure_is_drawn(tmp_path: Path) -> None:
 
 def test_own_mazes_are_none_of_the_test_split() -> None:
     args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="maze"))
-    own = {each.numpy().tobytes() for each in agent_split(args)["agent"].inputs}
+    own = {each.numpy().tobytes() for each in own_mazes(args)["agent"].inputs}
     others = load_split("maze", "test").inputs
     assert own.isdisjoint(each.numpy().tobytes() for each in others)
     assert len(own) == 50
@@ -85,4 +85,4 @@ def test_own_mazes_are_none_of_the_test_split() -> None:
 def test_only_mazes_can_be_made() -> None:
     args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="digits"))
     with pytest.raises(ConfigError, match="digits are no mazes"):
-        agent_split(args)
+        own_mazes(args)
