@@ -79,7 +79,7 @@ def time_batch(
         batch = len(images)
         predictor = DynaLayPredictor(session, policy, penalty=0.1, batch_size=batch)
         ways[name] = partial(predictor.infer, images)
-        counted[name] = float(predictor.infer(images).macs.mean()) / whole
+        counted[name] = float(predictor.infer(images).macs.double().mean()) / whole
     times = interleaved(list(ways.values()), repeats)
     rows = []
     for name, ratios in zip(ways, times, strict=True):

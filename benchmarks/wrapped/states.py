@@ -59,7 +59,6 @@ def main(args: Args) -> None:
     )
     labels = split.labels[: args.num_iterated].numpy()
     contraction = measure_contraction(network, split.inputs[: args.num_iterated])
-    contraction = measure_contraction(network, some)
     for entry, measured in zip(iterated, contraction, strict=True):
         answered = entry.pop("logits").argmax(1).numpy()
         entry["accuracy"] = float((answered == labels).mean())

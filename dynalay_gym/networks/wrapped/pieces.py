@@ -113,15 +113,21 @@ def first_of(output: Any) -> Tensor:
     return first
 
 
-@dataclass(frozen=True)
 class GraphPiece:
-    """A piece of a network's graph, which runs on the network's modules."""
+    """A piece of a network's graph, which runs on the network's modules.
 
-    graph: fx.Graph
+    Args:
+        network: The network.
+        graph: The graph.
+    """
+
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        # Its modules and weights are looked up in whatever it is called with.
+        self._forward = type(fx.GraphModule(network, graph)).forward
 
     def __call__(self, network: nn.Module, values: Sequence[Any]) -> list[Any]:
         """Run it; see `Traced.pieces`."""
-        return list(fx.Interpreter(network, graph=self.graph).run(*values))
+        return list(self._forward(network, *values))
 
 
 @dataclass(frozen=True)

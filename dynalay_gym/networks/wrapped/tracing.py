@@ -59,7 +59,7 @@ def trace(network: nn.Module, names: Sequence[str]) -> Traced:
         body, last = nodes[ends[i] + 1 : end], nodes[ends[i]] if i > 0 else None
         given = crossing[i - 1][1:] if i > 0 else []
         wanted = crossing[i] if i < len(blocks) else list(graph.output_node().args)
-        pieces.append(_piece(body, last, given, wanted))
+        pieces.append(_piece(network, body, last, given, wanted))
     calls = [_call(b, c[1:]) for b, c in zip(blocks, crossing, strict=True)]
     order = tuple(str(block.target) for block in blocks)
     return Traced(order, tuple(calls), tuple(pieces))
@@ -195,6 +195,7 @@ def _call(block: fx.Node, carried: Sequence[fx.Node]) -> BlockCall:
 
 
 def _piece(
+    network: nn.Module,
     body: Sequence[fx.Node],
     block: fx.Node | None,
     given: Sequence[fx.Node],
@@ -203,6 +204,7 @@ def _piece(
     """Return some nodes as a piece.
 
     Args:
+        network: The network.
         body: The nodes, in order; what the network takes and returns is no part of it.
         block: The block below, whose output comes first; None for the network's inputs.
         given: What comes behind it.
@@ -223,4 +225,4 @@ def _piece(
         if node.op not in ("get_attr", "output"):
             known[node] = graph.node_copy(node, find)
     graph.output(map_arg(tuple(wanted), find))
-    return GraphPiece(graph)
+    return GraphPiece(network, graph)
