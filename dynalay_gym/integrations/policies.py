@@ -74,6 +74,8 @@ def as_policy(given: Any, name: str | None = None) -> Policy:
     if callable(getattr(given, "predict", None)):
 
         def predict(observations: Any) -> Any:
+            if isinstance(observations, torch.Tensor):  # a predictor's
+                observations = observations.numpy(force=True)
             return given.predict(observations, deterministic=True)[0]
 
         return FunctionPolicy(predict, name=label)

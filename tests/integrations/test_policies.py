@@ -56,6 +56,16 @@ def test_a_network_scores_actions() -> None:
     assert actions.tolist() == [2, 3]
 
 
+def test_a_model_is_shown_numpy_also_by_a_predictor() -> None:
+    class Model:
+        def predict(self, seen: Any, deterministic: bool) -> tuple[Any, None]:
+            assert isinstance(seen, np.ndarray) and deterministic
+            return np.full(len(seen), 2), None
+
+    actions = as_policy(Model()).act(torch.zeros(3, 5), MASK)
+    assert isinstance(actions, torch.Tensor) and actions.tolist() == [2, 2, 2]
+
+
 def test_a_policy_is_taken_as_it_is() -> None:
     policy = PlanPolicy((1, 2))
     assert as_policy(policy) is policy
