@@ -242,6 +242,12 @@ def test_a_wrapped_network_is_taken_as_it_is() -> None:
         as_session(found.module)  # type: ignore[arg-type]
 
 
+def test_names_come_in_a_list() -> None:
+    found = other("lstm")
+    with pytest.raises(ConfigError, match=r"layers must be a list of names; give \['l"):
+        wrap(found.module, "layers.0", found.inputs)
+
+
 def test_it_is_saved_and_loaded_with_its_module(tmp_path: Path) -> None:
     found = other("lstm")
     session = own_session(found)

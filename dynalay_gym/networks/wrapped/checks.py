@@ -11,6 +11,23 @@ from dynalay_gym.errors import ConfigError, brief
 from dynalay_gym.networks.wrapped.pieces import first_of
 
 
+def check_example(network: nn.Module, example: Any) -> None:
+    """Raise ConfigError unless an example is what the network takes."""
+    if not isinstance(example, Tensor) or example.dim() < 2 or len(example) == 0:
+        shown = tuple(example.shape) if isinstance(example, Tensor) else brief(example)
+        raise ConfigError(
+            f"example must be a tensor of inputs [n, ...], not {shown}; give one or "
+            "more samples, x[None] if it is one without its axis"
+        )
+    try:
+        network(example[:1])
+    except Exception as error:
+        raise ConfigError(
+            f"the network does not take the example, of shape {tuple(example.shape)} "
+            f"({brief(str(error))}); give inputs [n, ...] as those to come"
+        ) from error
+
+
 def check_names(
     network: nn.Module, layers: Sequence[str], shortcuts: Mapping[str, Any]
 ) -> None:
@@ -21,7 +38,8 @@ def check_names(
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or list(known)[1:4]
             raise ConfigError(
-                f"the network has no module {name!r}; close to it: {brief(near)}"
+                f"the network has no module {name!r}; give a name of named_modules(), "
+                f"such as {brief(near)}"
             )
     for name in layers:
         inner = [other for other in layers if other.startswith(f"{name}.")]

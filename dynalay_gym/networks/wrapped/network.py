@@ -18,6 +18,7 @@ from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import fixed_point_iteration
 from dynalay_gym.networks.wrapped.checks import (
     check_answer,
+    check_example,
     check_names,
     check_same_shape,
     check_shortcut,
@@ -78,6 +79,10 @@ class WrappedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.network = config, _copy(network)
+        if isinstance(example, Tensor):
+            example = example.to(next(self.network.parameters()).device)
+        with torch.no_grad():
+            check_example(self.network, example)
         self.in_shape, self.in_dtype = tuple(example.shape[1:]), example.dtype
         check_names(self.network, config.layers, shortcuts or {})
         if (stem is None) != (head is None):

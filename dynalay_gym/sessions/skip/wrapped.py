@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.errors import CheckpointError
+from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.networks.wrapped.config import Mode, WrapConfig
 from dynalay_gym.networks.wrapped.network import Shortcut, WrappedNetwork
 from dynalay_gym.networks.wrapped.pieces import Function
@@ -186,6 +186,9 @@ def wrap(
     Raises:
         ConfigError: See `WrappedNetwork`.
     """
+    for name, given in (("layers", layers), ("modes", modes)):
+        if isinstance(given, str):
+            raise ConfigError(f"{name} must be a list of names; give [{given!r}]")
     config = WrapConfig(layers=tuple(layers), modes=tuple(modes), **options)
     network = WrappedNetwork(
         module, config, example, shortcuts=shortcuts, stem=stem, head=head

@@ -355,7 +355,7 @@ TOKENS = torch.randint(1, 12, (3, 5))
 @pytest.mark.parametrize(
     ("module", "layers", "inputs", "message"),
     [
-        (Branching(), ("frist",), X, "no module 'frist'; close to it: .'first'"),
+        (Branching(), ("frist",), X, "no module 'frist'; give .*such as .'first'"),
         (Chain(nn.Linear(4, 6), width=6), ("blocks.0",), X, r"maps \(4,\) to \(6,\)"),
         (Branching(), ("first", "second"), X, "the network cannot be followed"),
         (
@@ -374,6 +374,8 @@ TOKENS = torch.randint(1, 12, (3, 5))
         (Branching(), ("first", "first"), X, "named twice"),
         (LastState(), ("layers.0",), TOKENS, "more than the first output of block"),
         (Counting(), ("first", "second"), X, "has no axis of samples"),
+        (Branching(), ("first",), X[0], r"inputs \[n, ...\], not \(4,\); give one or"),
+        (Branching(), ("first",), X[:, :3], r"take the example, of shape \(3, 3\)"),
         (Wrong(), ("first",), X, r"returns \(2,\), not logits"),
     ],
 )
