@@ -73,8 +73,8 @@ def test_it_learns_also_with_blocks_left_out(data: Split) -> None:
         one.train_epoch(lambda step, loss: None)
     assert accuracy(one.network, data, [False, False]) > 0.95
     before = accuracy(one.network, data, [True, True])
-    two = WrappedTrainer(one.network, data, replace(SKIPPING, epochs=4))
-    for _ in range(4):
+    two = WrappedTrainer(one.network, data, replace(SKIPPING, epochs=20))
+    for _ in range(20):
         two.train_epoch(lambda step, loss: None)
     assert accuracy(two.network, data, [True, True]) > before + 0.1
 
