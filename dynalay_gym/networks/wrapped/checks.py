@@ -86,3 +86,12 @@ def check_shortcut(name: str, passed: torch.Size, after: torch.Size) -> None:
             f"the shortcut of block {name!r} gives {tuple(passed[1:])}, the block "
             f"{tuple(after[1:])}; they must agree"
         )
+
+
+def check_kept(name: str, before: Tensor, after: Tensor) -> None:
+    """Raise ConfigError if a block has changed its input in place."""
+    if not torch.equal(before, after):
+        raise ConfigError(
+            f"block {name!r} changes its input in place, which is needed where it is "
+            "skipped or iterated; set inplace=False in its first activation"
+        )

@@ -19,6 +19,7 @@ from dynalay_gym.fixed_point.solve import fixed_point_iteration
 from dynalay_gym.networks.wrapped.checks import (
     check_answer,
     check_example,
+    check_kept,
     check_names,
     check_same_shape,
     check_shortcut,
@@ -240,9 +241,11 @@ class WrappedNetwork(nn.Module):
         self.block_macs, self.shortcut_macs = list[int](), list[int]()
         for level, name in enumerate(self.names):
             self.cuts.append(find_cut(values, others, name))
+            before = values[0].clone()
             output, other = self.run(level, values), self.run(level, others)
             if isinstance(output, tuple | list):
                 self._num_outputs[level] = len(output)
+            check_kept(name, before, values[0])
             own = self.run(level, alone)
             self.choices.append(self._choices(level, values, output))
             self.block_macs.append(self._count_block(level, alone))

@@ -376,6 +376,7 @@ TOKENS = torch.randint(1, 12, (3, 5))
         (Counting(), ("first", "second"), X, "has no axis of samples"),
         (Branching(), ("first",), X[0], r"inputs \[n, ...\], not \(4,\); give one or"),
         (Branching(), ("first",), X[:, :3], r"take the example, of shape \(3, 3\)"),
+        (Chain(nn.ReLU(inplace=True)), ("blocks.0",), X, "its input in place"),
         (Wrong(), ("first",), X, r"returns \(2,\), not logits"),
     ],
 )
