@@ -20,7 +20,7 @@ def check_example(network: nn.Module, example: Any) -> None:
             "more samples, x[None] if it is one without its axis"
         )
     try:
-        network(example[:1])
+        network(example[:1].clone())
     except Exception as error:
         raise ConfigError(
             f"the network does not take the example, of shape {tuple(example.shape)} "
