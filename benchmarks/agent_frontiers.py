@@ -38,6 +38,7 @@ from dynalay_gym.evaluation.figures import plot_frontier
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.sessions.skip.decisions import RUN, SKIP
 from dynalay_gym.sessions.skip.wrapped import WrappedSession
 from dynalay_gym.storage.io import plain, write_json
 from dynalay_gym.storage.metrics import run_metadata
@@ -72,6 +73,8 @@ class Args:
     best_fixed: bool = False
     """Add the frontier of the best actions that are the same for every input; it
     visits all states, so that they should be few."""
+    random_blocks: bool = False
+    """Add the frontier of running each block by chance, for networks of blocks."""
     options: Annotated[Options, arg(name="")] = field(default_factory=Options)
 
 
@@ -92,6 +95,8 @@ def main(args: Args) -> None:
     points = penalties_of(low, high, penalties)
     if args.best_fixed:
         add_best_fixed(study, envs, points)
+    if args.random_blocks:
+        add_random_blocks(study, envs["test"], args.agent_seeds)
     for seed in args.agent_seeds:
         policy = train(args, options, config, splits["agent"], envs, seed)
         label = config.algo + ("-range" if high else "")
@@ -174,6 +179,18 @@ def add_best_fixed(
         policy = PlanPolicy(best_fixed_plan(base, penalty), name="best-fixed")
         result = evaluate(envs["test"], policy, penalty=penalty)
         study.add("best-fixed", f"{penalty:.4g}", result)
+
+
+def add_random_blocks(study: Study, test: VectorEnv, seeds: tuple[int, ...]) -> None:
+    """Add what runs each block of each sample with some chance, and skips the others."""
+    base: Any = test.unwrapped
+    num_blocks = base.problem.session.num_blocks
+    size = base.problem.num_samples, num_blocks
+    for share in np.linspace(0.1, 0.9, POINTS):
+        for seed in seeds:
+            drawn = np.random.default_rng(seed).random(size) < share
+            policy = PlanPolicy(np.where(drawn, RUN, SKIP).tolist(), name="random")
+            study.add("random blocks", f"{share:.1f}", evaluate(test, policy))
 
 
 def train(
