@@ -182,7 +182,7 @@ def add_best_fixed(
 
 
 def add_random_blocks(study: Study, test: VectorEnv, seeds: tuple[int, ...]) -> None:
-    """Add what runs each block of each sample with some chance, and skips the others."""
+    """Add what runs each block of each sample by chance, and skips the others."""
     base: Any = test.unwrapped
     num_blocks = base.problem.session.num_blocks
     size = base.problem.num_samples, num_blocks
