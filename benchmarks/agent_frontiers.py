@@ -185,7 +185,7 @@ def add_random_blocks(study: Study, test: VectorEnv, seeds: tuple[int, ...]) -> 
     """Add what runs each block of each sample by chance, and skips the others."""
     base: Any = test.unwrapped
     num_blocks = base.problem.session.num_blocks
-    size = base.problem.num_samples, num_blocks
+    size = base.num_samples, num_blocks
     for share in np.linspace(0.1, 0.9, POINTS):
         for seed in seeds:
             drawn = np.random.default_rng(seed).random(size) < share
