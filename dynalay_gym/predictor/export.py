@@ -12,7 +12,7 @@ import torch
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.predictor.main_parts import main_parts
-from dynalay_gym.predictor.parts import Part, policy_parts
+from dynalay_gym.predictor.parts import Part, observe_of, policy_parts
 from dynalay_gym.predictor.plan_parts import plan_parts
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.predictor.skip_parts import skip_parts
@@ -49,15 +49,15 @@ def export_parts(
         raise ConfigError(
             'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
         )
-    parts, folder, facts = parts_of(predictor), Path(folder), {}
+    parts, folder, files = parts_of(predictor), Path(folder), dict[str, Any]()
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         name = f"{part.name}.{FORMATS[format]}"
         _write(part, folder / name, format)
         shapes = {key: ["n", *x.shape[1:]] for key, x in part.inputs.items()}
-        facts[name] = {"inputs": shapes, "outputs": list(part.outputs)}
-    write_json(folder / "parts.json", facts)
-    return [folder / name for name in facts]
+        files[name] = {"inputs": shapes, "outputs": list(part.outputs)}
+    write_json(folder / "parts.json", {"settings": _settings(predictor), "files": files})
+    return [folder / name for name in files]
 
 
 def parts_of(predictor: DynaLayPredictor) -> list[Part]:
@@ -74,7 +74,7 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
                 "networks that read texts cannot be exported in parts; save the "
                 "predictor (save) and load it where it is needed"
             )
-        parts = main_parts(session.network, predictor.penalty_unit)
+        parts = main_parts(session, observe_of(predictor))
         parts += plan_parts(session, predictor.policy, predictor.max_decisions)
     elif isinstance(session, SkipSession):
         if session.action_names != ACTION_NAMES:
@@ -82,19 +82,28 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
                 "residual networks with blocks that can be iterated cannot be exported "
                 "in parts; export one that was trained without --iterated"
             )
-        parts = skip_parts(session.network, predictor.penalty_unit)
+        parts = skip_parts(session.network, observe_of(predictor))
     else:
         raise ConfigError(
             "only main, residual and gated networks can be exported in parts, not "
             f"{type(session).__name__}"
         )
-    return parts + policy_parts(predictor.policy)
+    return parts + policy_parts(predictor)
+
+
+def _settings(predictor: DynaLayPredictor) -> dict[str, Any]:
+    """Return what a loop around the parts has to know."""
+    settings = {name: getattr(predictor, name) for name in ("penalty", "max_decisions")}
+    if isinstance(predictor.session, TorchSession):
+        settings["rtol"] = predictor.session.options["rtol"]
+    return settings
 
 
 def _write(part: Part, path: Path, format: str) -> None:
-    batch = torch.export.Dim("n", min=1)
-    free = tuple({0: batch} for _ in part.inputs)
+    batch, free = torch.export.Dim("n", min=1), torch.export.ShapesCollection()
     inputs = tuple(part.inputs.values())
+    for tensor in inputs:
+        free[tensor] = {0: batch}
     with torch.no_grad():
         program = torch.export.export(part.module.eval(), inputs, dynamic_shapes=free)
     if format == "torch":

@@ -1,58 +1,168 @@
-"""What every exported part has in common, and the part of the policy.
+"""What every exported part has in common, and the parts that decide.
 
-Axes: n inputs, F features of the network, D of an observation, A actions.
+Parts work on a *state*: named tensors, one row per input. A part takes some of them and
+returns others; a result that replaces what was taken is called ``…_new`` in its file.
+
+Axes: n inputs, F features of the network, D of an observation, A actions, T = most
+decisions.
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.envs.observation import EpisodeState, shown_penalty
+from dynalay_gym.envs.observation import shown_penalty
+from dynalay_gym.networks.lcnet.policy import GatesPolicy
 from dynalay_gym.networks.policy import Policy
 from dynalay_gym.predictor.policies import NetworkPolicy
+from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant
 
 
 class Part(NamedTuple):
-    """One network to export: file name, module, example inputs, names of outputs."""
+    """One network to export.
+
+    Attributes:
+        name: Of the file, without its ending.
+        module: Takes the inputs in order, returns the outputs in order.
+        inputs: Examples by name.
+        results: What the outputs are in a state, by name.
+    """
 
     name: str
     module: nn.Module
     inputs: dict[str, Tensor]
-    outputs: tuple[str, ...]
+    results: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names in the file, where no output is called like an input."""
+        taken = self.inputs
+        return tuple(f"{key}_new" if key in taken else key for key in self.results)
 
 
-class FirstObservation(nn.Module):
-    """What a policy sees before its first decision.
+class Observe(nn.Module):
+    """What a policy sees: the network's features, then where the episode stands.
 
     Args:
         num_actions: Actions A.
         penalty_unit: Penalty that is shown as 1/2.
+        max_decisions: Most decisions T.
     """
 
-    def __init__(self, num_actions: int, penalty_unit: float) -> None:
+    def __init__(
+        self, num_actions: int, penalty_unit: float, max_decisions: int
+    ) -> None:
         super().__init__()
-        self.penalty_unit = penalty_unit
-        start = EpisodeState(1, num_actions, max_decisions=1).features()
-        self.register_buffer("start", torch.from_numpy(start))
+        self.penalty_unit, self.max_decisions = penalty_unit, max_decisions
+        self.register_buffer("one_hot", torch.eye(num_actions + 1)[:, 1:])
 
-    def forward(self, seen: Tensor, penalty: Tensor) -> Tensor:
-        """Return observations [n, D] of features [n, F] and penalties [n]."""
-        penalty, start = penalty[:, None], self.get_buffer("start")
-        rest = torch.zeros_like(penalty) + start[:, 1:]  # what follows the penalty
-        return torch.cat([seen, shown_penalty(penalty, self.penalty_unit), rest], 1)
+    def forward(
+        self,
+        features: Tensor,
+        penalty: Tensor,
+        action: Tensor,
+        consecutive: Tensor,
+        decisions: Tensor,
+    ) -> Tensor:
+        """Return observations [n, D].
+
+        Args:
+            features: The network's [n, F].
+            penalty: Penalties [n].
+            action: Last actions, int64 [n]; -1 if there was none.
+            consecutive: How often in a row each was chosen, int64 [n].
+            decisions: Decisions taken, int64 [n].
+        """
+        shown = shown_penalty(penalty, self.penalty_unit)[:, None]
+        last_action = self.get_buffer("one_hot")[action + 1]
+        counts = torch.stack([consecutive, decisions], 1) / self.max_decisions
+        ends = counts[:, :1], 1 - counts[:, 1:]
+        return torch.cat([features, shown, last_action, *ends], 1)
+
+    def first(self, features: Tensor, penalty: Tensor) -> Tensor:
+        """Return the observations [n, D] before the first decision."""
+        none = torch.zeros_like(penalty, dtype=torch.int64)
+        return self.forward(features, penalty, none - 1, none, none)
 
 
-def policy_parts(policy: Policy) -> list[Part]:
-    """Return the policy as a part; none if it is no network."""
-    if not isinstance(policy, NetworkPolicy):
-        return []
-    inputs = {"observation": example(policy.sizes[0])}
-    return [Part("policy", policy.net, inputs, ("scores",))]
+class Decide(nn.Module):
+    """One decision of a policy, and what it changes of the episode.
+
+    Args:
+        policy: A network, or the gates.
+        observe: What it sees.
+    """
+
+    def __init__(self, policy: NetworkPolicy | GatesPolicy, observe: Observe) -> None:
+        super().__init__()
+        self.observe, self.column, self.net = observe, 0, None
+        if isinstance(policy, NetworkPolicy):
+            self.net = copy.deepcopy(policy.net).double()
+        else:
+            self.column = policy.column
+
+    def forward(
+        self,
+        features: Tensor,
+        useful: Tensor,
+        penalty: Tensor,
+        action: Tensor,
+        consecutive: Tensor,
+        decisions: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the new `action`, `consecutive` and `decisions`, each int64 [n].
+
+        Args:
+            features: See `Observe`, as for the other arguments.
+            useful: Which actions can change something, bool [n, A].
+            penalty: Penalties [n].
+            action: Last actions.
+            consecutive: How often in a row each was chosen.
+            decisions: Decisions taken.
+        """
+        seen = self.observe(features, penalty, action, consecutive, decisions)
+        if self.net is not None:
+            scores = self.net(seen.double()).float()
+            chosen = scores.masked_fill(~useful, -torch.inf).argmax(1)
+        else:  # run where the gate is open, else skip; stop where neither can be
+            chosen = (2 - (seen[:, self.column] > 0).long()) * useful[:, 1]
+        return chosen, consecutive * (chosen == action) + 1, decisions + 1
+
+
+def observe_of(predictor: DynaLayPredictor) -> Observe:
+    """Return what a predictor shows its policy."""
+    num_actions = len(predictor.session.action_names)
+    return Observe(num_actions, predictor.penalty_unit, predictor.max_decisions)
+
+
+def policy_parts(predictor: DynaLayPredictor) -> list[Part]:
+    """Return the parts that decide; none for a policy of another kind."""
+    policy, parts = predictor.policy, list[Part]()
+    if not isinstance(policy, NetworkPolicy | GatesPolicy):
+        return parts
+    if isinstance(policy, NetworkPolicy):
+        inputs = {"observation": example(policy.sizes[0])}
+        parts.append(Part("policy", policy.net, inputs, ("scores",)))
+    counts = {key: integers() for key in ("action", "consecutive", "decisions")}
+    inputs = {
+        "features": example(predictor.observation_layout["penalty"].start),
+        "useful": torch.ones(EXAMPLE_ROWS, len(predictor.session.action_names)) > 0,
+        "penalty": example(),
+        **counts,
+    }
+    module = Decide(policy, observe_of(predictor))
+    return [*parts, Part("decide", module, inputs, tuple(counts))]
 
 
 def example(*shape: int) -> Tensor:
     """Return a batch of example inputs of a shape, each in [0, 1)."""
     return torch.rand(EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def integers() -> Tensor:
+    """Return a batch of an integer each."""
+    return torch.zeros(EXAMPLE_ROWS, dtype=torch.int64)

@@ -19,9 +19,10 @@ from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block
-from dynalay_gym.predictor.parts import FirstObservation, Part, example
+from dynalay_gym.predictor.main_parts import PlainPass
+from dynalay_gym.predictor.parts import Observe, Part, example, integers
 from dynalay_gym.sessions.features import skip_features
-from dynalay_gym.sessions.skip.decisions import ACTION_NAMES
+from dynalay_gym.sessions.skip.decisions import ACTION_NAMES, RUN
 
 _BRANCH = ("conv1", "norm1", "conv2", "norm2")
 
@@ -88,61 +89,92 @@ class Gates(nn.Module):
         return (gate.layer,) if gate.channels is None else (gate.layer, gate.channels)
 
 
-class SkippedPass(nn.Module):
-    """Stem, shortcuts, head: logits [n, K] and the first observation [n, D].
+class Look(nn.Module):
+    """What is known once some blocks are decided on: `results`.
 
     Args:
         network: The network, frozen.
-        penalty_unit: Penalty that is shown as 1/2.
+        position: Blocks that are decided on.
     """
 
-    def __init__(
-        self, network: ResidualNetwork | GatedNetwork, penalty_unit: float = 1.0
-    ) -> None:
-        super().__init__()
-        blocks = network.blocks
-        self.stem, self.head = network.stem, network.head
-        self.shortcuts = nn.Sequential(*map(Shortcut, blocks))
-        self.gates = Gates(network, 0) if isinstance(network, GatedNetwork) else None
-        self.widest = max(blocks[-1].out_channels, *(b.in_channels for b in blocks))
-        self.observe = FirstObservation(len(ACTION_NAMES), penalty_unit)
-        self.register_buffer("next_block", torch.eye(len(blocks))[:1])
+    results = ("ran", "logits", "features", "useful")
 
-    def forward(self, images: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-        """Run over images [n, C, H, W] with penalties [n]."""
-        x = self.stem(images)
+    def __init__(self, network: ResidualNetwork | GatedNetwork, position: int) -> None:
+        super().__init__()
+        blocks, self.head = network.blocks, network.head
+        self.position, self.is_top = position, position == len(blocks)
+        self.is_gated, self.gates = isinstance(network, GatedNetwork), None
+        if isinstance(network, GatedNetwork) and not self.is_top:
+            self.gates = Gates(network, position)
+        self.shortcuts = nn.Sequential(*map(Shortcut, blocks[position:]))
+        self.widest = max(blocks[-1].out_channels, *(b.in_channels for b in blocks))
+        places = torch.eye(len(blocks) + 1)[:, :-1]
+        self.register_buffer("decided", places[position - 1 : position])
+        self.register_buffer("next_block", places[position : position + 1])
+        num_useful = 1 if self.is_top else len(ACTION_NAMES)
+        self.register_buffer("can", torch.arange(len(ACTION_NAMES)) < num_useful)
+
+    def forward(self, x: Tensor, action: Tensor, ran: Tensor) -> tuple[Tensor, ...]:
+        """Return the results, in order.
+
+        Args:
+            x: What the blocks have made [n, C, H, W].
+            action: What the last one was decided to do, int64 [n].
+            ran: Which of those below it have run, 0 or 1 [n, B].
+        """
+        if self.position > 0:
+            ran = ran + (action == RUN)[:, None] * self.get_buffer("decided")
         logits = self.head(self.shortcuts(x))
         pooled = F.pad(x.mean((2, 3)), (0, self.widest - x.shape[1]))
-        ran = torch.zeros_like(penalty)[:, None].expand(-1, len(self.shortcuts))
-        next_block = ran + self.get_buffer("next_block")
+        next_block = self.get_buffer("next_block") + torch.zeros_like(ran)
         seen = [skip_features(pooled, logits, next_block, ran)]
-        if self.gates is not None:
-            seen.append(self.gates(x)[0][:, None])
-        return logits, self.observe(torch.cat(seen, 1), penalty)
+        if self.is_gated:
+            none = torch.zeros_like(ran[:, 0])
+            seen.append((self.gates(x)[0] if self.gates else none)[:, None])
+        useful = self.get_buffer("can").expand(len(x), -1)
+        return ran, logits, torch.cat(seen, 1), useful.clone()
+
+
+class Begin(nn.Module):
+    """The shortcuts alone: all that is known of images before the first decision.
+
+    Args:
+        network: The network, frozen.
+    """
+
+    results = ("x", *Look.results)
+
+    def __init__(self, network: ResidualNetwork | GatedNetwork) -> None:
+        super().__init__()
+        self.stem, self.look = network.stem, Look(network, 0)
+        self.num_blocks = len(network.blocks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the results for images [n, C, H, W], in order."""
+        x, none = self.stem(images), torch.zeros(len(images), self.num_blocks)
+        return x, *self.look(x, none[:, 0], none)
 
 
 def skip_parts(
-    network: ResidualNetwork | GatedNetwork, penalty_unit: float
+    network: ResidualNetwork | GatedNetwork, observe: Observe
 ) -> list[Part]:
     """Return the parts of a residual or gated network.
 
     Args:
         network: The network, frozen, on the CPU.
-        penalty_unit: Penalty that is shown as 1/2.
+        observe: What a policy sees.
     """
-    images = {"images": example(*network.config.in_shape)}
-    outputs = ("logits", "observation")
-    plain = SkippedPass(network, penalty_unit)
+    images, begin = {"images": example(*network.config.in_shape)}, Begin(network)
+    plain, seen = PlainPass(begin, observe), {**images, "penalty": example()}
     parts = [
-        Part("plain", plain, {**images, "penalty": example()}, outputs),
-        Part("stem", plain.stem, images, ("x",)),
+        Part("plain", plain, seen, ("logits", "observation")),
+        Part("begin", begin, images, begin.results),
+        Part("stem", network.stem, images, ("x",)),
     ]
     for level, size in enumerate(network.block_sizes):
         parts += _block_parts(network, level, size)
-    block, size = network.blocks[-1], network.block_sizes[-1]
-    top = conv2d_size(size, block.stride)
-    inputs = {"x": example(block.out_channels, top, top)}
-    return [*parts, Part("head", plain.head, inputs, ("logits",))]
+    top = {"x": parts[-1].inputs["x"]}  # what is seen behind the last block
+    return [*parts, Part("head", network.head, top, ("logits",))]
 
 
 def _block_parts(
@@ -151,12 +183,19 @@ def _block_parts(
     """Yield the parts of the block `level` (from 0), for maps of a side."""
     block, number = network.blocks[level], level + 1
     inputs = {"x": example(block.in_channels, size, size)}
-    yield Part(f"shortcut-{number}", Shortcut(block), inputs, ("y",))
-    if not isinstance(network, GatedNetwork):
-        yield Part(f"block-{number}", block, inputs, ("y",))
-        return
-    gates = {"layer": example()}
-    if network.gate_config.channels:
-        gates["channels"] = example(block.inner_channels)
-    yield Part(f"gates-{number}", Gates(network, level), inputs, tuple(gates))
-    yield Part(f"block-{number}", GatedBlock(block), {**inputs, **gates}, ("y",))
+    yield Part(f"shortcut-{number}", Shortcut(block), inputs, ("x",))
+    if isinstance(network, GatedNetwork):
+        gates = {"layer": example()}
+        if network.gate_config.channels:
+            gates["channels"] = example(block.inner_channels)
+        yield Part(f"gates-{number}", Gates(network, level), inputs, tuple(gates))
+        yield Part(f"block-{number}", GatedBlock(block), {**inputs, **gates}, ("x",))
+    else:
+        yield Part(f"block-{number}", block, inputs, ("x",))
+    side, blocks = conv2d_size(size, block.stride), len(network.blocks)
+    known = {
+        "x": example(block.out_channels, side, side),
+        "action": integers(),
+        "ran": example(blocks),
+    }
+    yield Part(f"look-{number}", Look(network, number), known, Look.results)
