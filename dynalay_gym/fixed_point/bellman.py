@@ -152,7 +152,7 @@ class BellmanLayer(Freezable):
         return x[:, : self.channels].contiguous() if z0 is None else z0
 
     def map(self) -> Map:
-        """Return the map f(v, x) with kernels that are computed once, not per iteration."""
+        """Return the map (v, x) -> v; its kernels are computed here, once."""
         weight, gamma = self.weight(), self.gamma
 
         def f(v: Tensor, x: Tensor) -> Tensor:

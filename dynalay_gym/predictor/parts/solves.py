@@ -13,7 +13,6 @@ from dynalay_gym.fixed_point.progress import (
     SolverStatus,
     relative_residual,
 )
-from dynalay_gym.fixed_point.relu_solve import relu_map
 from dynalay_gym.fixed_point.solve import SolverConfig
 
 
@@ -26,9 +25,7 @@ class Iteration(nn.Module):
 
     def __init__(self, layer: FixedPointLayer | BellmanLayer) -> None:
         super().__init__()
-        self.state_shape = layer.state_shape
-        is_relu = isinstance(layer, FixedPointLayer)
-        self.map = relu_map(layer, layer.weight()) if is_relu else layer.map()
+        self.map, self.state_shape = layer.map(), layer.state_shape
 
     def forward(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the map to iterates z under the injected input x, both [n, ...]."""
@@ -37,15 +34,14 @@ class Iteration(nn.Module):
 
     def start(self, x: Tensor) -> Tensor:
         """Return the first iterate [n, ...], one application from zero."""
-        first: Tensor = self.map(x.new_zeros(len(x), *self.state_shape), x)
-        return first
+        return self.map(x.new_zeros(x.shape[0], *self.state_shape), x)
 
 
 class StaticSolve(nn.Module):
     """Stands where a layer has its recurrence, and takes the same steps for all.
 
-    A sample stays as it is once it has converged: the same values as in a solve, without
-    the time that stopping early saves.
+    A sample stays as it is once it has converged: the same values as in a solve,
+    without the time that stopping early saves.
 
     Args:
         layer: The recurrent map, frozen.

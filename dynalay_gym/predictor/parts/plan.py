@@ -9,13 +9,12 @@ Axes: n images [n, C, H, W], K classes.
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.networks.policy import NOP, PlanPolicy, Policy
-from dynalay_gym.predictor.parts import Part, example
-from dynalay_gym.predictor.solve_parts import StaticSolve
+from dynalay_gym.predictor.parts.part import Part, example
+from dynalay_gym.predictor.parts.solves import StaticSolve
 from dynalay_gym.sessions.torch_session import TorchSession
 
 

@@ -19,8 +19,8 @@ from dynalay_gym.networks.lcnet.network import GatedNetwork
 from dynalay_gym.networks.residual.blocks import ResidualBlock
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block
-from dynalay_gym.predictor.main_parts import PlainPass
-from dynalay_gym.predictor.parts import Observe, Part, example, integers
+from dynalay_gym.predictor.parts.decisions import Observe, PlainPass
+from dynalay_gym.predictor.parts.part import Part, example, integers
 from dynalay_gym.sessions.features import skip_features
 from dynalay_gym.sessions.skip.decisions import ACTION_NAMES, RUN
 
@@ -131,7 +131,7 @@ class Look(nn.Module):
         if self.is_gated:
             none = torch.zeros_like(ran[:, 0])
             seen.append((self.gates(x)[0] if self.gates else none)[:, None])
-        useful = self.get_buffer("can").expand(len(x), -1)
+        useful = self.get_buffer("can").expand(x.shape[0], -1)
         return ran, logits, torch.cat(seen, 1), useful.clone()
 
 
@@ -151,13 +151,11 @@ class Begin(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the results for images [n, C, H, W], in order."""
-        x, none = self.stem(images), torch.zeros(len(images), self.num_blocks)
+        x, none = self.stem(images), torch.zeros(images.shape[0], self.num_blocks)
         return x, *self.look(x, none[:, 0], none)
 
 
-def skip_parts(
-    network: ResidualNetwork | GatedNetwork, observe: Observe
-) -> list[Part]:
+def skip_parts(network: ResidualNetwork | GatedNetwork, observe: Observe) -> list[Part]:
     """Return the parts of a residual or gated network.
 
     Args:
@@ -165,9 +163,9 @@ def skip_parts(
         observe: What a policy sees.
     """
     images, begin = {"images": example(*network.config.in_shape)}, Begin(network)
-    plain, seen = PlainPass(begin, observe), {**images, "penalty": example()}
+    plain = PlainPass(begin, begin.results, observe)
     parts = [
-        Part("plain", plain, seen, ("logits", "observation")),
+        Part("plain", plain, {**images, "penalty": example()}, PlainPass.results),
         Part("begin", begin, images, begin.results),
         Part("stem", network.stem, images, ("x",)),
     ]

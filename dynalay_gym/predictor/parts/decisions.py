@@ -1,47 +1,20 @@
-"""What every exported part has in common, and the parts that decide.
+"""The parts that decide, and what they see.
 
-Parts work on a *state*: named tensors, one row per input. A part takes some of them and
-returns others; a result that replaces what was taken is called ``…_new`` in its file.
-
-Axes: n inputs, F features of the network, D of an observation, A actions, T = most
-decisions.
+Axes: n inputs, K classes, F features of the network, D of an observation, A actions,
+T = most decisions.
 """
 
 import copy
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dynalay_gym.envs.observation import shown_penalty
 from dynalay_gym.networks.lcnet.policy import GatesPolicy
-from dynalay_gym.networks.policy import Policy
+from dynalay_gym.predictor.parts.part import EXAMPLE_ROWS, Part, example, integers
 from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-
-EXAMPLE_ROWS = 3  # a batch that no exporter takes for a constant
-
-
-class Part(NamedTuple):
-    """One network to export.
-
-    Attributes:
-        name: Of the file, without its ending.
-        module: Takes the inputs in order, returns the outputs in order.
-        inputs: Examples by name.
-        results: What the outputs are in a state, by name.
-    """
-
-    name: str
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    results: tuple[str, ...]
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names in the file, where no output is called like an input."""
-        taken = self.inputs
-        return tuple(f"{key}_new" if key in taken else key for key in self.results)
 
 
 class Observe(nn.Module):
@@ -87,6 +60,29 @@ class Observe(nn.Module):
         """Return the observations [n, D] before the first decision."""
         none = torch.zeros_like(penalty, dtype=torch.int64)
         return self.forward(features, penalty, none - 1, none, none)
+
+
+class PlainPass(nn.Module):
+    """Logits [n, K] and the observations [n, D] before the first decision.
+
+    Args:
+        begin: The part of which they are taken.
+        names: What it returns, in order.
+        observe: What a policy sees.
+    """
+
+    results = ("logits", "observation")
+
+    def __init__(
+        self, begin: nn.Module, names: Sequence[str], observe: Observe
+    ) -> None:
+        super().__init__()
+        self.begin, self.names, self.observe = begin, names, observe
+
+    def forward(self, images: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """Run over images [n, C, H, W] with penalties [n]."""
+        found = dict(zip(self.names, self.begin(images), strict=True))
+        return found["logits"], self.observe.first(found["features"], penalty)
 
 
 class Decide(nn.Module):
@@ -156,13 +152,3 @@ def policy_parts(predictor: DynaLayPredictor) -> list[Part]:
     }
     module = Decide(policy, observe_of(predictor))
     return [*parts, Part("decide", module, inputs, tuple(counts))]
-
-
-def example(*shape: int) -> Tensor:
-    """Return a batch of example inputs of a shape, each in [0, 1)."""
-    return torch.rand(EXAMPLE_ROWS, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def integers() -> Tensor:
-    """Return a batch of an integer each."""
-    return torch.zeros(EXAMPLE_ROWS, dtype=torch.int64)
