@@ -17,7 +17,7 @@ from helpers.exported import (
     open_torch,
     require_onnx,
 )
-from helpers.networks import shared_model, tiny_config
+from helpers.networks import random_model, shared_model, tiny_config
 from torch import Tensor, nn
 
 from dynalay_gym.data.splits import load_split
@@ -32,7 +32,8 @@ from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 @pytest.fixture(scope="module")
 def predictor() -> DynaLayPredictor:
-    return decided(shared_model(), seed=2)
+    shape = {"channels": (2, 3), "strides": (1, 2), "hidden": (4, 5), "pools": (2, 1)}
+    return decided(random_model(tiny_config(**shape)), seed=2)
 
 
 def some_images(num: int = 40) -> Tensor:
@@ -46,14 +47,14 @@ def assert_parts_agree(
     parts = list(parts_of(predictor))
     assert [path.stem for path in files] == [part.name for part in parts]
     generator = torch.Generator().manual_seed(1)
-    for part, path in zip(parts, files, strict=True):
-        run = open_part(path)
+    opened = {path.stem: open_part(path) for path in files}
+    assert_runs_alone(predictor, opened, some_images())
+    for part, run in zip(parts, opened.values(), strict=True):
+        if part.name.startswith("start"):
+            continue  # takes states, not any numbers: it is run in the loop
         for rows in (1, 2, 9):
             inputs = {
-                name: torch.randn(rows, *x.shape[1:], generator=generator)
-                .abs()
-                .clamp(max=3)
-                .to(x.dtype)
+                name: torch.rand(rows, *x.shape[1:], generator=generator).to(x.dtype)
                 for name, x in part.inputs.items()
             }
             with torch.no_grad():
@@ -61,8 +62,6 @@ def assert_parts_agree(
             expected = expected if isinstance(expected, tuple) else (expected,)
             for got, want in zip(run(**inputs), expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-    parts_by_name = {path.stem: open_part(path) for path in files}
-    assert_runs_alone(predictor, parts_by_name, some_images())
 
 
 @pytest.mark.filterwarnings(EXPORTERS_WARN)
@@ -72,7 +71,9 @@ def test_torch_programs_agree(predictor: DynaLayPredictor, tmp_path: Path) -> No
     facts = json.loads((tmp_path / "parts" / "parts.json").read_text())
     assert facts["files"]["plain.pt2"]["inputs"]["images"] == ["n", 1, 8, 8]
     assert list(facts["files"]) == [path.name for path in files]
-    assert facts["settings"] == {"penalty": 0.1, "max_decisions": 4, "rtol": 0.1}
+    assert facts["settings"] == pytest.approx(
+        {"penalty": 0.1, "max_decisions": 3, "rtol": 0.1}
+    )
 
 
 @pytest.mark.slow
