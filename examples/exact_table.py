@@ -5,14 +5,14 @@ the last action and how often in a row it was chosen. There are few, the same fo
 samples, so that a file holds every observation and every reward: a learner needs no
 environment, and an exact optimum is a sweep from the last node to the first.
 
-    python examples/exact_table.py --dataset digits --split validation --file table.safetensors
+    python examples/exact_table.py --dataset digits --split validation
 
 What is in the file (safetensors):
 
     observations  float32 [n, K, D]   what is seen at a node; node 0 is the start
-    rewards       float32 [n, K, A]   what an action is paid there; 0 where not allowed
-    allowed       bool [n, K, A]      whether it can change something; 0, to stop, always
-    children      int64 [K, A]        the node that it leads to; -1 where the episode ends
+    rewards       float32 [n, K, A]   what an action is paid there
+    allowed       bool [n, K, A]      whether it can change something; 0 always is
+    children      int64 [K, A]        the node that it leads to; -1 at the end
     state         int64 [K]           the network's state, a row of `next_state`
     next_state    int64 [S, A]        the network's automaton
     labels        int64 [n]           classes
