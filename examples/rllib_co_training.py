@@ -54,14 +54,14 @@ class CoTraining:
         problem: Any = env.unwrapped.problem
         self.trainer = CoTrainer(problem, load_split("digits", "main"), config, seed=0)
 
-    def turn(self, algorithm: Any, result: dict[str, Any], **_: Any) -> None:
+    def turn(self, algorithm: Any, result: dict[str, Any]) -> None:
         """Learn for the decisions so far, and tell all env runners."""
         policy = GreedyNetPolicy(Scores(algorithm.get_module()), name="ppo")
         decisions = int(result["env_runners"]["num_env_steps_sampled_lifetime"])
         result["main"] = self.trainer.turn(policy, decisions)
         self.broadcast(algorithm.env_runner_group)
 
-    def broadcast(self, env_runner_group: Any, **_: Any) -> None:
+    def broadcast(self, env_runner_group: Any) -> None:
         """Give all env runners the network's weights."""
         weights = {k: x.clone() for k, x in self.trainer.weights().items()}
         env_runner_group.foreach_env_runner(partial(load, weights=weights))
@@ -88,12 +88,15 @@ def main(iterations: int = 20, update_ratio: float = 4.0) -> None:
         num_envs_per_env_runner=8,
         batch_mode="complete_episodes",
     )
+    # Functions, because RLlib copies methods with all that they belong to.
     config.callbacks(
         on_algorithm_init=lambda algorithm, **_: co.broadcast(
             algorithm.env_runner_group
         ),
-        on_train_result=co.turn,
-        on_env_runners_recreated=co.broadcast,
+        on_train_result=lambda algorithm, result, **_: co.turn(algorithm, result),
+        on_env_runners_recreated=lambda env_runner_group, **_: co.broadcast(
+            env_runner_group
+        ),
     )
     sizes = {"train_batch_size_per_learner": 1024, "minibatch_size": 256}
     algorithm = config.training(gamma=1.0, num_epochs=4, **sizes).build_algo()
@@ -101,7 +104,8 @@ def main(iterations: int = 20, update_ratio: float = 4.0) -> None:
         result = algorithm.train()
         found = result["env_runners"]["episode_return_mean"]
         loss = result["main"]["main/loss"]
-        print(f"return {found:6.3f}   network: {co.trainer.steps} steps, {loss:.3f}")
+        steps = co.trainer.steps
+        print(f"return {found:6.3f}   network: {steps} steps, {loss:.3f}", flush=True)
     network = co.trainer.network.eval()
     shown = state_accuracies(
         fastest_session(network), load_split("digits", "validation")
