@@ -126,11 +126,11 @@ class BellmanLayer(Freezable):
         Returns:
             SolveResult; ``num_steps`` counts applications of the kernels.
         """
-        return solve(self._map(), self._start(x, z0), x, solver or self.solver)
+        return solve(self.map(), self._start(x, z0), x, solver or self.solver)
 
     def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z [n, C, H, W], whatever the steps of the solver."""
-        return fixed_point_iteration(self._map(), z, x, rtol=solver.rtol, max_steps=1)
+        return fixed_point_iteration(self.map(), z, x, rtol=solver.rtol, max_steps=1)
 
     def residual_curve(
         self, x: Tensor, solver: SolverConfig, z0: Tensor | None = None
@@ -142,7 +142,7 @@ class BellmanLayer(Freezable):
             solver: Tolerance and most steps; the iteration is the plain one.
             z0: Initial values [1, C, H, W]; r if None.
         """
-        return residual_curve(self._map(), self._start(x, z0), x, solver)
+        return residual_curve(self.map(), self._start(x, z0), x, solver)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``v*`` [n, C, H, W] for the injected input x [n, 2C, H, W]."""
@@ -151,8 +151,8 @@ class BellmanLayer(Freezable):
     def _start(self, x: Tensor, z0: Tensor | None) -> Tensor:
         return x[:, : self.channels].contiguous() if z0 is None else z0
 
-    def _map(self) -> Map:
-        """Return the map with kernels that are computed once, not per iteration."""
+    def map(self) -> Map:
+        """Return the map (v, x) -> v; its kernels are computed here, once."""
         weight, gamma = self.weight(), self.gamma
 
         def f(v: Tensor, x: Tensor) -> Tensor:

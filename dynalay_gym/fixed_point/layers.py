@@ -22,7 +22,7 @@ from dynalay_gym.fixed_point.contraction import (
     depthwise_bound,
     gram_bound,
 )
-from dynalay_gym.fixed_point.progress import SolveResult
+from dynalay_gym.fixed_point.progress import Map, SolveResult
 from dynalay_gym.fixed_point.relu_solve import relu_map, relu_solve
 from dynalay_gym.fixed_point.solve import (
     GradientRule,
@@ -131,8 +131,7 @@ class FixedPointLayer(Freezable):
 
     def check(self, x: Tensor, z: Tensor, solver: SolverConfig) -> SolveResult:
         """Apply the map once at z [n, ...], whatever the steps of the solver."""
-        f = relu_map(self, self.weight())
-        return fixed_point_iteration(f, z, x, rtol=solver.rtol, max_steps=1)
+        return fixed_point_iteration(self.map(), z, x, rtol=solver.rtol, max_steps=1)
 
     def residual_curve(
         self, x: Tensor, solver: SolverConfig, z0: Tensor | None = None
@@ -145,7 +144,11 @@ class FixedPointLayer(Freezable):
             z0: Initial iterate [1, ...]; relu(x) if None.
         """
         start = torch.relu(x) if z0 is None else z0
-        return residual_curve(relu_map(self, self.weight()), start, x, solver)
+        return residual_curve(self.map(), start, x, solver)
+
+    def map(self) -> Map:
+        """Return the map (z, x) -> z, without gradients; W is computed here, once."""
+        return relu_map(self, self.weight())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``z_star`` [n, ...] for the injected input x [n, ...]."""

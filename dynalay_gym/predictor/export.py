@@ -1,4 +1,4 @@
-"""Parts of a predictor as files that run without this package.
+"""A predictor as files that run without this package.
 
 ``torch.export`` programs (``.pt2``), or ONNX graphs (extra ``[onnx]``). A file has its
 batch as a free axis. They give the same values as the package, not the same bits.
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.predictor.main_parts import main_parts
-from dynalay_gym.predictor.parts import Part, policy_parts
-from dynalay_gym.predictor.plan_parts import plan_parts
+from dynalay_gym.predictor.parts.blocks import skip_parts
+from dynalay_gym.predictor.parts.decisions import observe_of, policy_parts
+from dynalay_gym.predictor.parts.layers import main_parts
+from dynalay_gym.predictor.parts.part import Part
+from dynalay_gym.predictor.parts.plan import plan_parts
 from dynalay_gym.predictor.predictor import DynaLayPredictor
-from dynalay_gym.predictor.skip_parts import skip_parts
 from dynalay_gym.sessions.skip.decisions import ACTION_NAMES
 from dynalay_gym.sessions.skip.session import SkipSession
 from dynalay_gym.sessions.torch_session import TorchSession
@@ -27,7 +28,7 @@ FORMATS = {"torch": "pt2", "onnx": "onnx"}
 def export_parts(
     predictor: DynaLayPredictor, folder: str | Path, format: str = "torch"
 ) -> list[Path]:
-    """Write the parts of the network and, if it is a network, the policy.
+    """Write the parts of the network, and those of a policy that is a network.
 
     Args:
         predictor: What is exported; of a main, residual or gated network, on the CPU.
@@ -35,7 +36,8 @@ def export_parts(
         format: ``torch`` or ``onnx``.
 
     Returns:
-        The files; ``parts.json`` beside them names inputs, outputs and their shapes.
+        The files; ``parts.json`` beside them names inputs, outputs and their shapes,
+        and has what a loop around them needs.
 
     Raises:
         ConfigError: Unknown format, ONNX without its packages, or a predictor on
@@ -49,15 +51,16 @@ def export_parts(
         raise ConfigError(
             'ONNX export needs more packages: pip install "dynalay-gym[onnx]"'
         )
-    parts, folder, facts = parts_of(predictor), Path(folder), {}
+    parts, folder, files = parts_of(predictor), Path(folder), dict[str, Any]()
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts:
         name = f"{part.name}.{FORMATS[format]}"
         _write(part, folder / name, format)
         shapes = {key: ["n", *x.shape[1:]] for key, x in part.inputs.items()}
-        facts[name] = {"inputs": shapes, "outputs": list(part.outputs)}
+        files[name] = {"inputs": shapes, "outputs": list(part.outputs)}
+    facts = {"settings": _settings(predictor), "files": files}
     write_json(folder / "parts.json", facts)
-    return [folder / name for name in facts]
+    return [folder / name for name in files]
 
 
 def parts_of(predictor: DynaLayPredictor) -> list[Part]:
@@ -74,27 +77,38 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
                 "networks that read texts cannot be exported in parts; save the "
                 "predictor (save) and load it where it is needed"
             )
-        parts = main_parts(session.network, predictor.penalty_unit)
-        parts += plan_parts(session, predictor.policy, predictor.max_decisions)
+        parts = main_parts(session, observe_of(predictor))
+        answer = plan_parts(session, predictor.policy, predictor.max_decisions)
+        if answer:  # nobody asks again
+            parts = [*parts[:1], *answer]
     elif isinstance(session, SkipSession):
         if session.action_names != ACTION_NAMES:
             raise ConfigError(
                 "residual networks with blocks that can be iterated cannot be exported "
                 "in parts; export one that was trained without --iterated"
             )
-        parts = skip_parts(session.network, predictor.penalty_unit)
+        parts = skip_parts(session.network, observe_of(predictor))
     else:
         raise ConfigError(
             "only main, residual and gated networks can be exported in parts, not "
             f"{type(session).__name__}"
         )
-    return parts + policy_parts(predictor.policy)
+    return parts + policy_parts(predictor)
+
+
+def _settings(predictor: DynaLayPredictor) -> dict[str, Any]:
+    """Return what a loop around the parts has to know."""
+    settings = {name: getattr(predictor, name) for name in ("penalty", "max_decisions")}
+    if isinstance(predictor.session, TorchSession):
+        settings["rtol"] = predictor.session.options["rtol"]
+    return settings
 
 
 def _write(part: Part, path: Path, format: str) -> None:
-    batch = torch.export.Dim("n", min=1)
-    free = tuple({0: batch} for _ in part.inputs)
+    batch, free = torch.export.Dim("n", min=1), torch.export.ShapesCollection()
     inputs = tuple(part.inputs.values())
+    for tensor in inputs:
+        free[tensor] = {0: batch}
     with torch.no_grad():
         program = torch.export.export(part.module.eval(), inputs, dynamic_shapes=free)
     if format == "torch":

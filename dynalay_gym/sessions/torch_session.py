@@ -91,7 +91,7 @@ class TorchSession:
         most = self.options["max_steps"]
         each = (most,) * self.num_layers if isinstance(most, int) else most
         self.solver = SolverConfig(rtol=self.options["rtol"], max_steps=max(each))
-        self._states = states = Levels(each, iterations_per_action, self.device)
+        self.states = states = Levels(each, iterations_per_action, self.device)
         self.next_state, self.same_cost = states.next_state, states.same_cost
         self._in_portions = iterations_per_action is not None
 
@@ -132,8 +132,8 @@ class TorchSession:
         check_rows(rows, len(state.state_id))
         check_actions(actions, len(rows), self.num_layers + 1)
         before = state.state_id[rows]
-        target = self._states.reached[before, actions]
-        already = self._states.is_done[before, actions]
+        target = self.states.reached[before, actions]
+        already = self.states.is_done[before, actions]
         if self._in_portions:
             converged = F.pad(self._has_converged(state, rows), (1, 0))
             already = already | converged.gather(1, actions[:, None])[:, 0]
@@ -145,7 +145,7 @@ class TorchSession:
         check_rows(rows, len(state.state_id))
         check_states(state_ids, len(rows), len(self.next_state))
         assert not bool(state.state_id[rows].any()), "rows start in state 0"
-        iterated = self._states.level[state_ids] > 0
+        iterated = self.states.level[state_ids] > 0
         lowest = torch.where(iterated.any(1), iterated.int().argmax(1) + 1, 0)
         return self._sweep(state, rows, lowest, state_ids, lowest < 0)  # none is done
 
@@ -157,7 +157,7 @@ class TorchSession:
         """Return what an observer sees; see `NetworkSession.features`."""
         names = "pooled", "logits", "residual", "state_id"
         pooled, logits, residual, state_id = state.pick(rows, *names)
-        iterated = self._states.share.index_select(0, state_id)
+        iterated = self.states.share.index_select(0, state_id)
         return network_features(pooled, logits, residual, iterated)
 
     def logits(self, state: MainState, rows: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class TorchSession:
 
         Where solves are taken in portions, a layer that has converged is left out.
         """
-        useful = self._states.useful[state.pick(rows, "state_id")[0]]
+        useful = self.states.useful[state.pick(rows, "state_id")[0]]
         if self._in_portions:
             useful[:, 1:] &= ~self._has_converged(state, rows)
         return useful
@@ -177,7 +177,7 @@ class TorchSession:
     def _has_converged(self, state: MainState, rows: Tensor) -> Tensor:
         """Return which layers no iteration moves any more, bool [m, L]."""
         state_id, residual = state.pick(rows, "state_id", "residual")
-        level = self._states.level.index_select(0, state_id)
+        level = self.states.level.index_select(0, state_id)
         return (level > 0) & ~(residual >= self.solver.rtol)  # also if it is NaN
 
     def state_ids(self, state: MainState) -> Tensor:
@@ -196,9 +196,9 @@ class TorchSession:
     def residual_curves(self, state: MainState, row: int) -> dict[str, list[float]]:
         """Return the residuals of each solve; empty for a plainly applied layer."""
         curves, where = {}, torch.tensor([row], device=self.device)
-        level = self._states.level[state.pick(where, "state_id")[0]][0]
+        level = self.states.level[state.pick(where, "state_id")[0]][0]
         for i, layer in enumerate(self.network.main_layers):
-            steps = int(self._states.iterations[i][level[i]])
+            steps = int(self.states.iterations[i][level[i]])
             held = state.layers[i + 1].read(where)
             solver = replace(self.solver, max_steps=steps)
             curve = layer.residual_curve(held, solver) if steps else []
@@ -245,7 +245,7 @@ class TorchSession:
         cost = torch.zeros(3, len(rows), dtype=torch.int64, device=self.device)
         for layer in range(1, self.num_layers + 1):
             starts, above = lowest == layer, (lowest > 0) & (lowest < layer)
-            level = self._states.level[target, layer - 1]
+            level = self.states.level[target, layer - 1]
             wanted = (level > 0) & (starts | above) & ~(starts & already)
             for chosen, work in (
                 (starts & already, self._check),
@@ -285,7 +285,7 @@ class TorchSession:
         self, state: MainState, rows: Tensor, layer: int, target: Tensor
     ) -> Tensor:
         """Apply the layer once, from zero, on its new input."""
-        pattern = self._states.pattern[target] % 2 ** (layer - 1)
+        pattern = self.states.pattern[target] % 2 ** (layer - 1)
         below = state.layers[layer - 1].read(rows)
         new = self.network.main_layers[layer - 1].plain(below, pattern)
         state.keep(rows, layer, *self._pooled(layer, new), visible=new.u)
@@ -299,7 +299,7 @@ class TorchSession:
     ) -> Tensor:
         """Go on with the layer's solve; rows that do the same are solved together."""
         before, after = (
-            self._states.iterations[layer - 1][self._states.level[ids, layer - 1]]
+            self.states.iterations[layer - 1][self.states.level[ids, layer - 1]]
             for ids in (state.state_id[rows], target)
         )
         steps, is_new = after - before, before == 0
@@ -310,7 +310,7 @@ class TorchSession:
             part, starts = (state, rows[some], layer, target[some]), bool(kind[1])
             cost[:, some] = self._cost(layer, self._solve(*part, solver, starts))
         setup = torch.tensor(self.costs.layers[layer - 1].setup, device=self.device)
-        below_iterated = (self._states.pattern[target] << 1) >> (layer - 1) & 1
+        below_iterated = (self.states.pattern[target] << 1) >> (layer - 1) & 1
         cost[0] += setup[below_iterated] * is_new  # layer 1 has none below: 0
         return cost
 
@@ -324,7 +324,7 @@ class TorchSession:
         starts: bool,
     ) -> SolveResult:
         """Iterate a layer that was applied plainly (`starts`) or iterated before."""
-        pattern = self._states.pattern[target] % 2 ** (layer - 1)
+        pattern = self.states.pattern[target] % 2 ** (layer - 1)
         buffer, module = state.layers[layer], self.network.main_layers[layer - 1]
         held = buffer.read_plain(rows) if starts else buffer.read_iterated(rows)
         below = state.layers[layer - 1].read(rows) if starts else held  # not read
@@ -346,5 +346,5 @@ class TorchSession:
 
     def _answer(self, state: MainState, rows: Tensor) -> None:
         top = state.pooled[rows[:, None], self._columns[-1]]
-        pattern = self._states.pattern[state.state_id[rows]]
+        pattern = self.states.pattern[state.state_id[rows]]
         state.logits[rows] = self.network.answer(top, pattern)

@@ -5,10 +5,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from dynalay_gym.envs.oracle import optimum
 from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.residual.config import ResidualConfig
 from dynalay_gym.networks.residual.network import ResidualNetwork
@@ -115,3 +118,29 @@ def test_offline_data_are_what_the_environment_does(monkeypatch, capsys, tmp_pat
         expected = np.stack([seen, *(step[0] for step in steps)])
         assert np.allclose(episode.observations, expected, atol=1e-6)
         assert episode.terminations.tolist() == [step[2] for step in steps]
+
+
+def test_the_exact_table_is_what_the_environment_does(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "table.safetensors"
+    text = run(
+        *("exact_table.py", "--split", "validation", "--file", str(file)),
+        *("--episodes", "50"),
+        monkeypatch=monkeypatch,
+        capsys=capsys,
+    )
+    (differs,) = re.findall(r"differ by ([\d.e+-]+) at most", text)
+    assert float(differs) < 1e-6
+    table = load_file(file)
+    envs = gym.make_vec("dynalay_gym:DynaLay/Digits-v0", num_envs=1, split="validation")
+    best = optimum(envs.unwrapped).returns
+    assert best_returns(table) == pytest.approx(best, abs=1e-6)
+
+
+def best_returns(table):
+    """Return the optimum of every sample by a sweep over the file alone."""
+    rewards = table["rewards"].masked_fill(~table["allowed"], -torch.inf)
+    values = torch.zeros(len(rewards), rewards.shape[1] + 1)  # the last is the end
+    for node in reversed(range(rewards.shape[1])):
+        following = values[:, table["children"][node]]
+        values[:, node] = (rewards[:, node] + following).amax(1)
+    return values[:, 0].numpy()

@@ -10,34 +10,35 @@ from helpers.exported import (
     EXPORTERS_WARN,
     Runner,
     Watcher,
+    assert_runs_alone,
+    decided,
+    open_module,
     open_onnx,
     open_torch,
     require_onnx,
 )
-from helpers.networks import shared_model, tiny_config
-from torch import nn
+from helpers.networks import random_model, shared_model, tiny_config
+from torch import Tensor, nn
 
+from dynalay_gym.data.splits import load_split
+from dynalay_gym.envs.config import SHIPPED
 from dynalay_gym.errors import ConfigError
-from dynalay_gym.networks.agent_net import AgentNet
+from dynalay_gym.networks.checkpoint import load_network
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.predictor.export import export_parts, parts_of
-from dynalay_gym.predictor.policies import MaxProbPolicy, NetworkPolicy
+from dynalay_gym.predictor.policies import MaxProbPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 
 
 @pytest.fixture(scope="module")
 def predictor() -> DynaLayPredictor:
-    return make_predictor("wide")
+    shape = {"channels": (2, 3), "strides": (1, 2), "hidden": (4, 5), "pools": (2, 1)}
+    return decided(random_model(tiny_config(**shape)), seed=2)
 
 
-def make_predictor(form: str) -> DynaLayPredictor:
-    model = shared_model(form)
-    blank = DynaLayPredictor(model, PlanPolicy(()), penalty=0.1)
-    size = max(part.stop for part in blank.observation_layout.values())
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = AgentNet(size, 4, (8,))
-    return DynaLayPredictor(model, NetworkPolicy(net), penalty=0.1)
+def some_images(num: int = 40) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num, *tiny_config().in_shape, generator=generator)
 
 
 def assert_parts_agree(
@@ -46,11 +47,14 @@ def assert_parts_agree(
     parts = list(parts_of(predictor))
     assert [path.stem for path in files] == [part.name for part in parts]
     generator = torch.Generator().manual_seed(1)
-    for part, path in zip(parts, files, strict=True):
-        run = open_part(path)
+    opened = {path.stem: open_part(path) for path in files}
+    assert_runs_alone(predictor, opened, some_images())
+    for part, run in zip(parts, opened.values(), strict=True):
+        if part.name.startswith("start"):
+            continue  # takes states, not any numbers: it is run in the loop
         for rows in (1, 2, 9):
             inputs = {
-                name: torch.randn(rows, *x.shape[1:], generator=generator).abs()
+                name: torch.rand(rows, *x.shape[1:], generator=generator).to(x.dtype)
                 for name, x in part.inputs.items()
             }
             with torch.no_grad():
@@ -65,14 +69,17 @@ def test_torch_programs_agree(predictor: DynaLayPredictor, tmp_path: Path) -> No
     files = export_parts(predictor, tmp_path / "parts")
     assert_parts_agree(predictor, files, open_torch)
     facts = json.loads((tmp_path / "parts" / "parts.json").read_text())
-    assert facts["plain.pt2"]["inputs"]["images"] == ["n", 1, 8, 8]
-    assert list(facts) == [path.name for path in files]
+    assert facts["files"]["plain.pt2"]["inputs"]["images"] == ["n", 1, 8, 8]
+    assert list(facts["files"]) == [path.name for path in files]
+    assert facts["settings"] == pytest.approx(
+        {"penalty": 0.1, "max_decisions": 3, "rtol": 0.1}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(EXPORTERS_WARN)
 def test_the_other_form_agrees(tmp_path: Path) -> None:
-    predictor = make_predictor("state")
+    predictor = decided(shared_model("state"))
     assert_parts_agree(predictor, export_parts(predictor, tmp_path), open_torch)
 
 
@@ -107,6 +114,27 @@ def test_iterating_the_part_solves_the_layer(predictor: DynaLayPredictor) -> Non
     assert residual.max() < 1e-5
 
 
+@pytest.mark.parametrize("portion", [None, 3])
+@pytest.mark.parametrize("form", ["wide", "state"])
+def test_what_a_policy_decides_is_done_by_parts(form: str, portion: int | None) -> None:
+    """Also where it goes back to lower layers, and where solves go on in portions."""
+    for seed in range(4):
+        predictor = decided(shared_model(form), seed, iterations_per_action=portion)
+        assert_runs_alone(predictor, modules_of(predictor), some_images())
+
+
+@pytest.mark.parametrize("portion", [None, 5])
+def test_planners_run_by_parts(portion: int | None) -> None:
+    network, mazes = load_network(SHIPPED / "maze")[0], load_split("maze", "validation")
+    predictor = decided(network, seed=1, iterations_per_action=portion)
+    actions = assert_runs_alone(predictor, modules_of(predictor), mazes.inputs[:60])
+    assert len(actions.unique(dim=0)) > 3  # not one way for all
+
+
+def modules_of(predictor: DynaLayPredictor) -> dict[str, Runner]:
+    return {part.name: open_module(part.module) for part in parts_of(predictor)}
+
+
 def test_impossible_exports_are_refused(
     predictor: DynaLayPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,13 +148,7 @@ def test_impossible_exports_are_refused(
 
 def test_a_rule_exports_no_policy() -> None:
     predictor = DynaLayPredictor(shared_model(), PlanPolicy((1,)), penalty=0.1)
-    assert [part.name for part in parts_of(predictor)] == [
-        "plain",
-        "iteration-1",
-        "iteration-2",
-        "iteration-3",
-        "answer",
-    ]
+    assert [part.name for part in parts_of(predictor)] == ["plain", "answer"]
 
 
 @pytest.mark.filterwarnings(EXPORTERS_WARN)

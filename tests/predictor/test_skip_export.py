@@ -11,6 +11,8 @@ from helpers.exported import (
     EXPORTERS_WARN,
     Runner,
     Watcher,
+    assert_runs_alone,
+    decided,
     open_module,
     open_onnx,
     open_torch,
@@ -19,18 +21,16 @@ from helpers.exported import (
 from helpers.residual import FORMS, random_gated, random_residual
 from torch import Tensor
 
-from dynalay_gym.networks.agent_net import AgentNet
-from dynalay_gym.networks.lcnet.network import GatedNetwork
+from dynalay_gym.networks.lcnet.policy import GatesPolicy
 from dynalay_gym.networks.policy import PlanPolicy
-from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.predictor.export import export_parts, parts_of
-from dynalay_gym.predictor.policies import NetworkPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.skip.decisions import RUN, SKIP
 
 pytestmark = pytest.mark.filterwarnings(EXPORTERS_WARN)
 NUM_BLOCKS = 3
 BATCHES = (1, 2, 9)
+ALWAYS = ("plain", "begin", "stem", "head", "policy", "decide")
 GATES: dict[str, dict[str, Any]] = {
     "layers": {"form": "pad", "channels": False},
     "channels": {"form": "project", "layers": False, "kind": "binary"},
@@ -71,16 +71,6 @@ class Files:
         return output
 
 
-def make_predictor(network: ResidualNetwork | GatedNetwork) -> DynaLayPredictor:
-    """Return a predictor whose policy is a network."""
-    blank = DynaLayPredictor(network, PlanPolicy(()), penalty=0.1)
-    size = blank.observation_layout["remaining"].stop
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        policy = NetworkPolicy(AgentNet(size, 3, (8,)))
-    return DynaLayPredictor(network, policy, penalty=0.1, penalty_unit=0.5)
-
-
 def cases(kinds: Iterable[str], quick: str) -> list[Any]:
     """Every kind in every form; of the files, which take time, one kind is quick."""
     return [
@@ -96,14 +86,14 @@ def cases(kinds: Iterable[str], quick: str) -> list[Any]:
 @pytest.fixture(scope="module", params=cases(FORMS, "fast"))
 def residual(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Files:
     kind, form = request.param
-    predictor = make_predictor(random_residual(kind))
+    predictor = decided(random_residual(kind), penalty_unit=0.5)
     return Files(predictor, form, tmp_path_factory.mktemp("residual"))
 
 
 @pytest.fixture(scope="module", params=cases(GATES, "slices"))
 def gated(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Files:
     kind, form = request.param
-    predictor = make_predictor(random_gated(**GATES[kind]))
+    predictor = decided(random_gated(**GATES[kind]), seed=1, penalty_unit=0.5)
     return Files(predictor, form, tmp_path_factory.mktemp("gated"))
 
 
@@ -143,8 +133,7 @@ def test_shortcuts_skip_as_the_session_does(residual: Files) -> None:
 
 
 def test_a_residual_network_has_these_parts(residual: Files) -> None:
-    expected = {"plain", "stem", *names("block", "shortcut"), "head", "policy"}
-    assert set(residual.parts) == expected
+    assert set(residual.parts) == {*ALWAYS, *names("block", "shortcut", "look")}
 
 
 def gates_and_answer(
@@ -177,8 +166,8 @@ def test_a_gated_network_follows_its_gates(gated: Files, skips: bool) -> None:
 
 
 def test_a_gated_network_has_these_parts(gated: Files) -> None:
-    blocks = names("block", "shortcut", "gates")
-    assert set(gated.parts) == {"plain", "stem", *blocks, "head", "policy"}
+    blocks = names("block", "shortcut", "gates", "look")
+    assert set(gated.parts) == {*ALWAYS, *blocks}
 
 
 def assert_plain_is_the_start(files: Files) -> None:
@@ -204,6 +193,27 @@ def test_plain_shows_what_a_residual_network_begins_with(residual: Files) -> Non
 
 def test_plain_shows_what_a_gated_network_begins_with(gated: Files) -> None:
     assert_plain_is_the_start(gated)
+
+
+def test_a_learned_policy_needs_nothing_but_parts(residual: Files) -> None:
+    for images in batches(1, 8, 8):
+        assert_runs_alone(residual.predictor, residual.parts, images)
+
+
+def test_a_learned_policy_may_overrule_the_gates(gated: Files) -> None:
+    for images in batches(1, 8, 8):
+        assert_runs_alone(gated.predictor, gated.parts, images)
+
+
+def test_the_gates_are_a_policy_too() -> None:
+    network = random_gated("fast")
+    column = decided(network).observation_layout["gate"].start
+    predictor = DynaLayPredictor(network, GatesPolicy(column), penalty=0.1)
+    parts = {part.name: open_module(part.module) for part in parts_of(predictor)}
+    assert "policy" not in parts
+    *_, images = batches(1, 8, 8)
+    actions = assert_runs_alone(predictor, parts, images)
+    assert len(actions.unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize(

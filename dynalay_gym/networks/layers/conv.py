@@ -152,13 +152,15 @@ class WideStreamLayer(ConvLayer):
         x = conv2d(visible, self.visible_to_hidden, padding=1)
         # Whether the hidden stream below is not zero: of all rows, or bool [n].
         has_hidden = self.is_first or (pattern & len(self.norm.weight) // 2) != 0
-        if isinstance(has_hidden, Tensor):
+        if not isinstance(has_hidden, Tensor):
+            x = x + self._from_below(below) if has_hidden else x
+        elif torch.compiler.is_exporting():  # a program takes all rows, also zeros
+            x = x + self._from_below(below)
+        else:
             rows = has_hidden.nonzero()[:, 0]
             if len(rows) > 0:
                 own = self._from_below(below.at(rows))
                 x = x.index_add(0, rows, own.to(x.dtype))
-        elif has_hidden:
-            x = x + self._from_below(below)
         normed: Tensor = self.norm_hidden(x, pattern)
         return normed
 

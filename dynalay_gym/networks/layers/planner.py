@@ -198,7 +198,7 @@ def paste(square: Tensor, row: Tensor, column: Tensor, size: int) -> Tensor:
 def _square(row: Tensor, column: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the indices (sample, row, column) of squares in padded maps."""
     steps = torch.arange(side, device=row.device)
-    samples = torch.arange(len(row), device=row.device)[:, None, None]
+    samples = torch.arange(row.shape[0], device=row.device)[:, None, None]
     rows, columns = row[:, None] + steps, column[:, None] + steps
     return samples, rows[:, :, None], columns[:, None, :]
 

@@ -2,56 +2,20 @@
 
 Which layers are iterated is known beforehand then. Under a `PlanPolicy` the part is the
 whole predictor, under a `MaxProbPolicy` what answers the inputs that the plain pass is
-not sure of. A solve becomes a loop of as many steps as it may take, in which a sample
-stays as it is once it has converged: the same values, without the time that stopping
-early saves.
+not sure of. Its solves are static.
 
 Axes: n images [n, C, H, W], K classes.
 """
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from dynalay_gym.fixed_point.layers import FixedPointLayer
-from dynalay_gym.fixed_point.progress import SolveResult, SolverStatus
-from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.policy import NOP, PlanPolicy, Policy
-from dynalay_gym.predictor.main_parts import Iteration
-from dynalay_gym.predictor.parts import Part, example
+from dynalay_gym.predictor.parts.part import Part, example
+from dynalay_gym.predictor.parts.solves import StaticSolve
 from dynalay_gym.sessions.torch_session import TorchSession
-
-
-class StaticSolve(nn.Module):
-    """Stands where a layer has its recurrence, and takes the same steps for all.
-
-    Args:
-        layer: The recurrent map, frozen.
-        max_steps: Steps of every solve.
-    """
-
-    def __init__(self, layer: FixedPointLayer, max_steps: int) -> None:
-        super().__init__()
-        self.iteration, self.max_steps = Iteration(layer), max_steps
-
-    def solve(
-        self, x: Tensor, z0: Tensor | None = None, solver: SolverConfig | None = None
-    ) -> SolveResult:
-        """Iterate from z0 with the injected input x, both [n, C, H, W]."""
-        assert solver is not None, "a network gives its own"
-        z = torch.relu(x) if z0 is None else z0
-        residual = torch.ones_like(x[:, 0, 0, 0])
-        steps = torch.zeros_like(residual, dtype=torch.int64)
-        goes_on = torch.ones_like(residual, dtype=torch.bool)
-        for _ in range(self.max_steps):
-            new, found = self.iteration(z, x)
-            z = torch.where(goes_on[:, None, None, None], new, z)
-            residual = torch.where(goes_on, found, residual)
-            steps = steps + goes_on
-            goes_on = goes_on & (residual >= solver.rtol)
-        status = goes_on * int(SolverStatus.MAX_STEPS)
-        return SolveResult(z, residual, steps, status)
 
 
 class Answer(nn.Module):
