@@ -185,7 +185,8 @@ def gradients(network: MainNetwork, split: Split, num: int = 500) -> dict[str, f
     In double precision, of the loss of those of some texts whose solves come to a fixed
     point; and their share. Elsewhere there is no solution to differentiate.
     """
-    own, exact = copy.deepcopy(network).double(), {"rtol": 1e-9, "max_steps": 400}
+    own = copy.deepcopy(network).double()
+    exact: Any = {"rtol": 1e-9, "max_steps": 400}
     layer, stem = own.main_layers[0], own.stem(split.inputs[:num])
     with torch.no_grad():
         solver = SolverConfig(**exact)
@@ -194,7 +195,7 @@ def gradients(network: MainNetwork, split: Split, num: int = 500) -> dict[str, f
     inputs, labels = split.inputs[rows], split.labels[rows]
     for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
         own.zero_grad()
-        options: Any = exact | {"adjoint_rtol": 1e-9, "adjoint_max_steps": 400}
+        options = exact | {"adjoint_rtol": 1e-9, "adjoint_max_steps": 400}
         solver = SolverConfig(**options, rule=rule)
         loss_of_states(own, inputs, labels, {1: 1.0}, solver).backward()
         grads = [w.grad for w in own.parameters() if w.grad is not None]
