@@ -193,6 +193,8 @@ def gradients(network: MainNetwork, split: Split, num: int = 500) -> dict[str, f
         solver = SolverConfig(**exact)
         result = layer.iterate(stem, layer.plain(stem, 0), 0, solver)[1]
     rows, found = (result.status == 0).nonzero()[:, 0], list[Tensor]()
+    if len(rows) == 0:
+        return {"have a solution": 0.0}
     inputs, labels = split.inputs[rows], split.labels[rows]
     for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
         own.zero_grad()
