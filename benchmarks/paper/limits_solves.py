@@ -39,7 +39,13 @@ NEVER = 1e-30  # a tolerance that only an iterate that stands still meets
 _KAPPAS = (0.5, 0.8, 0.9, 0.95)
 _SAMPLES = 50  # whose solves are looked at
 # What makes the map of each form nonlinear.
-_MAPS = {"state": "ReLU", "wide": "ReLU", "planner": "maximum", "text": "LSTM"}
+_MAPS = {
+    "state": "ReLU",
+    "wide": "ReLU",
+    "planner": "maximum",
+    "text": "LSTM",
+    "attention": "softmax",
+}
 
 
 def memory(setting: Setting, seed: int, folder: Path) -> list[Entry]:

@@ -158,7 +158,7 @@ def new_network(setting: Setting, data: Split, seed: int) -> MainNetwork:
         _begin_as_the_plain_pass(network)
         return network
     config = cast(MainNetworkConfig, network_config(setting.dataset, setting.preset))
-    if config.form == "text":
+    if config.reads_texts:
         config = replace(config, vocabulary=data.vocabulary)
     return MainNetwork(config)
 

@@ -161,7 +161,7 @@ def training_config(
     if isinstance(architecture, ResidualConfig):
         _check_known(given, ResidualTrainingConfig)
         return ResidualTrainingConfig(**{"epochs": _RESIDUAL_EPOCHS} | given)
-    of_texts = () if architecture.form == "text" else ("dropped_words",)
+    of_texts = () if architecture.reads_texts else ("dropped_words",)
     _check_known(given, TrainingConfig, of_texts)
     own = _DEFAULTS.get(spec.preset, {"epochs": 20, "paths": "mixed"})
     return TrainingConfig(**own | given)

@@ -51,12 +51,24 @@ class SolveResult:
             NaN if the iterate stopped being finite.
         num_steps: Applications of the map, int64 [n].
         status: `SolverStatus` values, int64 [n].
+        saved: Multiply-adds by which the steps took less than whole applications of the
+            map, int64 [n]; None where all of them were whole.
     """
 
     value: Tensor
     residual: Tensor
     num_steps: Tensor
     status: Tensor
+    saved: Tensor | None = None
+
+    def macs(self, application: int) -> Tensor:
+        """Return the multiply-adds of the solve, int64 [n].
+
+        Args:
+            application: Those of one whole application of the map.
+        """
+        whole = application * self.num_steps
+        return whole if self.saved is None else whole - self.saved
 
 
 class Progress:

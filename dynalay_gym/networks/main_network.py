@@ -29,6 +29,7 @@ from dynalay_gym.networks.layers.conv import (
     check_map,
     conv_weight,
 )
+from dynalay_gym.networks.layers.encoder import EncoderLayer, EncoderStem, grid
 from dynalay_gym.networks.layers.norm import Pattern, PatternNorm
 from dynalay_gym.networks.layers.planner import PlannerLayer, PlannerStem
 from dynalay_gym.networks.layers.reading import ReadingLayer, TokenStem
@@ -52,16 +53,12 @@ class MainNetwork(nn.Module):
         self.config = config
         channels, size = (*config.in_shape, 1)[:2]
         if config.form == "text":
-            vocabulary = config.vocabulary
-            if vocabulary is None:
-                raise ConfigError(
-                    "a text network needs a vocabulary; take the data's: "
-                    "dataclasses.replace(config, vocabulary=split.vocabulary)"
-                )
-            options = config.stem, config.stem_stride, config.stem_std
-            # Vectors that are weights of the head, too, are stored as small as those.
-            scale = config.stem**0.5 if config.cutoffs else 1.0
-            self.token_stem = TokenStem(len(vocabulary), *options, scale)
+            self.token_stem = self._build_words()
+        elif config.form == "attention":
+            words = self._build_words() if config.reads_texts else None
+            self.encoder_stem = EncoderStem(
+                config.in_shape, config.stem, config.stem_stride, words
+            )
         elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
         elif config.stem:
@@ -74,7 +71,7 @@ class MainNetwork(nn.Module):
         features = self.main_layers[-1].num_features
         # In a batch of portions all solves stop after equally many iterations: its
         # statistics are not those of the pattern.
-        by_batch = config.form not in ("planner", "text")
+        by_batch = config.form in ("state", "wide")
         self.head_norm = PatternNorm(features, 2**self.num_layers, by_batch=by_batch)
         if config.form == "text":
             # Its features lie about 1/2. Centred, they are learnt from at once; as they
@@ -93,7 +90,21 @@ class MainNetwork(nn.Module):
         nn.init.kaiming_uniform_(self.head, nonlinearity="linear")
         self.head_bias = nn.Parameter(torch.zeros(config.num_classes))
 
+    def _build_words(self) -> TokenStem:
+        config, vocabulary = self.config, self.config.vocabulary
+        if vocabulary is None:
+            raise ConfigError(
+                "a text network needs a vocabulary; take the data's: "
+                "dataclasses.replace(config, vocabulary=split.vocabulary)"
+            )
+        options = config.stem, config.stem_stride, config.stem_std
+        # Vectors that are weights of the head, too, are stored as small as those.
+        scale = config.stem**0.5 if config.cutoffs else 1.0
+        return TokenStem(len(vocabulary), *options, scale)
+
     def _build_layers(self, channels: int, size: int) -> Iterator[MainLayer]:
+        if self.config.form == "attention":
+            return self._build_encoders()
         if self.config.form == "text":
             return self._build_readers()
         if self.config.form == "planner":
@@ -106,6 +117,13 @@ class MainNetwork(nn.Module):
         for hidden in config.channels:
             yield ReadingLayer(below, hidden, length)
             below = hidden
+
+    def _build_encoders(self) -> Iterator[MainLayer]:
+        config = self.config
+        sides = grid(config.in_shape, config.stem_stride)
+        kappa = config.kappa if config.certified else None
+        for width, hidden in zip(config.channels, config.hidden, strict=True):
+            yield EncoderLayer(width, hidden, config.heads, sides, kappa)
 
     def _build_planners(self, size: int) -> Iterator[MainLayer]:
         config, num_layers = self.config, len(self.config.views)
@@ -143,6 +161,9 @@ class MainNetwork(nn.Module):
     def stem(self, images: Tensor) -> LayerState:
         """Return the state below layer 1 of images [n, C, H, W] or texts [n, T]."""
         y, config = images, self.config
+        if config.form == "attention":
+            below: LayerState = self.encoder_stem(images)
+            return below
         if config.form == "text":
             y = self.token_stem(images)
             return LayerState(y, y)
@@ -160,6 +181,8 @@ class MainNetwork(nn.Module):
         """Return how many positions of texts [n, T] hold no word, int64 [n]; else 0."""
         if self.config.form == "text":
             return self.token_stem.padding(inputs)
+        if self.config.form == "attention":
+            return self.encoder_stem.padding(inputs)
         return torch.zeros(len(inputs), dtype=torch.int64, device=inputs.device)
 
     def classify(self, top: LayerState, state_id: Pattern) -> Tensor:
@@ -250,6 +273,8 @@ class MainNetwork(nn.Module):
         """Multiply-adds of the stem for one image."""
         if not self.config.stem or self.config.form == "text":
             return 0
+        if self.config.form == "attention":
+            return self.encoder_stem.macs
         size = self.config.in_shape[1]
         if self.config.form == "planner":
             return self.planner_stem.macs(size)

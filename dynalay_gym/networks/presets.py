@@ -65,6 +65,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rtol": 0.05,
         "max_steps": 3,
     },
+    # Two encoder layers over patches of 4x4 pixels, 64 tokens of an image of side 32.
+    "transformer": {
+        "form": "attention",
+        "stem": 64,
+        "stem_stride": 4,
+        "channels": (64, 64),
+        "hidden": (128, 128),
+        "rtol": 0.05,
+        "max_steps": 8,
+    },
+    # Two encoder layers over a text, a word a token.
+    "text-transformer": {
+        "form": "attention",
+        "stem": 48,
+        "channels": (48, 48),
+        "hidden": (96, 96),
+        "rtol": 0.05,
+        "max_steps": 8,
+    },
     # Three LSTM layers and an adaptive softmax over the words of WikiText-2.
     "language": {
         "form": "text",

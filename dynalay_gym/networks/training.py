@@ -80,7 +80,7 @@ class MainTrainer(Trainer[MainNetwork, TrainingConfig]):
             weight_decay=config.weight_decay,
             # Most weights are vectors of words, few of which a step moves: reading and
             # writing them once is what the optimiser costs.
-            fused=True if network.config.form == "text" else None,
+            fused=True if network.config.reads_texts else None,
         )
         super().__init__(network, data, config, optimizer)
         if network.config.cutoffs and bool((data.inputs == PADDING).any()):
@@ -148,7 +148,7 @@ def change_samples(
         generator: Source of all draws.
         dropped: Share of the words of a text that are made unknown.
     """
-    if network.config.form == "text":
+    if network.config.reads_texts:
         return drop_words(samples, dropped, generator)
     return augment(samples, generator)
 

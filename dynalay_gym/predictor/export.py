@@ -65,14 +65,14 @@ def parts_of(predictor: DynaLayPredictor) -> list[Part]:
 
     Raises:
         ConfigError: The predictor's network is one of the user's own, one that reads
-            texts, or a residual one with blocks that can be iterated.
+            texts or attends, or a residual one with blocks that can be iterated.
     """
     session = predictor.session
     if isinstance(session, TorchSession):
-        if session.network.config.form == "text":
+        if session.network.config.form in ("text", "attention"):
             raise ConfigError(
-                "networks that read texts cannot be exported in parts; save the "
-                "predictor (save) and load it where it is needed"
+                "networks that read texts, or that attend, cannot be exported in "
+                "parts; save the predictor (save) and load it where it is needed"
             )
         parts = main_parts(session.network, predictor.penalty_unit)
         parts += plan_parts(session, predictor.policy, predictor.max_decisions)

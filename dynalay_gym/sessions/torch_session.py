@@ -337,7 +337,7 @@ class TorchSession:
 
     def _cost(self, layer: int, result: SolveResult) -> Tensor:
         """Return multiply-adds, iterations and status of a solve, int64 [3, g]."""
-        macs = self.costs.layers[layer - 1].iteration * result.num_steps
+        macs = result.macs(self.costs.layers[layer - 1].iteration)
         return torch.stack([macs, result.num_steps, result.status])
 
     def _pooled(self, layer: int, new: LayerState) -> tuple[Tensor, Tensor]:

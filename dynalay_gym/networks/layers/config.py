@@ -32,19 +32,23 @@ class MainNetworkConfig:
     Attributes:
         in_shape: Channels, height and width of an image (square); words of a text.
         num_classes: Classes K, at least 2.
-        form: Layer form, ``state`` (the paper's), ``wide``, ``planner`` or ``text``.
+        form: Layer form, ``state`` (the paper's), ``wide``, ``planner``, ``text`` or
+            ``attention``.
         stem: Channels of the stem's convolution; 0 for none (but in the planner form).
-            Of a word's embedding in the text form.
-        stem_stride: Its stride (not in the planner form); in the text form, words that
-            share a position of what the layers read.
+            Of a word's embedding or a patch's token in the text and attention forms.
+        stem_stride: Its stride (not in the planner form); words that share a position
+            of what the layers read; side of a patch in the attention form.
         stem_std: Standard deviation of words' vectors before training, as they are
-            read (text form).
-        vocabulary: The words that the network knows (text form); None as long as they
-            are not known.
+            read.
+        vocabulary: The words that a network of texts knows; None as long as they are
+            not known.
         channels: Visible channels of each layer; value channels, the same for all
-            layers, in the planner form; hidden units in the text form.
+            layers, in the planner form; hidden units in the text form; the stem's, of
+            each layer, in the attention form.
         strides: Stride of each layer's input convolution (not in the planner form).
-        hidden: Hidden channels of each layer (wide form).
+        hidden: Hidden channels of each layer (wide form); units of the hidden part of
+            each layer (attention form).
+        heads: Heads of each layer (attention form), a divisor of the channels.
         pools: Ratio of the sides of visible and hidden maps (wide form).
         unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
             stream (wide form).
@@ -56,8 +60,11 @@ class MainNetworkConfig:
             Words are scored by the vectors that they are read by. Empty for all other
             networks.
         kappa: Bound of every recurrent operator norm, in (0, 1); the discount, which
-            bounds the modulus in the sup norm, in the planner form. The text form has
-            no such bound.
+            bounds the modulus in the sup norm, in the planner form; the modulus in the
+            largest norm of a token in the attention form, if certified. The text form
+            has no such bound.
+        certified: Whether kappa bounds the modulus (attention form); otherwise that
+            solves converge is only measured.
         rtol: Relative tolerance of a solve, > 0.
         max_steps: Most iterations of a solve, >= 0: of all layers, or one per layer.
 
@@ -67,7 +74,7 @@ class MainNetworkConfig:
 
     in_shape: InShape
     num_classes: Annotated[int, Meta(ge=2, le=2**16)]
-    form: Literal["state", "wide", "planner", "text"]
+    form: Literal["state", "wide", "planner", "text", "attention"]
     stem: Annotated[int, Meta(ge=0, le=4096)] = 0
     stem_stride: Ratio = 1
     stem_std: Positive = 1.0
@@ -75,12 +82,14 @@ class MainNetworkConfig:
     channels: Channels
     strides: Ratios = ()
     hidden: Channels = ()
+    heads: Ratio = 4
     pools: Ratios = ()
     unshuffle: Ratio = 1
     views: Views = ()
     head_width: Annotated[int, Meta(ge=0, le=2**16)] = 0
     cutoffs: Annotated[tuple[Count, ...], Meta(max_length=8)] = ()
     kappa: Annotated[float, Meta(gt=0, lt=1)] = 0.9
+    certified: bool = False
     rtol: Tolerance = 0.1
     max_steps: Iterations | Annotated[tuple[Iterations, ...], _LAYERS] = 20
 
@@ -94,6 +103,8 @@ class MainNetworkConfig:
             raise ConfigError("max_steps is one number, or one per layer")
 
     def _check_inputs(self) -> None:
+        if self.form == "attention" and self.reads_texts and not self.cutoffs:
+            return
         if self.form == "text":
             if len(self.in_shape) != 1 or self.stem < 1:
                 raise ConfigError(
@@ -137,6 +148,7 @@ class MainNetworkConfig:
     def _check_layers(self) -> None:
         of_form: dict[str, tuple[str, ...]] = {
             "text": (),
+            "attention": ("hidden",),
             "state": ("strides",),
             "wide": ("strides", "hidden", "pools"),
             "planner": ("views",),
@@ -148,6 +160,8 @@ class MainNetworkConfig:
                 f"{' and '.join(names)} differ in length, or are empty; give one entry "
                 "per layer"
             )
+        if self.form == "attention":
+            self._check_tokens()
         if self.form == "planner":
             is_map = len(self.in_shape) == 3 and self.in_shape[0] >= 3
             if len(set(self.channels)) > 1 or self.stem < 1 or not is_map:
@@ -157,6 +171,23 @@ class MainNetworkConfig:
                 )
             if any(view and view % 2 == 0 for view in self.views):
                 raise ConfigError(f"views must be odd, or 0, not {self.views}")
+
+    def _check_tokens(self) -> None:
+        if {*self.channels} != {self.stem} or self.stem % self.heads:
+            raise ConfigError(
+                "attention layers have the channels of the stem, which the heads "
+                f"divide, not {self.channels}, {self.stem} and {self.heads}"
+            )
+        if len(self.in_shape) == 3 and self.in_shape[1] % self.stem_stride:
+            raise ConfigError(
+                f"patches of side {self.stem_stride} do not divide images of side "
+                f"{self.in_shape[1]}; set stem_stride to a divisor"
+            )
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether inputs are tokens of texts, and no images."""
+        return len(self.in_shape) == 1
 
     @property
     def layer_steps(self) -> tuple[int, ...]:
