@@ -6,8 +6,8 @@ with one solution are of this kind; of side 9 the easier ones.) In how many roun
 cell that is asked for becomes known is a sample's difficulty, as much thinking in
 parallel as the answer takes.
 
-A sample is a text of one word per cell, ``a1=3`` for a given and ``b1=.`` for a blank
-one, column and row. The cell that is asked for comes last, ``c2?``.
+A sample is a text of one word per cell in reading order: a digit, ``.`` for a blank
+cell, ``?`` for the one that is asked for.
 
 Axes: n samples, C = s^2 cells.
 """
@@ -43,10 +43,8 @@ _SHARES = (10, 14, 15, 17)  # of 17: where the splits' shares of side 4 end
 
 @cache
 def sudoku_vocabulary(side: int) -> Vocabulary:
-    """Return the words of puzzles of a side; of each cell s givens, blank and asked."""
-    ends = [*(f"={digit + 1}" for digit in range(side)), "=.", "?"]
-    words = (f"{cell}{end}" for cell in _cell_names(side) for end in ends)
-    return Vocabulary(words=("", *words))
+    """Return the words of puzzles of a side: blank, asked for, and the digits."""
+    return Vocabulary(words=("", ".", "?", *(str(digit + 1) for digit in range(side))))
 
 
 def make_sudoku_split(
@@ -103,37 +101,29 @@ def make_sudoku_split(
     )
 
 
-def question(puzzle: str, cell: str) -> str:
-    """Return the text that asks for a cell of a puzzle, for `Vocabulary.encode`.
+def question(puzzle: str) -> str:
+    """Return a puzzle as the text that `Vocabulary.encode` takes.
 
-    That the puzzle has one solution is not checked; `solver.solutions` tells.
+    That it has one solution is not checked; `solver.solutions` tells.
 
     Args:
-        puzzle: Cells in reading order, a dot for a blank one; white space is ignored.
-        cell: Name of a blank cell, such as ``c2``: third column, second row.
+        puzzle: Cells in reading order: digits, a dot for a blank one, one question
+            mark. White space is ignored.
 
     Raises:
-        DataError: This is no puzzle, or not a blank cell of it.
+        DataError: This is no puzzle.
     """
     cells = "".join(puzzle.split())
     side = round(len(cells) ** 0.5)
-    digits = "." + "".join(str(digit + 1) for digit in range(side))
-    if side not in BOXES or side**2 != len(cells) or set(cells) - set(digits):
+    if side not in BOXES or side**2 != len(cells):
+        raise DataError(f"a puzzle has 16, 36 or 81 cells, not {len(cells)}")
+    wrong = set(cells).difference(sudoku_vocabulary(side).words)
+    if wrong or cells.count("?") != 1:
         raise DataError(
-            f"a puzzle has 16, 36 or 81 cells, digits up to its side or dots, not "
+            f"cells are digits up to {side}, dots and one question mark, not "
             f"{brief(puzzle)}"
         )
-    contents = dict(zip(_cell_names(side), cells, strict=True))
-    if contents.pop(cell, "") != ".":
-        raise DataError(
-            f"cell {brief(cell)} is not blank; ask for one that is, like c2"
-        )
-    return " ".join([*(f"{at}={what}" for at, what in contents.items()), f"{cell}?"])
-
-
-def _cell_names(side: int) -> list[str]:
-    """Return the names of the cells in reading order."""
-    return [f"{'abcdefghi'[x]}{y + 1}" for y in range(side) for x in range(side)]
+    return " ".join(cells)
 
 
 def _make_chunk(
@@ -184,13 +174,10 @@ def _choose(bits: np.random.PCG64, found: Digits) -> Digits:
 
 
 def _write(grids: Digits, is_given: Mask, asked: Digits) -> Digits:
-    """Return tokens [m, C]; the asked cell comes last, the others in reading order."""
-    side, cell = int(grids.shape[1] ** 0.5), np.arange(grids.shape[1])
-    is_asked = cell == asked[:, None]
-    content = np.where(is_given, grids, side + is_asked)
-    tokens = 1 + cell * (side + 2) + content
-    order = np.argsort(is_asked, axis=1, kind="stable")
-    return np.take_along_axis(tokens, order, 1)
+    """Return tokens [m, C]."""
+    tokens = np.where(is_given, grids + 3, 1)
+    tokens[np.arange(len(asked)), asked] = 2
+    return tokens
 
 
 def _of_part(keys: Digits, part: str | None) -> Mask:
