@@ -75,12 +75,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rtol": 0.05,
         "max_steps": 8,
     },
-    # Two encoder layers over a text, a word a token.
+    # One encoder layer over a text, a word a token.
     "text-transformer": {
         "form": "attention",
         "stem": 48,
-        "channels": (48, 48),
-        "hidden": (96, 96),
+        "channels": (48,),
+        "hidden": (96,),
         "rtol": 0.05,
         "max_steps": 8,
     },
