@@ -1,7 +1,9 @@
 """Attention with a bias for each pair of positions, read at the token asked for."""
 
 from dataclasses import replace
+from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -13,8 +15,7 @@ from dynalay_gym.networks.layers.config import MainNetworkConfig
 from dynalay_gym.networks.layers.encoder import EncoderLayer
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
-from dynalay_gym.sessions.checks import check_session
-from dynalay_gym.sessions.torch_session import TorchSession
+from dynalay_gym.testing import check_vector_env
 
 ASKED = 2  # the token of "?"
 
@@ -27,6 +28,7 @@ def biased_layer(kappa: float | None = None) -> AttentionFixedPointLayer:
     return layer
 
 
+@torch.no_grad()
 def test_a_bias_of_zero_is_none_and_another_moves_what_is_read() -> None:
     torch.manual_seed(1)
     x = torch.randn(3, 9, 16)
@@ -40,6 +42,7 @@ def test_a_bias_of_zero_is_none_and_another_moves_what_is_read() -> None:
     assert torch.equal(layer.apply_once(x, x), plain.apply_once(x, x))
 
 
+@torch.no_grad()
 def test_a_token_reads_by_the_bias_of_its_position() -> None:
     layer = biased_layer()
     assert layer.bias is not None
@@ -55,6 +58,7 @@ def test_a_token_reads_by_the_bias_of_its_position() -> None:
     assert torch.equal(layer.apply_once(once, x)[:, 4], layer.apply_once(x, x)[:, 4])
 
 
+@torch.no_grad()
 def test_active_tokens_are_biased_as_in_the_whole_map() -> None:
     layer, x = biased_layer().freeze(), torch.randn(5, 9, 16)
     settled = torch.rand(5, 9) < 0.5
@@ -65,6 +69,7 @@ def test_active_tokens_are_biased_as_in_the_whole_map() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
 def test_the_certificate_holds_with_a_bias() -> None:
     layer, x = biased_layer(kappa=0.8).freeze(), torch.randn(4, 9, 16)
     for size in (0.1, 1.0, 10.0):
@@ -81,6 +86,7 @@ def sudoku_network() -> MainNetwork:
     return MainNetwork(config)
 
 
+@torch.no_grad()
 def test_the_asked_token_is_read_and_no_other() -> None:
     network, split = sudoku_network().freeze(), make_sudoku_split(12, seed=99)
     top = network.tops(split.inputs, [1])[0]
@@ -91,6 +97,7 @@ def test_the_asked_token_is_read_and_no_other() -> None:
     assert torch.equal(pooled, top.y[torch.arange(12), :-1, where, 0])
 
 
+@torch.no_grad()
 def test_a_text_that_asks_for_nothing_is_read_as_a_whole() -> None:
     network = sudoku_network().freeze()
     top = network.tops(torch.ones(1, 16, dtype=torch.int64), [0])[0]
@@ -98,15 +105,21 @@ def test_a_text_that_asks_for_nothing_is_read_as_a_whole() -> None:
     torch.testing.assert_close(network.main_layers[-1].pool(top), mean)
 
 
-def test_a_session_of_such_a_network_keeps_its_promises() -> None:
-    split = make_sudoku_split(16, seed=99)
-    check_session(TorchSession(sudoku_network().freeze()), split.inputs)
+def test_its_environment_keeps_all_promises() -> None:
+    network, split = sudoku_network().freeze(), make_sudoku_split(16, seed=99)
+    given: Any = {"checkpoint": network, "split": split, "penalty": "0.1:0.9"}
+    check_vector_env(
+        lambda n, mode: gym.make_vec(
+            "DynaLay/Sudoku-v0", num_envs=n, autoreset_mode=mode, **given
+        )
+    )
 
 
 def test_gradients_reach_the_bias_through_portions_and_fixed_points() -> None:
     network, split = sudoku_network(), make_sudoku_split(8, seed=99)
-    for logits in network.forward_paths(split.inputs, [0, 1]):
+    for state in (0, 1):
         network.zero_grad()
+        logits = network.forward_path(split.inputs, state)
         torch.nn.functional.cross_entropy(logits, split.labels).backward()
         layer = network.main_layers[0]
         assert isinstance(layer, EncoderLayer)
