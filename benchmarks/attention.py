@@ -139,6 +139,7 @@ def solves(network: MainNetwork, split: Split) -> dict[str, float]:
     found = {
         "steps": float(result.num_steps.double().mean()),
         "converged": percent(result.status == 0),
+        "within its steps": percent(result.num_steps <= network.solvers[0].max_steps),
         "question": float(taken[:, -1].mean()),
         "on the chain": float(taken[:, :-1][chain].mean()),
         "off the chain": float(taken[:, :-1][~chain].mean()),
@@ -228,7 +229,8 @@ ACCURACY = {f"K = {steps}": (f"K = {steps}", ".1f") for steps in STEPS} | {
 }
 SOLVES = {
     "steps": ("steps", ".2f"),
-    "converged, %": ("converged", ".1f"),
+    "converged in 30, %": ("converged", ".1f"),
+    "in 8, %": ("within its steps", ".1f"),
     "question": ("question", ".2f"),
     "on the chain": ("on the chain", ".2f"),
     "off the chain": ("off the chain", ".2f"),

@@ -264,7 +264,12 @@ def test_it_learns_whether_two_patches_are_alike() -> None:
     images = torch.zeros(128, 1, 4, 4)
     images[:, 0, :2] = signs.repeat_interleave(2, 1)[:, None]
     config = replace(
-        IMAGES, in_shape=(1, 4, 4), num_classes=2, channels=(8,), hidden=(16,)
+        IMAGES,
+        in_shape=(1, 4, 4),
+        num_classes=2,
+        channels=(8,),
+        hidden=(16,),
+        max_steps=2,
     )
     options = TrainingConfig(
         epochs=12, batch_size=32, learning_rate=3e-2, paths="portions"
