@@ -83,7 +83,8 @@ def make_sudoku_split(
             f"part {brief(part)}: give one of {', '.join(SPLITS)}, with side 4; other "
             "sides have so many puzzles that seeds part them"
         )
-    bits, parts, found = np.random.PCG64([_SUDOKU_SEED, side, seed]), [], 0
+    bits, found = np.random.PCG64([_SUDOKU_SEED, side, seed]), 0
+    parts = list[tuple[NDArray[np.int64], ...]]()
     while found < num_samples:
         chunk = _make_chunk(bits, side, part)
         parts.append((*chunk[:-1], chunk[-1] + (len(parts) * _PUZZLES) * (side > 4)))
@@ -152,10 +153,9 @@ def _vary(bits: np.random.PCG64, grids: Digits, is_given: Mask) -> tuple[Digits,
     share = (uniform(bits, num, 1) - 0.5).clip(0)
     is_given = is_given | (uniform(bits, num, cells) < share)
     source = random_symmetries(bits, num, side)
-    grids, is_given = (
-        np.take_along_axis(array, source, 1) for array in (grids, is_given)
-    )
-    return np.take_along_axis(shuffled(bits, num, side), grids, 1), is_given
+    grids = np.take_along_axis(grids, source, 1)
+    renamed = np.take_along_axis(shuffled(bits, num, side), grids, 1)
+    return renamed, np.take_along_axis(is_given, source, 1)
 
 
 def _choose(bits: np.random.PCG64, found: Digits) -> Digits:

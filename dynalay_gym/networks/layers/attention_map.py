@@ -162,8 +162,8 @@ class EncoderMap(Freezable):
             for size, samples, tokens, place in _buckets(where[0], *z.shape[:2]):
                 queries = query.new_zeros(len(samples), size, self.width)
                 queries[place] = query[tokens]
-                known = (part[samples] for part in (key, value, is_token))
                 bias = self._bias_of(where[1][tokens], place, queries)
+                known = key[samples], value[samples], is_token[samples]
                 read[tokens] = self._attend(queries, *known, bias)[place]
             return self._finish(x[where], read, weight)
 
