@@ -87,8 +87,8 @@ class Args:
     point."""
     paths: Literal["all", "mixed", "portions"] | None = None
     """States trained in every step: all, mixed (plain, full and one random) or portions
-    (mixed, with solves of random length); all for digits, portions for mazes,
-    chains and Sudokus, mixed elsewhere, if not given."""
+    (mixed, with solves of random length); all for digits, portions for mazes, chains
+    and networks that attend, mixed elsewhere, if not given."""
     rtol: Tolerance | None = None
     """Relative tolerance of a solve; the preset's if not given."""
     max_steps: Iterations | None = None

@@ -193,6 +193,8 @@ def gradients(network: MainNetwork, split: Split, num: int = 500) -> dict[str, f
         solver = SolverConfig(**exact)
         result = layer.iterate(stem, layer.plain(stem, 0), 0, solver)[1]
     rows, found = (result.status == 0).nonzero()[:, 0], list[Tensor]()
+    if len(rows) == 0:
+        return {"have a solution": 0.0}
     inputs, labels = split.inputs[rows], split.labels[rows]
     for rule in (GradientRule.IMPLICIT, GradientRule.UNROLL):
         own.zero_grad()
@@ -202,7 +204,7 @@ def gradients(network: MainNetwork, split: Split, num: int = 500) -> dict[str, f
         grads = [w.grad for w in own.parameters() if w.grad is not None]
         found.append(torch.cat([grad.flatten() for grad in grads]))
     alike = float(torch.cosine_similarity(found[0], found[1], dim=0))
-    return {"cosine": alike, "have a solution": 100 * len(rows) / num}
+    return {"cosine": alike, "have a solution": percent(result.status == 0)}
 
 
 def on_chain(tokens: Tensor) -> Tensor:

@@ -165,6 +165,8 @@ def training_config(
     of_texts = () if architecture.reads_texts else ("dropped_words",)
     _check_known(given, TrainingConfig, of_texts)
     own = _DEFAULTS.get(spec.preset, {"epochs": 20, "paths": "mixed"})
+    if architecture.form == "attention":  # whole solves teach it nothing (measured)
+        own = own | {"paths": "portions"}
     return TrainingConfig(**own | given)
 
 
