@@ -38,11 +38,12 @@ class Args:
     """Train a network whose layers can be iterated, or whose blocks can be skipped."""
 
     dataset: str = "digits"
-    """digits, fashion-mnist, cifar10, cifar100, maze, maze-hopeless, chains, imdb or
-    wikitext2."""
+    """digits, fashion-mnist, cifar10, cifar100, maze, maze-hopeless, chains, sudoku,
+    sudoku6, sudoku9, imdb or wikitext2."""
     preset: str | None = None
-    """digits, small, paper, maze, chains, reviews or language; residual networks: fast,
-    resnet20, resnet32 or resnet18; the data set's own if not given."""
+    """digits, small, paper, maze, chains, sudoku, transformer, text-transformer,
+    reviews or language; residual networks: fast, resnet20, resnet32 or resnet18; the
+    data set's own if not given."""
     start_from: Path | None = None
     """Folder of a network to go on with, in place of a preset and random weights."""
     gates: Literal["layers", "channels", "both"] | None = None
@@ -61,13 +62,14 @@ class Args:
     """Gates: mean share of the open network's multiply-adds; 0.5 if not given."""
     epochs: Count | None = None
     """Passes over the main split; 16 for digits and chains, 8 for mazes and residual
-    networks, 7 for WikiText-2, 4 for gates and IMDB, 20 elsewhere, if not given."""
+    networks, 7 for WikiText-2, 4 for Sudokus, gates and IMDB, 20 elsewhere, if not
+    given."""
     batch_size: BatchSize | None = None
     """Samples of a batch; 256 for residual networks and gates, 32 for WikiText-2, else
     128, if not given."""
     learning_rate: LearningRate | None = None
     """Peak of the schedule; 0.3 for residual networks, 0.1 for gates (SGD), 3e-3 for
-    IMDB and WikiText-2, else 5e-3 (AdamW), if not given."""
+    Sudokus, IMDB and WikiText-2, else 5e-3 (AdamW), if not given."""
     weight_decay: NotNegative | None = None
     """Weight decay; 5e-4 for residual networks and gates, 0.3 for IMDB, 0.1 for
     WikiText-2, else 5e-3, if not given."""
@@ -100,11 +102,11 @@ class Args:
     seed: Seed = 0
     """Seed of weights, order of samples, augmentation and states; not of the splits."""
     device: str = "auto"
-    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes and chains,
-    whose networks are so small that a GPU is slower, the CPU."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes, chains and
+    Sudokus, whose networks are so small that a GPU is slower, the CPU."""
     num_threads: Threads | None = None
-    """CPU threads; 1 for digits, mazes and chains (small work: more are slower), else
-    PyTorch's own number."""
+    """CPU threads; 1 for digits, mazes, chains and Sudokus (small work: more are
+    slower), else PyTorch's own number."""
     data_dir: Path | None = None
     """Folder of the data files."""
     download: Annotated[bool, tyro.conf.arg(help="Download missing data.")] = True

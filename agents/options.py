@@ -45,8 +45,8 @@ class Options:
         arg(help=f"{_ALGOS}. Default: {DEFAULT_ALGO}, or that of --load."),
     ] = None
     dataset: str = "maze"
-    """maze, maze-hopeless, chains, digits, fashion-mnist, cifar10, cifar100, imdb or
-    wikitext2."""
+    """maze, maze-hopeless, chains, sudoku, sudoku6, sudoku9, digits, fashion-mnist,
+    cifar10, cifar100, imdb or wikitext2."""
     penalty: str | None = None
     """Weight of compute in the reward: a number, or a range low:high of which every
     episode draws one and shows it to the agent. Default: the break-even that is
@@ -62,8 +62,8 @@ class Options:
     seed: Seed = 0
     """Seeds weights, exploration and the order of inputs."""
     device: str = "auto"
-    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes and chains,
-    whose networks are so small that a GPU is slower, the CPU."""
+    """auto, cpu or cuda. auto: a GPU if there is one, but for digits, mazes, chains and
+    Sudokus, whose networks are so small that a GPU is slower, the CPU."""
     checkpoint: Path | None = None
     """Folder of the main network. Default: the one that ships with the package."""
     load: Path | None = None

@@ -43,6 +43,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 16, "paths": "all"},
     "maze": {"epochs": 8, "paths": "portions"},
     "chains": {"epochs": 16, "paths": "portions"},
+    "sudoku": {"epochs": 4, "paths": "portions", "learning_rate": 3e-3},
     "reviews": {
         "epochs": 4,
         "paths": "mixed",

@@ -1,7 +1,7 @@
 """Data sets as tensors, cut into fixed splits.
 
 Reading order: registry, splits, images, maze; vocabulary, hub, chains,
-reviews, wikitext.
+reviews, wikitext; the package sudoku.
 
 May import: errors, storage, utils.
 """

@@ -79,6 +79,13 @@ _MAZE: Mapping[str, Any] = {  # planes of 0 and 1, used as they are
     "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0),
 }
+_SUDOKU: Mapping[str, Any] = {
+    "difficulty": "rounds until the cell is known",
+    "preset": "sudoku",
+    "iterations_per_action": 1,
+    "reward": "three-term",
+    "embedded": True,
+}
 _SPECS = (
     DatasetSpec(
         name="digits",
@@ -156,6 +163,37 @@ _SPECS = (
         embedded=True,
         vocabulary=73,
         cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
+    ),
+    DatasetSpec(
+        name="sudoku",
+        env_id="DynaLay/Sudoku-v0",
+        in_shape=(16,),
+        num_classes=4,
+        classes=tuple("1234"),
+        reward_threshold=0.484,
+        vocabulary=7,
+        cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
+        **_SUDOKU,
+    ),
+    DatasetSpec(
+        name="sudoku6",
+        env_id="DynaLay/Sudoku6-v0",
+        in_shape=(36,),
+        num_classes=6,
+        classes=tuple("123456"),
+        vocabulary=9,
+        cut={"main": 40_000, "agent": 8_000, "validation": 2_000, "test": 4_000},
+        **_SUDOKU,
+    ),
+    DatasetSpec(
+        name="sudoku9",
+        env_id="DynaLay/Sudoku9-v0",
+        in_shape=(81,),
+        num_classes=9,
+        classes=tuple("123456789"),
+        vocabulary=12,
+        cut={"main": 20_000, "agent": 4_000, "validation": 1_000, "test": 2_000},
+        **_SUDOKU,
     ),
     DatasetSpec(
         name="imdb",

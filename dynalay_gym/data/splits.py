@@ -157,10 +157,8 @@ def load_split(
             f"unknown split {brief(split)}; choose from {', '.join(SPLITS)}"
         )
     device = device_for(dataset, device)
-    if spec.hidden_share is not None:
-        return _mazes(spec, split).to(device)
-    if spec.vocabulary is not None and spec.embedded:
-        return _chains(spec, split).to(device)
+    if spec.embedded and spec.name != "digits":
+        return _generated(spec, split).to(device)
     if spec.vocabulary is not None:
         read = _wikitext if spec.name == "wikitext2" else _reviews
         return read(spec, split, data_dir=data_dir, download=download).to(device)
@@ -219,24 +217,22 @@ def augment(
     return moved.movedim(-1, 1).contiguous()
 
 
-def _mazes(spec: DatasetSpec, split: str) -> Split:
-    """Generate the mazes of one split; its seed is its place among the splits."""
-    from dynalay_gym.data.maze import make_maze_split  # it imports this module
+def _generated(spec: DatasetSpec, split: str) -> Split:
+    """Generate the samples of one split; its seed is its place among the splits."""
+    # These modules import this one.
+    from dynalay_gym.data.chains import make_chains_split
+    from dynalay_gym.data.maze import make_maze_split
+    from dynalay_gym.data.sudoku.puzzles import make_sudoku_split
 
-    return make_maze_split(
-        spec.cut[split],
-        spec.in_shape[1],
-        SPLITS.index(split),
-        hidden_share=spec.hidden_share or 0.0,
-        name=split,
-    )
-
-
-def _chains(spec: DatasetSpec, split: str) -> Split:
-    """Generate the texts of one split; its seed is its place among the splits."""
-    from dynalay_gym.data.chains import make_chains_split  # it imports this module
-
-    return make_chains_split(spec.cut[split], SPLITS.index(split), name=split)
+    num, seed = spec.cut[split], SPLITS.index(split)
+    if spec.hidden_share is not None:
+        side, share = spec.in_shape[1], spec.hidden_share
+        return make_maze_split(num, side, seed, hidden_share=share, name=split)
+    if spec.name == "chains":
+        return make_chains_split(num, seed, name=split)
+    side = spec.num_classes
+    part = split if side == 4 else None
+    return make_sudoku_split(num, side, seed, part=part, name=split)
 
 
 def _reviews(spec: DatasetSpec, split: str, **files: Any) -> Split:

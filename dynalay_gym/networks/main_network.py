@@ -57,7 +57,7 @@ class MainNetwork(nn.Module):
         elif config.form == "attention":
             words = self._build_words() if config.reads_texts else None
             self.encoder_stem = EncoderStem(
-                config.in_shape, config.stem, config.stem_stride, words
+                config.in_shape, config.stem, config.stem_stride, words, config.asked
             )
         elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
@@ -123,7 +123,7 @@ class MainNetwork(nn.Module):
         sides = grid(config.in_shape, config.stem_stride)
         kappa = config.kappa if config.certified else None
         for width, hidden in zip(config.channels, config.hidden, strict=True):
-            yield EncoderLayer(width, hidden, config.heads, sides, kappa)
+            yield EncoderLayer(width, hidden, config.heads, sides, kappa, config.biased)
 
     def _build_planners(self, size: int) -> Iterator[MainLayer]:
         config, num_layers = self.config, len(self.config.views)

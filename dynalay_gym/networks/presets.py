@@ -55,6 +55,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rtol": 0.05,
         "max_steps": 8,
     },
+    # One encoder layer over the cells of a puzzle, read at the one that is asked for.
+    "sudoku": {
+        "form": "attention",
+        "stem": 48,
+        "channels": (48,),
+        "hidden": (96,),
+        "biased": True,
+        "asked": 2,
+        "rtol": 1e-3,
+        "max_steps": 16,
+    },
     # Three LSTM layers over groups of eight words, each group the mean of its vectors.
     "reviews": {
         "form": "text",

@@ -191,7 +191,7 @@ def test_unknown_split_names_the_known_ones() -> None:
 
 def test_specs_agree_with_themselves() -> None:
     images = ["digits", "fashion-mnist", "cifar10", "cifar100"]
-    texts = ["chains", "imdb", "wikitext2"]
+    texts = ["chains", "sudoku", "sudoku6", "sudoku9", "imdb", "wikitext2"]
     assert list(DATASETS) == [*images, "maze", "maze-hopeless", *texts]
     for name, spec in DATASETS.items():
         assert spec.name == name

@@ -156,6 +156,9 @@ def test_small_data_sets_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         "maze",
         "maze-hopeless",
         "chains",
+        "sudoku",
+        "sudoku6",
+        "sudoku9",
     }
     assert set(found.values()) == {"cpu", "cuda"}
     assert device_for("cifar10", "cpu").type == "cpu"

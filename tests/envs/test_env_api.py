@@ -72,7 +72,10 @@ def texts_of(spec: DatasetSpec) -> dict[str, Any]:
     config = make_config(spec.preset, spec.in_shape, spec.num_classes)
     if config.cutoffs:
         config = replace(config, num_classes=200, cutoffs=(20, 100))
-    config = replace(config, vocabulary=vocabulary, stem=4, channels=(4, 4, 8))
+    sizes: dict[str, Any] = {"stem": 4, "channels": (4, 4, 8)}
+    if config.form == "attention":
+        sizes = {"stem": 4, "channels": (4,), "hidden": (4,), "max_steps": 4}
+    config = replace(config, vocabulary=vocabulary, **sizes)
     texts = torch.randint(1, 200, (30, *spec.in_shape))
     split = Split(texts, torch.randint(0, config.num_classes, (30,)))
     return {"checkpoint": MainNetwork(config).eval(), "split": split}

@@ -46,6 +46,8 @@ class AttentionFixedPointLayer(EncoderMap):
         heads: Heads of the attention.
         hidden: Units of the layer's hidden part.
         kappa: Certified bound of the modulus, in (0, 1); None for no certificate.
+        length: Positions T, if each pair of them is to have a learned bias; see
+            `EncoderMap`.
         solver: Tolerances and gradient rule; `SolverConfig()` if None.
 
     Raises:
@@ -59,9 +61,10 @@ class AttentionFixedPointLayer(EncoderMap):
         heads: int = 4,
         hidden: int,
         kappa: float | None = None,
+        length: int | None = None,
         solver: SolverConfig | None = None,
     ) -> None:
-        super().__init__(width, heads, hidden, kappa)
+        super().__init__(width, heads, hidden, kappa, length)
         self.solver = solver or SolverConfig()
 
     def apply_once(

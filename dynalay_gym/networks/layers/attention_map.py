@@ -38,6 +38,9 @@ class EncoderMap(Freezable):
         heads: Heads H.
         hidden: Units of the hidden part, W_1's rows.
         kappa: Certified bound of the modulus, in (0, 1); None for no certificate.
+        length: Positions T of sequences that all mean the same: each pair of positions
+            has a learned bias of its scores, which no iterate moves, so that the bound
+            holds as it is. None for no bias.
 
     Raises:
         ConfigError: A size or kappa is out of range.
@@ -49,7 +52,12 @@ class EncoderMap(Freezable):
     """
 
     def __init__(
-        self, width: int, heads: int, hidden: int, kappa: float | None
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        kappa: float | None,
+        length: int | None = None,
     ) -> None:
         super().__init__()
         if min(width, heads, hidden) < 1 or width % heads:
@@ -60,6 +68,9 @@ class EncoderMap(Freezable):
         if kappa is not None and not 0 < kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), or be None, not {kappa}")
         self.width, self.heads, self.kappa = width, heads, kappa
+        self.bias = None
+        if length is not None:
+            self.bias = nn.Parameter(torch.zeros(heads, length, length))
         self.qkv = nn.Parameter(_random_matrix(3 * width, width))
         self.out = nn.Parameter(_random_matrix(width, width))
         self.expand = nn.Parameter(_random_matrix(hidden, width))
@@ -123,7 +134,7 @@ class EncoderMap(Freezable):
         query, key, value = (
             part.reshape(z.shape) for part in self._project(z.flatten(0, 1)).chunk(3, 1)
         )
-        read = self._attend(query, key, value, is_token)
+        read = self._attend(query, key, value, is_token, self.bias)
         new = self._finish(x.flatten(0, 1), read.flatten(0, 1), weight)
         return new.view(z.shape) * is_token[..., None]
 
@@ -151,8 +162,9 @@ class EncoderMap(Freezable):
             for size, samples, tokens, place in _buckets(where[0], *z.shape[:2]):
                 queries = query.new_zeros(len(samples), size, self.width)
                 queries[place] = query[tokens]
-                known = (part[samples] for part in (key, value, is_token))
-                read[tokens] = self._attend(queries, *known)[place]
+                bias = self._bias_of(where[1][tokens], place, queries)
+                known = key[samples], value[samples], is_token[samples]
+                read[tokens] = self._attend(queries, *known, bias)[place]
             return self._finish(x[where], read, weight)
 
         resumed = (settled & is_token).nonzero(as_tuple=True)
@@ -164,8 +176,29 @@ class EncoderMap(Freezable):
         """Return query, key and value of tokens [a, D] side by side, [a, 3D]."""
         return _linear(normalise(tokens), self.qkv)
 
+    def _bias_of(
+        self, position: Tensor, place: tuple[Tensor, Tensor], queries: Tensor
+    ) -> Tensor | None:
+        """Return the biases of queries [g, Q, D] that stand at positions, [g, H, Q, T].
+
+        Args:
+            position: Of each active token, int64 [t].
+            place: Its row and column among the queries, two int64 [t].
+            queries: The queries; rows that no token fills may have any bias.
+        """
+        if self.bias is None:
+            return None
+        at = position.new_zeros(queries.shape[:2])
+        at[place] = position
+        return self.bias[:, at].transpose(0, 1)
+
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, is_token: Tensor
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        is_token: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
         """Return what queries [n, Q, D] read of keys and values [n, T, D]."""
         q, k, v = (
@@ -173,6 +206,8 @@ class EncoderMap(Freezable):
             for part in (query, key, value)
         )
         scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+        if bias is not None:
+            scores = scores + bias
         lowest = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~is_token[:, None, None], lowest)
         read: Tensor = (scores.softmax(3) @ v).transpose(1, 2).flatten(2)

@@ -49,6 +49,10 @@ class MainNetworkConfig:
         hidden: Hidden channels of each layer (wide form); units of the hidden part of
             each layer (attention form).
         heads: Heads of each layer (attention form), a divisor of the channels.
+        biased: Whether each pair of positions has a learned bias of its scores, of use
+            where positions mean the same in all inputs (attention form).
+        asked: Word that marks what a text asks for: its token is read, not the mean of
+            all (attention form); 0 for none.
         pools: Ratio of the sides of visible and hidden maps (wide form).
         unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
             stream (wide form).
@@ -83,6 +87,8 @@ class MainNetworkConfig:
     strides: Ratios = ()
     hidden: Channels = ()
     heads: Ratio = 4
+    biased: bool = False
+    asked: Annotated[int, Meta(ge=0, le=2**20)] = 0
     pools: Ratios = ()
     unshuffle: Ratio = 1
     views: Views = ()
@@ -182,6 +188,11 @@ class MainNetworkConfig:
             raise ConfigError(
                 f"patches of side {self.stem_stride} do not divide images of side "
                 f"{self.in_shape[1]}; set stem_stride to a divisor"
+            )
+        if self.asked and (not self.reads_texts or self.stem_stride > 1):
+            raise ConfigError(
+                "only networks that read texts word by word (stem_stride 1) are asked "
+                "for one; leave asked out"
             )
 
     @property

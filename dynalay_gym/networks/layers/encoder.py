@@ -5,7 +5,8 @@ is an ordinary encoder layer, one step from its input; iterated, its tokens go o
 none of them moves (`dynalay_gym.networks.layers.attention`).
 
 Activations are kept as maps, as in the other forms. Visible ones have both signs side
-by side, ``y = [relu(z), relu(-z), is_token]``, so that what is pooled is not negative.
+by side, ``y = [relu(z), relu(-z), mark]``, so that what is pooled is not negative. The
+mark is 0 for padding, 1 for a token, and 2 for the one that a text asks for, if any.
 
 Axes: n samples, T positions, D channels of a token.
 """
@@ -35,6 +36,7 @@ class EncoderStem(nn.Module):
         width: Channels D of a token.
         stride: Words that share a position; side of a patch in pixels.
         words: The stem that embeds words; None for images.
+        asked: Word that marks what a text asks for; 0 for none.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class EncoderStem(nn.Module):
         width: int,
         stride: int,
         words: TokenStem | None = None,
+        asked: int = 0,
     ) -> None:
         super().__init__()
         self.stride, self.sides = stride, grid(in_shape, stride)
-        self.words = words
+        self.words, self.asked = words, asked
         if words is None:
             self.patches = conv_weight(width, in_shape[0] * stride**2, kernel=1)
         position = torch.randn(width, self.sides[0] * self.sides[1], 1)
@@ -61,7 +64,10 @@ class EncoderStem(nn.Module):
             pixels = nn.functional.pixel_unshuffle(inputs, self.stride).contiguous()
             tokens = conv2d(pixels, self.patches).flatten(2)[..., None]
             is_token = torch.ones_like(tokens[:, :1])
-        u = _signed((tokens + self.position) * is_token, is_token)
+        z, mark = (tokens + self.position) * is_token, is_token
+        if self.asked:
+            mark = mark + (inputs == self.asked)[:, None, :, None]
+        u = _signed(z, mark)
         return LayerState(torch.relu(u), u)
 
     def padding(self, inputs: Tensor) -> Tensor:
@@ -83,8 +89,8 @@ class EncoderStem(nn.Module):
 class EncoderRecurrence(nn.Module):
     """`AttentionFixedPointLayer` over maps; see `Recurrence`.
 
-    Iterates are ``[z, settled]``, inputs ``[x, is_token]``, maps [n, D + 1, T, 1], so
-    that a solve in portions knows which tokens have settled.
+    Iterates are ``[z, settled]``, inputs ``[x, mark]``, maps [n, D + 1, T, 1], so that
+    a solve in portions knows which tokens have settled.
 
     Args:
         layer: What is iterated.
@@ -126,6 +132,7 @@ class EncoderLayer(MainLayer):
         heads: Heads of the attention.
         sides: Height and width of the grid of positions.
         kappa: Certified bound of the modulus; None for no certificate.
+        biased: Whether each pair of positions has a learned bias.
     """
 
     recurrence: EncoderRecurrence
@@ -137,11 +144,15 @@ class EncoderLayer(MainLayer):
         heads: int,
         sides: tuple[int, int],
         kappa: float | None,
+        biased: bool = False,
     ) -> None:
         super().__init__()
         self.sides = sides
+        length = sides[0] * sides[1] if biased else None
         self.recurrence = EncoderRecurrence(
-            AttentionFixedPointLayer(width, heads=heads, hidden=hidden, kappa=kappa)
+            AttentionFixedPointLayer(
+                width, heads=heads, hidden=hidden, kappa=kappa, length=length
+            )
         )
 
     @property
@@ -155,7 +166,7 @@ class EncoderLayer(MainLayer):
         return LayerState(torch.relu(u), u)
 
     def _once(self, x: Tensor) -> Tensor:
-        """Return ``[z, -z, is_token]`` after one application to x [n, D + 1, T, 1]."""
+        """Return ``[z, -z, mark]`` after one application to x [n, D + 1, T, 1]."""
         tokens, is_token = _parts(x)
         z = self.recurrence.layer.apply_once(tokens, tokens, is_token)
         return _signed(_to_maps(z), x[:, -1:])
@@ -164,8 +175,8 @@ class EncoderLayer(MainLayer):
         return _unsigned(below.y)
 
     def _start(self, state: LayerState, x: Tensor) -> Tensor:
-        z, is_token = state.u[:, : x.shape[1] - 1], x[:, -1:]
-        return torch.cat([z, 1 - is_token], 1)
+        z, mark = state.u[:, : x.shape[1] - 1], x[:, -1:]
+        return torch.cat([z, (mark == 0).to(z)], 1)
 
     def _read(
         self, state: LayerState, x: Tensor, z: Tensor, pattern: Pattern
@@ -180,9 +191,13 @@ class EncoderLayer(MainLayer):
         return self.recurrence.residual_curve(state.x, solver, start)
 
     def pool(self, state: LayerState) -> Tensor:
-        """Return the means over tokens of either sign, float [n, 2D]."""
-        count = state.y[:, -1:].sum((2, 3)).clamp(min=1)
-        return state.y[:, :-1].sum((2, 3)) / count
+        """Return both signs of the token that is asked for, float [n, 2D].
+
+        Where none is, their means over all tokens.
+        """
+        mark = state.y[:, -1:]
+        is_read = (mark == mark.amax((2, 3), keepdim=True)).to(mark)
+        return (state.y[:, :-1] * is_read).sum((2, 3)) / is_read.sum((2, 3))
 
     def picture(self, state: LayerState) -> Tensor:
         """Return both signs of the tokens where they lie, float [n, 2D, H, W]."""
@@ -219,12 +234,12 @@ def _with_maps(result: TokenResult) -> TokenResult:
     return replace(result, value=value)
 
 
-def _signed(z: Tensor, is_token: Tensor) -> Tensor:
-    """Return ``[z, -z, is_token]`` of maps [n, D, T, 1] and [n, 1, T, 1]."""
-    return torch.cat([z, -z, is_token], 1)
+def _signed(z: Tensor, mark: Tensor) -> Tensor:
+    """Return ``[z, -z, mark]`` of maps [n, D, T, 1] and [n, 1, T, 1]."""
+    return torch.cat([z, -z, mark], 1)
 
 
 def _unsigned(y: Tensor) -> Tensor:
-    """Return ``[z, is_token]`` of visible activations [n, 2D + 1, T, 1]."""
+    """Return ``[z, mark]`` of visible activations [n, 2D + 1, T, 1]."""
     width = (y.shape[1] - 1) // 2
     return torch.cat([y[:, :width] - y[:, width:-1], y[:, -1:]], 1)
