@@ -13,6 +13,11 @@ def brief(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class DynaLayError(Exception):
     """Base of every error that the user, not the code, has to mend."""
 

@@ -53,7 +53,9 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
             "the weights are of another architecture than this environment's "
             "network; give those of a network made from the same checkpoint"
         )
-    broken = broken_part(weights)
+    # A mask of -inf, say, is no sign of a training that diverged.
+    finite = [name for name, part in own.items() if bool(part.isfinite().all())]
+    broken = broken_part({name: weights[name] for name in finite})
     if broken is not None:
         raise CheckpointError(
             f"the weights' {broken} is not finite (their training diverged); give "

@@ -81,7 +81,7 @@ def as_session(
             raise ConfigError(
                 f"a {type(network).__name__} takes no rtol, max_steps or "
                 "iterations_per_action; leave them out (of iterated blocks they are "
-                "fields of its ResidualConfig); in the maze ids, which portion solves, "
+                "fields of its config); in the maze ids, which portion solves, "
                 "give iterations_per_action=None"
             )
         if isinstance(network, WrappedNetwork):

@@ -31,6 +31,11 @@ from dynalay_gym.testing import check_vector_env
 ALL = ("run", "skip", "iterate")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNALAY_CACHE_DIR", str(tmp_path / "cache"))
+
+
 @pytest.fixture(params=OTHERS)
 def found(request: pytest.FixtureRequest) -> Other:
     return other(request.param)
@@ -240,6 +245,37 @@ def test_a_wrapped_network_is_taken_as_it_is() -> None:
         as_session(found.wrap(), rtol=0.1)
     with pytest.raises(ConfigError, match=r"by dynalay_gym\.wrap"):
         as_session(found.module)  # type: ignore[arg-type]
+
+
+def test_a_fingerprint_knows_what_weights_do_not_say() -> None:
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), torch.randn(5, 4)
+    same, too, other_way = (
+        wrap(module, ["0"], x, shortcuts={"0": shortcut}).fingerprint()
+        for shortcut in (lambda b, x: x, lambda b, x: x, lambda b, x: -x)
+    )
+    assert same == too != other_way
+
+
+def test_a_mask_of_minus_infinity_is_no_diverged_weight() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    module.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+    session = wrap(module, ["0"], torch.randn(5, 4))
+    session.load_weights(session.to_saved()[2])
+
+
+@pytest.mark.parametrize("name", ["lstm", "resnet"])
+def test_a_table_plays_as_the_network(name: str) -> None:
+    given = options(name, batch_invariant=True)
+    live, table = (
+        DynaLayVectorEnv(4, transitions=kind, **given) for kind in ("live", "table")
+    )
+    first, second = live.reset(seed=0), table.reset(seed=0)
+    assert np.array_equal(first[0], second[0])
+    for action in (RUN, SKIP, RUN, STOP):
+        mine, theirs = (envs.step(np.full(4, action)) for envs in (live, table))
+        for a, b in zip(mine[:4], theirs[:4], strict=True):
+            assert np.array_equal(a, b)
 
 
 def test_names_come_in_a_list() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalay_gym.data.splits import Split, augment
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.networks.residual.network import ResidualNetwork
 from dynalay_gym.networks.residual.skipping import mask_block
 from dynalay_gym.networks.trainer import NetworkT, Trainer, TrainerConfig
@@ -64,13 +65,21 @@ class SkippingTrainer(Trainer[NetworkT, ResidualTrainingConfig]):
         config: Options.
 
     Raises:
-        ConfigError: A batch is larger than the split.
+        ConfigError: A batch is larger than the split, or what is no image is to be
+            shifted and mirrored.
     """
 
     def __init__(
         self, network: NetworkT, data: Split, config: ResidualTrainingConfig
     ) -> None:
-        network.to(memory_format=torch.channels_last)
+        self._is_images = data.inputs.dim() == 4
+        if self._is_images:
+            network.to(memory_format=torch.channels_last)
+        elif config.augment:
+            raise ConfigError(
+                f"augment=True shifts and mirrors images, not inputs of shape "
+                f"{tuple(data.inputs.shape[1:])}; leave it out"
+            )
         self._teacher = open_copy(network) if config.distillation > 0 else None
         optimizer = torch.optim.SGD(
             [weight for weight in network.parameters() if weight.requires_grad],
@@ -91,7 +100,8 @@ class SkippingTrainer(Trainer[NetworkT, ResidualTrainingConfig]):
 
     def loss(self, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """Return the loss of a batch; see `Trainer.loss`."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        if self._is_images:
+            images = images.contiguous(memory_format=torch.channels_last)
         logits = self._answer(images)
         right = F.cross_entropy(
             logits, labels, label_smoothing=self.config.label_smoothing

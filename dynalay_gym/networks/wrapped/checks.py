@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.errors import ConfigError, brief
+from dynalay_gym.errors import ConfigError, brief, first_line
 from dynalay_gym.networks.wrapped.pieces import first_of
+
+
+def check_network(network: Any) -> None:
+    """Raise ConfigError unless it is a module with weights."""
+    if not isinstance(network, nn.Module) or not [*network.parameters()]:
+        raise ConfigError(
+            f"{type(network).__name__} is no network with weights; give a "
+            "torch.nn.Module that maps inputs to logits"
+        )
 
 
 def check_example(network: nn.Module, example: Any) -> None:
@@ -20,11 +29,12 @@ def check_example(network: nn.Module, example: Any) -> None:
             "more samples, x[None] if it is one without its axis"
         )
     try:
-        network(example[:1].clone())
+        with torch.no_grad():
+            network(example[:1].clone())
     except Exception as error:
         raise ConfigError(
             f"the network does not take the example, of shape {tuple(example.shape)} "
-            f"({brief(str(error))}); give inputs [n, ...] as those to come"
+            f"({first_line(error)}); give inputs [n, ...] as those to come"
         ) from error
 
 
@@ -62,6 +72,10 @@ def check_answer(answer: Any, whole: Any) -> None:
             f"the network returns {shown}, not logits [n, K]; wrap a module that "
             "returns them"
         )
+    if not bool(answer.isfinite().all()):
+        raise ConfigError(
+            "the network's answer to the example is not finite; give a real sample"
+        )
     if not torch.equal(answer, first_of(whole)):
         raise ConfigError(
             "run block by block, the network answers otherwise than by itself; check "
@@ -69,23 +83,34 @@ def check_answer(answer: Any, whole: Any) -> None:
         )
 
 
-def check_same_shape(name: str, before: torch.Size, after: torch.Size) -> None:
-    """Raise ConfigError if a block without a shortcut changes the shape."""
-    if before != after:
+def check_same_shape(name: str, before: Tensor, after: Any) -> None:
+    """Raise ConfigError if a block without a shortcut changes shape or type."""
+    if not isinstance(after, Tensor):
         raise ConfigError(
-            f"block {name!r} maps {tuple(before[1:])} to {tuple(after[1:])} and can be "
+            f"block {name!r} returns a {type(after).__name__}, not a tensor; leave it "
+            "out of layers"
+        )
+    if kind_of(before) != kind_of(after):
+        raise ConfigError(
+            f"block {name!r} maps {kind_of(before)} to {kind_of(after)} and can be "
             "neither skipped nor iterated; leave it out of layers, or name what takes "
             "its place in shortcuts="
         )
 
 
-def check_shortcut(name: str, passed: torch.Size, after: torch.Size) -> None:
-    """Raise ConfigError if a shortcut gives another shape than the block."""
-    if passed != after:
+def check_shortcut(name: str, passed: Any, after: Any) -> None:
+    """Raise ConfigError if a shortcut gives another shape or type than the block."""
+    if not isinstance(passed, Tensor) or kind_of(passed) != kind_of(after):
+        shown = kind_of(passed) if isinstance(passed, Tensor) else brief(passed)
         raise ConfigError(
-            f"the shortcut of block {name!r} gives {tuple(passed[1:])}, the block "
-            f"{tuple(after[1:])}; they must agree"
+            f"the shortcut of block {name!r} gives {shown}, the block "
+            f"{kind_of(after)}; they must agree"
         )
+
+
+def kind_of(values: Tensor) -> str:
+    """Return shape of a sample and type of a tensor, to be shown and compared."""
+    return f"{tuple(values.shape[1:])} of {str(values.dtype).removeprefix('torch.')}"
 
 
 def check_kept(name: str, before: Tensor, after: Tensor) -> None:

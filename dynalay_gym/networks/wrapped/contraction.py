@@ -79,7 +79,8 @@ def _factors(network: WrappedNetwork, level: int, values: Sequence[Any]) -> Tens
         new = step(z, x, *others)
         sizes.append(row_norms(new - z))
         z = new
-    return (sizes[-1] / sizes[0]) ** (1 / (_STEPS - 1))
+    factors = (sizes[-1] / sizes[0]) ** (1 / (_STEPS - 1))
+    return torch.where(sizes[-1] == 0, 0.0, factors)  # it has arrived
 
 
 def _entry(

@@ -34,9 +34,9 @@ class Cut(NamedTuple):
 
     def from_rows(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Return values as the network has them, of tensors [n, ...]."""
-        left = iter(tensors)
+        left, device = iter(tensors), tensors[0].device
         return [
-            constant if axis is None else next(left).movedim(0, axis)
+            _moved(constant, device) if axis is None else next(left).movedim(0, axis)
             for axis, constant in zip(self.axes, self.constants, strict=True)
         ]
 
@@ -48,12 +48,14 @@ def find_cut(values: Sequence[Any], others: Sequence[Any], name: str) -> Cut:
         axis: int | None = None
         if isinstance(value, Tensor):
             pairs = list(zip(value.shape, other.shape, strict=True))
-            changed = [i for i, (a, b) in enumerate(pairs) if a != b]
-            axis = changed[0] if len(changed) == 1 else None
-        if axis is None and (isinstance(value, Tensor) or value != other):
+            changed = [i for i, pair in enumerate(pairs) if pair[0] != pair[1]]
+            axis = changed[0] if [pairs[i] for i in changed] == [(2, 3)] else None
+        if axis is None and not _is_constant(value, other):
+            shown = tuple(value.shape) if isinstance(value, Tensor) else brief(value)
             raise ConfigError(
-                f"{brief(value)} crosses over to block {name!r} and has no axis of "
-                "samples; compute it inside of a block, or name other blocks"
+                f"{shown} crosses over to block {name!r} and has no axis of as many "
+                "samples as there are; compute it inside of a block (a number of "
+                "samples as -1), or name other blocks"
             )
         axes.append(axis)
         shape = () if axis is None else (*value.shape[:axis], *value.shape[axis + 1 :])
@@ -64,3 +66,16 @@ def find_cut(values: Sequence[Any], others: Sequence[Any], name: str) -> Cut:
     dtypes = [None if axis is None else value.dtype for value, axis in known]
     constants = [value if axis is None else None for value, axis in known]
     return Cut(tuple(axes), tuple(shapes), tuple(dtypes), tuple(constants))
+
+
+def _is_constant(value: Any, other: Any) -> bool:
+    """Return whether a value is the same for other samples."""
+    if isinstance(value, Tensor):
+        is_same = isinstance(other, Tensor) and value.shape == other.shape
+        return is_same and torch.equal(value, other)
+    simple = (int, float, str, torch.Size, torch.dtype, torch.device)
+    return value is None or (isinstance(value, simple) and value == other)
+
+
+def _moved(constant: Any, device: torch.device) -> Any:
+    return constant.to(device) if isinstance(constant, Tensor) else constant

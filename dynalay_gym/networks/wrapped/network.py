@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, first_line
 from dynalay_gym.fixed_point.layers import FixedPointLayer
 from dynalay_gym.fixed_point.progress import SolveResult
 from dynalay_gym.fixed_point.solve import fixed_point_iteration
@@ -21,13 +21,15 @@ from dynalay_gym.networks.wrapped.checks import (
     check_example,
     check_kept,
     check_names,
+    check_network,
     check_same_shape,
     check_shortcut,
+    kind_of,
 )
 from dynalay_gym.networks.wrapped.config import Mode, WrapConfig
 from dynalay_gym.networks.wrapped.cuts import Cut, find_cut
 from dynalay_gym.networks.wrapped.macs import count_macs
-from dynalay_gym.networks.wrapped.pieces import Function, chain, first_of
+from dynalay_gym.networks.wrapped.pieces import Function, chain, cloned, first_of
 from dynalay_gym.networks.wrapped.tracing import trace
 
 Shortcut = str | Callable[[nn.Module, Tensor], Tensor]
@@ -80,10 +82,8 @@ class WrappedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.network = config, _copy(network)
-        if isinstance(example, Tensor):
-            example = example.to(next(self.network.parameters()).device)
-        with torch.no_grad():
-            check_example(self.network, example)
+        check_example(self.network, example)
+        example = example.to(next(self.network.parameters()).device)
         self.in_shape, self.in_dtype = tuple(example.shape[1:]), example.dtype
         check_names(self.network, config.layers, shortcuts or {})
         if (stem is None) != (head is None):
@@ -229,41 +229,65 @@ class WrappedNetwork(nn.Module):
         return (y, *[None] * (num - 1)) if num else y
 
     @torch.no_grad()
+    def signature(self) -> dict[str, Tensor]:
+        """Return what the network makes of the example, by name.
+
+        It says what code does that weights do not show: shortcuts, what lies between
+        blocks, buffers that are not saved.
+        """
+        found, values = dict[str, Tensor](), self.start(self._example.clone())
+        for level in range(len(self.names)):
+            run, skipped = (act(level, cloned(values)) for act in (self.run, self.skip))
+            found[f"{level}.run"] = first_of(run)
+            found[f"{level}.skip"] = first_of(skipped)
+            values = self.advance(level, cloned(run), values)
+        return found | {"logits": self.answer(values)}
+
+    @torch.no_grad()
     def _probe(self, example: Tensor) -> None:
-        """Run the example, to find shapes and multiply-adds, and what does not fit."""
-        one, few, more = (
-            example[:1].repeat(num, *[1] * (example.dim() - 1)) for num in (1, 2, 3)
+        """Run the example, to find shapes and multiply-adds, and what does not fit.
+
+        What runs may change its arguments, so that it is given copies.
+        """
+        ones = [1] * (example.dim() - 1)
+        other = (
+            example[-1:].roll(1, -1) if example.is_floating_point() else example[-1:]
         )
-        alone = self.start(one)
-        values, others = self.start(few), self.start(more)
-        macs = [count_macs(self.start, one)]
+        self._example = example[:1].clone()
+        alone, few = (example[:1].repeat(num, *ones) for num in (1, 2))
+        macs = [count_macs(self.start, alone.clone())]
+        values, others = self.start(few.clone()), self.start(other.repeat(3, *ones))
+        alone_values = self.start(alone)
         self.cuts, self.choices = list[Cut](), list[tuple[Mode, ...]]()
         self.block_macs, self.shortcut_macs = list[int](), list[int]()
         for level, name in enumerate(self.names):
             self.cuts.append(find_cut(values, others, name))
-            before = values[0].clone()
-            output, other = self.run(level, values), self.run(level, others)
+            kept = cloned(values)
+            output = self.run(level, kept)
+            check_kept(name, values[0], kept[0])
             if isinstance(output, tuple | list):
                 self._num_outputs[level] = len(output)
-            check_kept(name, before, values[0])
-            own = self.run(level, alone)
+                self._try_one_output(level, values, output)
+            own = self.run(level, cloned(alone_values))
             self.choices.append(self._choices(level, values, output))
-            self.block_macs.append(self._count_block(level, alone))
-            self.shortcut_macs.append(count_macs(self.skip, level, alone))
-            macs.append(count_macs(self.advance, level, own, alone))
-            self._try_one_output(level, values, output)
+            self.block_macs.append(self._count_block(level, alone_values))
+            left = count_macs(self.skip, level, cloned(alone_values))
+            self.shortcut_macs.append(left)
+            parts = cloned(own), cloned(alone_values)
+            macs.append(count_macs(self.advance, level, *parts))
+            other_output = self.run(level, cloned(others))
             values = self.advance(level, output, values)
-            others = self.advance(level, other, others)
-            alone = self.advance(level, own, alone)
+            others = self.advance(level, other_output, others)
+            alone_values = self.advance(level, own, alone_values)
         self.piece_macs = macs
-        answer, whole = self.answer(values), self.network(few)
-        check_answer(answer, whole)
+        answer = self.answer(values)
+        check_answer(answer, self.network(few))
         self.num_classes = answer.shape[1]
 
     def _count_block(self, level: int, values: Sequence[Any]) -> int:
         layer = self.own_layer(self.names[level])
         if layer is None:
-            return count_macs(self.run, level, values)
+            return count_macs(self.run, level, cloned(values))
         pair = torch.cat([values[0]] * 2)  # a lone row is computed beside a copy
         return count_macs(layer.recur, pair, layer.weight()) // 2
 
@@ -271,12 +295,20 @@ class WrappedNetwork(nn.Module):
         self, level: int, values: Sequence[Any], output: Any
     ) -> tuple[Mode, ...]:
         """Return what can be done with a block."""
-        name, (x, y) = self.names[level], (values[0].shape, first_of(output).shape)
+        name, x, y = self.names[level], values[0], first_of(output)
         if name in self._shortcuts:
-            check_shortcut(name, first_of(self.skip(level, values)).shape, y)
+            try:
+                passed = first_of(self.skip(level, cloned(values)))
+            except Exception as error:
+                raise ConfigError(
+                    f"the shortcut of block {name!r} does not run "
+                    f"({first_line(error)}); give the name of a module, or a function "
+                    "of the block and its input"
+                ) from error
+            check_shortcut(name, passed, y)
         else:
             check_same_shape(name, x, y)
-        can_iterate = x == y and name not in self.certified
+        can_iterate = kind_of(x) == kind_of(y) and name not in self.certified
         if self.config.rest == "run" and not can_iterate:
             raise ConfigError(
                 f"block {name!r} cannot be iterated any further, and what is not "
@@ -288,7 +320,11 @@ class WrappedNetwork(nn.Module):
     def _try_one_output(self, level: int, values: Sequence[Any], output: Any) -> None:
         """Check that the network goes on with the first of a block's outputs alone."""
         try:
-            self.advance(level, self._as_output(level, first_of(output)), values)
+            given = self._as_output(level, first_of(output).clone())
+            left = self.advance(level, given, cloned(values))
+            for above in range(level + 1, len(self.names)):
+                left = self.advance(above, self.run(above, left), left)
+            assert left[0] is not None
         except Exception as error:
             raise ConfigError(
                 f"the network uses more than the first output of block "
@@ -303,6 +339,7 @@ def _copy(network: nn.Module) -> nn.Module:
     Of PyTorch's own encoders it does without the nested tensors that these use in
     evaluation, and not in training, for texts with padding: blocks cannot be run so.
     """
+    check_network(network)
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
         if isinstance(module, nn.TransformerEncoder):

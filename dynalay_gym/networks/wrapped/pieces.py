@@ -23,6 +23,11 @@ class Carried:
 
 
 @dataclass(frozen=True)
+class Input:
+    """An argument of a block that is its input once more."""
+
+
+@dataclass(frozen=True)
 class Attribute:
     """An argument of a block that is a parameter or a buffer of the network.
 
@@ -38,7 +43,7 @@ class BlockCall(NamedTuple):
 
     Attributes:
         keyword: Name by which the input is given; None if it comes first.
-        args: Other arguments; `Carried` and `Attribute` stand for tensors.
+        args: Other arguments; `Input`, `Carried` and `Attribute` stand for tensors.
         kwargs: The same by name.
     """
 
@@ -59,6 +64,8 @@ class BlockCall(NamedTuple):
         """
 
         def value(leaf: Any) -> Any:
+            if isinstance(leaf, Input):
+                return x
             if isinstance(leaf, Carried):
                 return carried[leaf.place]
             if isinstance(leaf, Attribute):
@@ -128,6 +135,11 @@ class GraphPiece:
     def __call__(self, network: nn.Module, values: Sequence[Any]) -> list[Any]:
         """Run it; see `Traced.pieces`."""
         return list(self._forward(network, *values))
+
+
+def cloned(values: Any) -> Any:
+    """Return values with copies of their tensors."""
+    return map_aggregate(values, lambda v: v.clone() if isinstance(v, Tensor) else v)
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,22 @@ the network's own modules and weights.
 Axes: B blocks. Cut i, 0 to B - 1, is the place before block i.
 """
 
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 from torch.fx.node import map_arg
 
-from dynalay_gym.errors import ConfigError, brief
+from dynalay_gym.errors import ConfigError, first_line
 from dynalay_gym.networks.wrapped.pieces import (
     Attribute,
     BlockCall,
     Carried,
     GraphPiece,
+    Input,
     Piece,
     Traced,
 )
@@ -35,12 +37,12 @@ def trace(network: nn.Module, names: Sequence[str]) -> Traced:
     """Cut a network at its blocks.
 
     Args:
-        network: The network; not changed.
+        network: The network. Tensors that its forward makes become buffers of it.
         names: Names of the blocks.
 
     Raises:
         ConfigError: Its forward cannot be followed, or a block is not called exactly
-            once with a tensor as its first argument.
+            once with a tensor for the first parameter of its forward.
     """
     graph = _follow(network, names)
     nodes = list(graph.nodes)
@@ -52,7 +54,11 @@ def trace(network: nn.Module, names: Sequence[str]) -> Traced:
                 f"the network calls block {name!r} {num} times; name blocks that it "
                 "calls exactly once"
             )
-    crossing = [_crossing(block, nodes) for block in blocks]
+    inputs = [_find_input(block, network) for block in blocks]
+    crossing = [
+        [found.node, *_crossing(block, found, nodes)]
+        for block, found in zip(blocks, inputs, strict=True)
+    ]
     ends = [-1, *map(nodes.index, blocks), len(nodes)]
     pieces = []
     for i, end in enumerate(ends[1:]):
@@ -60,13 +66,18 @@ def trace(network: nn.Module, names: Sequence[str]) -> Traced:
         given = crossing[i - 1][1:] if i > 0 else []
         wanted = crossing[i] if i < len(blocks) else list(graph.output_node().args)
         pieces.append(_piece(network, body, last, given, wanted))
-    calls = [_call(b, c[1:]) for b, c in zip(blocks, crossing, strict=True)]
+    calls = [
+        _call(block, found, across[1:])
+        for block, found, across in zip(blocks, inputs, crossing, strict=True)
+    ]
     order = tuple(str(block.target) for block in blocks)
     return Traced(order, tuple(calls), tuple(pieces))
 
 
 class _Tracer(fx.Tracer):
     """Looks into what contains a block, and into nothing else."""
+
+    proxy_buffer_attributes = True  # so that slices of buffers are followed
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
@@ -121,17 +132,22 @@ class _OneInput(nn.Module):
 
 def _follow(network: nn.Module, names: Sequence[str]) -> fx.Graph:
     """Return the graph of a network."""
-    tracer = _Tracer([f"network.{name}" for name in names])
+    tracer, root = _Tracer([f"network.{name}" for name in names]), _OneInput(network)
     try:
-        graph = tracer.trace(_OneInput(network))
+        graph = tracer.trace(root)
     except Exception as error:
         _, _, inside = tracer.inside[-1].partition(".")
         where = f"module {inside!r}" if inside else "the network"
         raise ConfigError(
             f"the forward of {where} cannot be followed, because what it does depends "
-            f"on its data ({brief(str(error))}); {REMEDY}"
+            f"on its data ({first_line(error)}); {REMEDY}"
         ) from error
     for node in graph.nodes:
+        if node.op == "get_attr" and not node.target.startswith("network."):
+            # A tensor that is made in the forward, which the tracer keeps at the root.
+            network.register_buffer(
+                node.target, getattr(root, node.target), persistent=False
+            )
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix("network.")
     # Of a block's several outputs, those that nobody reads need not be there.
@@ -139,59 +155,65 @@ def _follow(network: nn.Module, names: Sequence[str]) -> fx.Graph:
     return graph
 
 
-def _crossing(block: fx.Node, nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """Return what crosses the cut before a block, its input first."""
-    place = nodes.index(block)
-    before, after = nodes[:place], set(nodes[place + 1 :])
-    x = _input(block)
-    others = {n for n in _other_arguments(block) if n.op != "get_attr"}
-    live = [
-        node
-        for node in before
-        if node.op != "get_attr" and (node in others or after & node.users.keys())
-    ]
-    return [x, *live]
+class _Found(NamedTuple):
+    """What a block maps to its shape.
+
+    Attributes:
+        node: The node of it.
+        keyword: Name by which it is given; None if it comes first.
+    """
+
+    node: fx.Node
+    keyword: str | None
 
 
-def _input(block: fx.Node) -> fx.Node:
-    """Return what a block maps to its shape: the first argument."""
-    first = (*block.args, *block.kwargs.values())[:1]
-    if not first or not isinstance(first[0], fx.Node):
+def _find_input(block: fx.Node, network: nn.Module) -> _Found:
+    """Return what is given for the first parameter of a block's forward."""
+    given, keyword = block.args[0] if block.args else None, None
+    if not block.args:
+        forward = network.get_submodule(str(block.target)).forward
+        keyword = next(iter(inspect.signature(forward).parameters), None)
+        given = block.kwargs.get(keyword or "")
+    if not isinstance(given, fx.Node):
         raise ConfigError(
             f"block {block.target!r} is called without a tensor as its first argument; "
             "name another"
         )
-    return first[0]
+    return _Found(given, keyword)
 
 
-def _other_arguments(block: fx.Node) -> list[fx.Node]:
-    """Return the nodes among a block's arguments but for its input."""
-    found = list[fx.Node]()
-    args, kwargs = block.args, dict(block.kwargs)
-    if args:
-        args = args[1:]
-    else:
-        del kwargs[next(iter(kwargs))]
-    map_arg((args, kwargs), found.append)
-    return found
+def _crossing(block: fx.Node, found: _Found, nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """Return what crosses the cut before a block behind its input."""
+    place = nodes.index(block)
+    before, after = nodes[:place], set(nodes[place + 1 :])
+    others = list[fx.Node]()
+    map_arg(_other_arguments(block, found), others.append)
+    return [
+        node
+        for node in before
+        if node.op != "get_attr"
+        and (after & node.users.keys() or (node in others and node != found.node))
+    ]
 
 
-def _call(block: fx.Node, carried: Sequence[fx.Node]) -> BlockCall:
+def _other_arguments(block: fx.Node, found: _Found) -> tuple[Any, dict[str, Any]]:
+    """Return a block's arguments but for its input."""
+    kwargs = {name: v for name, v in block.kwargs.items() if name != found.keyword}
+    return block.args[1:], kwargs
+
+
+def _call(block: fx.Node, found: _Found, carried: Sequence[fx.Node]) -> BlockCall:
     """Return how a block is called, with what crosses the cut behind its input."""
 
     def mark(node: fx.Node) -> Any:
+        if node == found.node:
+            return Input()
         if node.op == "get_attr":
             return Attribute(str(node.target))
         return Carried(carried.index(node))
 
-    keyword, args, kwargs = None, block.args, dict(block.kwargs)
-    if args:
-        args = args[1:]
-    else:
-        keyword = next(iter(kwargs))
-        del kwargs[keyword]
-    args, kwargs = map_arg((args, kwargs), mark)
-    return BlockCall(keyword, tuple(args), kwargs)
+    args, kwargs = map_arg(_other_arguments(block, found), mark)
+    return BlockCall(found.keyword, tuple(args), kwargs)
 
 
 def _piece(

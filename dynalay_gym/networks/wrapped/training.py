@@ -14,7 +14,9 @@ class WrappedTrainer(SkippingTrainer[WrappedNetwork]):
     """Trains a wrapped network; see `ResidualTrainingConfig` for the options.
 
     Without ``skip_rate`` it is the training of the network as it is. With it, a few
-    epochs make skipping cheap in accuracy, in a network that has never known it.
+    epochs make skipping cheap in accuracy, in a network that has never known it. What
+    lies between blocks runs as in evaluation: a dropout that is a function there, and
+    no module, stays off.
     """
 
     kind = "wrapped-training"

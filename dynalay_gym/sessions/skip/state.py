@@ -20,8 +20,8 @@ class BlockState:
     """Networks in progress, one per row, whose blocks are decided on in turn.
 
     Attributes:
-        pooled: Global averages of what enters each block, and last the head,
-            float [n, B + 1, W]; 0 beyond its channels.
+        pooled: Global averages of what enters each block, and last the head (0 if it is
+            not known), float [n, B + 1, W]; 0 beyond its channels.
         logits: Current answers, float [n, K].
         position: Blocks that are decided on, int64 [n].
         taken: The action at each of them, int64 [n, B]; elsewhere `STOP`.

@@ -4,6 +4,7 @@ Axes: n rows (one input each), m of them chosen, B blocks.
 """
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from dynalay_gym.sessions.checks import check_weights
 from dynalay_gym.sessions.skip.blocks import BlockSession
 from dynalay_gym.sessions.skip.decisions import ITERATE, RUN, SKIP, STOP
 from dynalay_gym.sessions.skip.state import BlockState, empty_parts
+from dynalay_gym.storage.digest import tensors_digest
 from dynalay_gym.storage.io import plain
 from dynalay_gym.utils.device import torch_defaults
 
@@ -67,8 +69,16 @@ class WrappedSession(BlockSession[WrappedState]):
 
     def to_saved(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         """Return kind, options and weights; `wrapped_loader` makes it anew."""
-        options = {**self.network.config.to_dict(), "exact": self.batch_invariant}
-        return "wrapped", options, self.network.state_dict()
+        options = self.network.config.to_dict()
+        options["batch_invariant"] = self.batch_invariant
+        # Weights may be tied, and saved files hold no memory twice.
+        weights = {name: v.clone() for name, v in self.network.state_dict().items()}
+        return "wrapped", options, weights
+
+    def fingerprint(self) -> str:
+        """Return a hash of weights and options, and of what the network does."""
+        signature = tensors_digest(self.network.signature())
+        return hashlib.sha256((super().fingerprint() + signature).encode()).hexdigest()
 
     @torch_defaults()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.wrapped import OTHERS, LstmStack, Other, other
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.layers import DenseFixedPointLayer
@@ -74,11 +75,14 @@ def test_it_answers_as_the_network_to_the_bit(found: Other) -> None:
 
 def test_the_network_is_left_as_it_was(found: Other) -> None:
     found.module.train()
+    given = found.inputs.clone()
     before = copy.deepcopy(found.module.state_dict())
     wrapped = found.wrap()
     assert found.module.training and not wrapped.network.training
     after = found.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(part.requires_grad for part in found.module.parameters())
+    assert torch.equal(found.inputs, given)
     for module in found.module.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
     found.module.eval()
@@ -101,7 +105,9 @@ def test_a_skipped_block_is_as_if_it_were_not_there(found: Other) -> None:
 @torch.no_grad()
 def test_every_sample_skips_its_own(found: Other) -> None:
     wrapped = found.wrap()
-    chosen = torch.rand(len(found.inputs), len(found.layers)) < 0.5
+    generator = torch.Generator().manual_seed(0)
+    size = len(found.inputs), len(found.layers)
+    chosen = torch.rand(size, generator=generator) < 0.5
     together = wrapped(found.inputs, chosen)
     for row in range(len(found.inputs)):
         alone = wrapped(found.inputs[row : row + 1], chosen[row : row + 1])
@@ -149,6 +155,96 @@ def test_stem_and_head_take_the_place_of_a_look_inside() -> None:
     assert torch.equal(wrapped(x), module(x))
     chosen = torch.tensor([[True, False]] * 5)
     torch.testing.assert_close(wrapped(x, chosen), module.head(module.blocks[1](x)))
+
+
+class Odd(nn.Module):
+    """Does what networks do between blocks, each thing on request."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.register_buffer("position", torch.arange(8.0))
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.what == "in place":
+            y = y.clone().mul_(2)
+        y = self.first(y)
+        if self.what == "in place":
+            y = F.silu(y, inplace=True)
+        if self.what == "made":
+            y = y * torch.tensor(2.0) + torch.ones(4)
+        if self.what == "buffer":
+            y = y + self.get_buffer("position")[: x.shape[1]]
+        if self.what == "itself":
+            tokens = y[:, :, None] * self.second.weight[0]
+            y, _ = self.attention(tokens, tokens, tokens, attn_mask=self.mask)
+            y = y.mean(1)
+        shared = self.get_buffer("position")[: x.shape[1]]
+        y = self.second(y)
+        logits: Tensor = self.head(y + shared if self.what == "shared" else y)
+        return logits
+
+
+@pytest.mark.parametrize("what", ["in place", "made", "buffer", "shared"])
+@torch.no_grad()
+def test_what_lies_between_blocks_may_be_odd(what: str) -> None:
+    torch.manual_seed(0)
+    module, x = Odd(what).eval(), torch.randn(5, 4)
+    given = x.clone()
+    wrapped = WrappedNetwork(module, WrapConfig(layers=("first", "second")), x)
+    assert torch.equal(wrapped(x), module(x)) and torch.equal(x, given)
+    chosen = torch.tensor([[False, True]] * 5)
+    module.second = nn.Identity()
+    torch.testing.assert_close(wrapped(x, chosen), module(x))
+
+
+@torch.no_grad()
+def test_a_block_that_is_given_its_input_thrice_is_iterated_on_all() -> None:
+    torch.manual_seed(0)
+    module, x = Odd("itself").eval(), torch.randn(5, 4)
+    config = WrapConfig(
+        layers=("attention",), modes=("run", "iterate"), damping=1.0, max_steps=2
+    )
+    wrapped = WrappedNetwork(module, config, x)
+    assert torch.equal(wrapped(x), module(x))
+    values = wrapped.start(x)
+    assert len(values) == 2  # x itself crosses, since its shape is read behind it
+    q = values[0]
+
+    def attend(z: Tensor) -> Tensor:
+        found: Tensor = module.attention(z, z, z, attn_mask=module.mask)[0]
+        return found
+
+    once = attend(q)  # q + (f(q) - q)
+    output, _ = wrapped.iterate(0, values)
+    torch.testing.assert_close(output[0], q + (attend(once) - once))
+
+
+class Keyword(nn.Module):
+    """Calls a block by keywords, the input not first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = nn.Bilinear(4, 4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.block(input2=x.exp(), input1=x))
+        return logits
+
+
+@torch.no_grad()
+def test_the_input_is_the_first_parameter_however_it_is_given() -> None:
+    torch.manual_seed(0)
+    module, x = Keyword().eval(), torch.randn(5, 4)
+    wrapped = WrappedNetwork(module, WrapConfig(layers=("block",)), x)
+    assert torch.equal(wrapped(x), module(x))
+    chosen = torch.ones(5, 1, dtype=torch.bool)
+    torch.testing.assert_close(wrapped(x, chosen), module.head(x))
 
 
 # --- multiply-adds --------------------------------------------------------------------
@@ -343,20 +439,57 @@ class Counting(Branching):
         return logits
 
 
+class Number(Branching):
+    """Multiplies by a number that it reads from its data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        largest = x.abs().max()
+        logits: Tensor = self.second(y) * largest
+        return logits
+
+
+class Passed(Branching):
+    """Hands the second output of a block on, over another block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.other = (nn.GRU(4, 4, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, last = self.gru(x[:, None])
+        y, _ = self.other(y)
+        logits: Tensor = self.second(y[:, 0] + last[0])
+        return logits
+
+
+class Folded(Branching):
+    """Takes parts of a sample for samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.first(x.reshape(-1, 4)).reshape(-1, 4))
+        return logits
+
+
 class Wrong(Branching):
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x)).sum(1)
 
 
 X = torch.arange(-5.0, 7.0).reshape(3, 4) / 3
-TOKENS = torch.randint(1, 12, (3, 5))
+TOKENS = torch.arange(15).reshape(3, 5) % 8 + 1
 
 
 @pytest.mark.parametrize(
     ("module", "layers", "inputs", "message"),
     [
         (Branching(), ("frist",), X, "no module 'frist'; give .*such as .'first'"),
-        (Chain(nn.Linear(4, 6), width=6), ("blocks.0",), X, r"maps \(4,\) to \(6,\)"),
+        (
+            Chain(nn.Linear(4, 6), width=6),
+            ("blocks.0",),
+            X,
+            r"maps \(4,\) of float32 to \(6,\)",
+        ),
         (Branching(), ("first", "second"), X, "the network cannot be followed"),
         (
             Chain(Branching()),
@@ -373,10 +506,14 @@ TOKENS = torch.randint(1, 12, (3, 5))
         ),
         (Branching(), ("first", "first"), X, "named twice"),
         (LastState(), ("layers.0",), TOKENS, "more than the first output of block"),
-        (Counting(), ("first", "second"), X, "has no axis of samples"),
+        (Counting(), ("first", "second"), X, "has no axis of as many"),
         (Branching(), ("first",), X[0], r"inputs \[n, ...\], not \(4,\); give one or"),
         (Branching(), ("first",), X[:, :3], r"take the example, of shape \(3, 3\)"),
         (Chain(nn.ReLU(inplace=True)), ("blocks.0",), X, "its input in place"),
+        (Number(), ("first", "second"), X, "has no axis of as many"),
+        (Passed(), ("gru", "other"), X, "more than the first output of block"),
+        (Folded(), ("first",), X.reshape(3, 1, 4).repeat(1, 2, 1), "has no axis of as"),
+        (Chain(nn.Embedding(9, 4)), ("blocks.0",), TOKENS, "to .5, 4. of float32"),
         (Wrong(), ("first",), X, r"returns \(2,\), not logits"),
     ],
 )
@@ -411,7 +548,7 @@ def test_shortcuts_and_parts_have_to_fit() -> None:
     module = Chain(nn.Linear(4, 4), nn.Linear(4, 6), width=6)
     config = WrapConfig(layers=("blocks.1",))
     for shortcuts, message in (
-        ({"blocks.1": "blocks.0"}, r"gives \(4,\), the block \(6,\)"),
+        ({"blocks.1": "blocks.0"}, r"gives \(4,\) of float32, the block \(6,\)"),
         ({"blocks.0": "blocks.1"}, "not among layers"),
         ({"blocks.1": "blocks.7"}, "no module 'blocks.7'"),
     ):
