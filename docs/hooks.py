@@ -54,7 +54,13 @@ def api_page(name: str) -> str:
         return f"# {name}\n\n::: dynalay_gym.{name}\n"
     docstring = ast.get_docstring(ast.parse(package.read_text("utf-8"))) or ""
     summary, order, *_ = docstring.split("\n\n")
-    modules = re.findall(r"\w+", order.removeprefix("Reading order:"))
+    words = re.findall(r"\w+", order.removeprefix("Reading order:"))
+    folder = package.parent
+    modules = [
+        word
+        for word in words
+        if (folder / f"{word}.py").exists() or (folder / word).is_dir()
+    ]
     return f"# {name}\n\n{summary}\n\n" + "\n\n".join(
         f"::: dynalay_gym.{name}.{module}" for module in modules
     )
