@@ -28,6 +28,7 @@ from dynalay_gym.sessions.states import default_decisions
 from dynalay_gym.sessions.table_cache import get_table
 from dynalay_gym.sessions.transition_table import finite
 from dynalay_gym.utils.device import resolve_device, torch_defaults
+from dynalay_gym.utils.finite import broken_part
 from dynalay_gym.utils.ranges import (
     Iterations,
     NotNegative,
@@ -234,7 +235,10 @@ def _session(
         calibrations = facts.calibrations
     else:
         return as_session(given, *options), ()
-    if not all(value.isfinite().all() for value in network.state_dict().values()):
+    # Buffers of somebody's network may well hold a mask of -inf.
+    is_wrapped = isinstance(network, WrappedNetwork)
+    named = network.named_parameters() if is_wrapped else network.state_dict().items()
+    if broken_part(dict(named)) is not None:
         raise CheckpointError(
             "the network has NaN or infinite weights (its training diverged); "
             "give an earlier checkpoint, or train it again at a lower learning rate"

@@ -20,6 +20,8 @@ from dynalay_gym.envs.vector_env import DynaLayVectorEnv
 from dynalay_gym.errors import CheckpointError, ConfigError
 from dynalay_gym.fixed_point.layers import DenseFixedPointLayer
 from dynalay_gym.integrations.sb3 import SB3VecEnv
+from dynalay_gym.networks.wrapped.config import WrapConfig
+from dynalay_gym.networks.wrapped.network import WrappedNetwork
 from dynalay_gym.predictor.policies import PlanPolicy
 from dynalay_gym.predictor.predictor import DynaLayPredictor
 from dynalay_gym.sessions.fastest import as_session
@@ -260,8 +262,15 @@ def test_a_fingerprint_knows_what_weights_do_not_say() -> None:
 def test_a_mask_of_minus_infinity_is_no_diverged_weight() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     module.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
-    session = wrap(module, ["0"], torch.randn(5, 4))
+    inputs = torch.randn(5, 4)
+    session = wrap(module, ["0"], inputs)
     session.load_weights(session.to_saved()[2])
+    split = Split(inputs, torch.arange(5) % 3)
+    network = WrappedNetwork(module, WrapConfig(layers=("0",)), inputs)
+    DynaLayVectorEnv(2, checkpoint=network, split=split, penalty=0.1).reset(seed=0)
+    nn.init.constant_(module[1].bias, torch.inf)
+    with pytest.raises(ConfigError, match="not finite; give a real sample"):
+        WrappedNetwork(module, WrapConfig(layers=("0",)), inputs)
 
 
 @pytest.mark.parametrize("name", ["lstm", "resnet"])
