@@ -38,6 +38,7 @@ from dynalay_gym.evaluation.figures import plot_frontier
 from dynalay_gym.evaluation.study import Study
 from dynalay_gym.evaluation.walk import walk_full_plan
 from dynalay_gym.networks.policy import PlanPolicy
+from dynalay_gym.sessions.skip.blocks import BlockSession
 from dynalay_gym.sessions.skip.decisions import RUN, SKIP
 from dynalay_gym.sessions.skip.wrapped import WrappedSession
 from dynalay_gym.storage.io import plain, write_json
@@ -76,6 +77,14 @@ class Args:
     random_blocks: bool = False
     """Add the frontier of running each block by chance, for networks of blocks."""
     options: Annotated[Options, arg(name="")] = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"--every must be 1 or more, not {self.every}")
+        if self.wrapped and self.options.checkpoint is None:
+            raise ConfigError(
+                "--wrapped needs --checkpoint, a folder of benchmarks.wrapped.train"
+            )
 
 
 def main(args: Args) -> None:
@@ -182,10 +191,16 @@ def add_best_fixed(
 
 
 def add_random_blocks(study: Study, test: VectorEnv, seeds: tuple[int, ...]) -> None:
-    """Add what runs each block of each sample by chance, and skips the others."""
+    """Add what runs each block of each sample by chance, and skips the others.
+
+    Raises:
+        ConfigError: The network has no blocks that can be skipped.
+    """
     base: Any = test.unwrapped
-    num_blocks = base.problem.session.num_blocks
-    size = base.num_samples, num_blocks
+    session = base.problem.session
+    if not isinstance(session, BlockSession):
+        raise ConfigError("--random-blocks needs a network of blocks; leave it out")
+    size = base.num_samples, session.num_blocks
     for share in np.linspace(0.1, 0.9, POINTS):
         for seed in seeds:
             drawn = np.random.default_rng(seed).random(size) < share

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.networks import make_vec
 from torch import nn
 
 from agents.options import Options
@@ -13,12 +14,14 @@ from benchmarks import agent_frontiers
 from benchmarks.agent_frontiers import (
     Args,
     BestWeights,
+    add_random_blocks,
     own_mazes,
     penalties_of,
     see_only,
 )
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.errors import ConfigError
+from dynalay_gym.evaluation.study import Study
 from dynalay_gym.networks.agent_net import AgentNet
 
 LAYOUT = {"activations": slice(0, 2), "max_prob": slice(2, 3)}
@@ -86,3 +89,16 @@ def test_only_mazes_can_be_made() -> None:
     args = Args(out=Path("x.json"), num_mazes=50, options=Options(dataset="digits"))
     with pytest.raises(ConfigError, match="digits are no mazes"):
         own_mazes(args)
+
+
+def test_flags_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--every must be 1 or more, not 0"):
+        Args(out=tmp_path / "found.json", every=0)
+    with pytest.raises(ConfigError, match="--wrapped needs --checkpoint"):
+        Args(out=tmp_path / "found.json", wrapped=True)
+
+
+def test_only_blocks_can_be_drawn() -> None:
+    test = make_vec(2)
+    with pytest.raises(ConfigError, match="--random-blocks needs a network of blocks"):
+        add_random_blocks(Study(), test, (0,))
