@@ -134,6 +134,10 @@ def test_a_session_agrees_with_the_network(portion: int | None, texts: Tensor) -
     expected = network.forward_path(texts, 1)
     torch.testing.assert_close(session.logits(state, rows), expected)
     assert 1 < int(steps.max()) <= 6
+    longest = int(steps.argmax())
+    curve = session.residual_curves(state, longest)["layer 1"]
+    assert len(curve) == steps.max()
+    assert curve[-1] == pytest.approx(float(state.residual[longest, 0]), rel=1e-3)
 
 
 @torch.no_grad()

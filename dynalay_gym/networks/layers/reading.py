@@ -198,6 +198,11 @@ class ReadingLayer(MainLayer):
     ) -> LayerState:
         return LayerState(z, state.u, None, x)
 
+    def residual_curve(self, state: LayerState, solver: SolverConfig) -> list[float]:
+        """Return the residuals along a solve; see `MainLayer.residual_curve`."""
+        assert state.x is not None, "an iterated layer"
+        return self.recurrence.residual_curve(state.x, solver)  # from a first reading
+
     def pool(self, state: LayerState) -> Tensor:
         """Return last state and mean, float [n, 2H] in [0, 1]."""
         return summary(state.y)
