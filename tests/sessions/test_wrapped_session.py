@@ -117,6 +117,21 @@ def test_a_skipped_block_does_not_run(found: Other) -> None:
     assert calls == dict.fromkeys(ran, len(found.inputs))
 
 
+@pytest.mark.parametrize("channels", [None, "first", "last"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4), (3,)])
+def test_channels_are_seen_by_their_means(shape: Any, channels: Any) -> None:
+    last = nn.Linear(torch.Size(shape).numel(), 2)
+    module, inputs = (
+        nn.Sequential(nn.Identity(), nn.Flatten(), last),
+        torch.randn(6, *shape),
+    )
+    session = wrap(module, ["0"], inputs, channels=channels)
+    is_first = channels == "first" or (channels is None and len(shape) != 2)
+    axis = 1 if is_first else len(shape)
+    expected = inputs.movedim(axis, 1).flatten(2).mean(2) if len(shape) > 1 else inputs
+    torch.testing.assert_close(session.begin(inputs).pooled[:, 0], expected)
+
+
 def test_rows_of_a_batch_run_their_own_blocks(found: Other) -> None:
     session, num = own_session(found), len(found.inputs)
     calls, rows = count_calls(session), torch.arange(num)

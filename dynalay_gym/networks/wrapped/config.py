@@ -39,6 +39,9 @@ class WrapConfig:
         damping: Share of the way that an iteration goes, in (0, 1].
         rtol: Relative tolerance of a solve, > 0.
         max_steps: Most iterations of a solve, >= 1.
+        channels: Where the channels of a block's input are, ``first`` ([n, C, ...]) or
+            ``last`` ([n, ..., C]). Observations hold their means over all other axes.
+            None: first in maps [n, C, H, W], last in tokens [n, T, D].
 
     Raises:
         ConfigError: Fields are out of range or do not fit each other.
@@ -51,6 +54,7 @@ class WrapConfig:
     damping: Annotated[float, Meta(gt=0, le=1)] = 0.5
     rtol: Tolerance = 1e-2
     max_steps: Portion = 30
+    channels: Literal["first", "last"] | None = None
 
     def __post_init__(self) -> None:
         """Check ranges, and what the fields must agree on."""

@@ -7,7 +7,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,8 @@ class WrappedSession(BlockSession[WrappedState]):
         of_rest = network.shortcut_macs if skips else network.block_macs
         self.plain_macs = sum(network.piece_macs) + sum(of_rest)
         choices = [sorted(_ACTIONS[m] for m in own) for own in network.choices]
-        width = max(_width(cut.shapes[0]) for cut in network.cuts)
+        empty = [torch.zeros(1, *cut.shapes[0]) for cut in network.cuts]
+        width = max(_pool(x, network.config.channels).shape[1] for x in empty)
         super().__init__(self.network, choices, width, rest)
         self.network.freeze()
 
@@ -162,7 +163,7 @@ class WrappedSession(BlockSession[WrappedState]):
             tensors = self.network.cuts[level].to_rows(values)
             for stored, new in zip(state.values[level], tensors, strict=True):
                 stored[rows] = new
-            pooled = _pool(tensors[0].float())
+            pooled = _pool(tensors[0].float(), self.network.config.channels)
             state.pooled[rows, level, : pooled.shape[1]] = pooled
 
 
@@ -228,13 +229,10 @@ def wrapped_loader(
     return load
 
 
-def _width(shape: tuple[int, ...]) -> int:
-    """Return how many numbers `_pool` makes of one sample's activations."""
-    return _pool(torch.zeros(1, *shape)).shape[1]
-
-
-def _pool(x: Tensor) -> Tensor:
-    """Average over positions: [n, C, H, W] to [n, C], tokens [n, T, D] to [n, D]."""
-    if x.dim() < 4:
-        return x if x.dim() == 2 else x.mean(1)
+def _pool(x: Tensor, channels: Literal["first", "last"] | None) -> Tensor:
+    """Return the mean of each channel, [n, C]; see `WrapConfig.channels`."""
+    if x.dim() == 2:
+        return x
+    if channels == "last" or (channels is None and x.dim() == 3):
+        return x.flatten(1, -2).mean(1)
     return x.flatten(2).mean(2)
