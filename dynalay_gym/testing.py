@@ -31,7 +31,7 @@ def check_vector_env(
 
     Checked in all three autoreset modes: spaces, shapes and dtypes; observations inside
     the declared space; infos with their masks, ``final_obs`` and ``final_info``; equal
-    seeds give equal rollouts; row i of a batch seeded s equals, to the bit, a batch of
+    seeds give equal rollouts; row i of a batch seeded s equals, bit for bit, a batch of
     one seeded s + i and, if there is one, the single environment seeded s + i, over
     autoresets and in any order of the rows; the modes and ``reset_mask`` agree; what
     was returned is never changed later, and changing it changes nothing; actions that

@@ -37,7 +37,7 @@ from dynalay_gym.utils.schedules import LEARNING_RATE_END, linear
 
 
 class CoTrainer:
-    """Trains a main network on what a policy chooses; resumable to the bit on a CPU.
+    """Trains a main network on what a policy chooses; resumable bit for bit on a CPU.
 
     Attributes:
         network: The network that learns, at first a copy of the agent's.

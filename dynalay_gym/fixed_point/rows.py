@@ -1,6 +1,6 @@
 """Rows of a batch: how they lie in memory, and how they are picked, summed and tiled.
 
-Every function treats a row the same way whatever the batch around it, to the bit.
+Every function treats a row the same way whatever the batch around it, bit for bit.
 
 Axes: n samples (rows); a state [n, ...] is a vector [n, D], or maps [n, C, H, W], the
 latter with the channels of a pixel side by side if it is not contiguous.

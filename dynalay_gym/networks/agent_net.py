@@ -71,7 +71,7 @@ class AgentNet(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Return log-probabilities [B, A] of float32 observations [B, D]."""
         features = self.torso(_centre(observations))
-        # What `policy_head.log_prob` gives, to the bit, without its slice-wise copies.
+        # What `policy_head.log_prob` gives, bit for bit, without its slice-wise copies.
         head = self.policy_head.head(features).log_softmax(dim=1)
         tail = self.policy_head.tail[0](features).log_softmax(dim=1)
         first = self.policy_head.cutoffs[0]

@@ -88,7 +88,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainerConfig)
 
 
 class Trainer(ABC, Generic[NetworkT, ConfigT]):
-    """Optimiser steps over a split; resumable to the bit on one device.
+    """Optimiser steps over a split; resumable bit for bit on one device.
 
     Args:
         network: What is trained, on its device. Evaluate a copy of it: a session does.

@@ -46,7 +46,7 @@ class NetworkSession(Protocol):
     """A network that is run piece by piece, many inputs at a time.
 
     What happens to a row depends on its own input and actions alone: results are the
-    same, to the bit, whatever the batch around it and the order of the rows.
+    same, bit for bit, whatever the batch around it and the order of the rows.
 
     Attributes:
         action_names: Name of each action; entry 0 stops.
@@ -110,7 +110,7 @@ class NetworkSession(Protocol):
         """Return which actions can change something: bool [m, A]; 0 always is one."""
 
     def fingerprint(self) -> str:
-        """Return a hash: sessions with equal ones give equal results, to the bit."""
+        """Return a hash: sessions with equal ones give equal results, bit for bit."""
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights of the same architecture; earlier states are void.

@@ -1,4 +1,4 @@
-"""A co-training as one run folder: it goes on to the bit, and overwrites nothing."""
+"""A co-training as one run folder: it goes on bit for bit, and overwrites nothing."""
 
 import json
 import sys
@@ -169,7 +169,7 @@ def test_exact_learning_goes_on_to_the_bit_in_phases(
 
 @pytest.mark.slow
 def test_dqn_goes_on(tmp_path: Path) -> None:
-    """Not to the bit: its replay buffer fills anew."""
+    """Not bit for bit: its replay buffer fills anew."""
     cut = run(options(tmp_path, "dqn"), stop_at=1400)
     resumed = run(options(tmp_path, "dqn", resume=cut.folder))
     assert resumed.taken == resumed.total == 2048

@@ -132,7 +132,7 @@ def test_masked_actions_have_no_probability_and_no_gradient():
         (gradient,) = torch.autograd.grad(mixed[:, 0].sum(), log_probs)
         assert gradient.isfinite().all()
         assert (gradient[~mask] == 0).all()
-        # What is acted on is, to the bit, what is learned from.
+        # What is acted on is, bit for bit, what is learned from.
         acted = mix_epsilon(log_probs.detach(), mask.to(torch.int8), epsilon)
         assert torch.equal(acted, mixed)
 

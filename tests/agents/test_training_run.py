@@ -1,4 +1,4 @@
-"""A plain training goes on to the bit: weights, counters, metrics, the best weights."""
+"""A plain training goes on bit for bit: weights, counters, metrics, best weights."""
 
 import errno
 import json

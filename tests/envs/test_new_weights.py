@@ -39,7 +39,7 @@ def play(one: DynaLayVectorEnv, num_steps: int) -> Any:
 def test_rows_stand_in_the_same_bits_under_the_new_weights(
     num_steps: int, mode: str
 ) -> None:
-    """As if the new network had been there all along, to the bit."""
+    """As if the new network had been there all along, bit for bit."""
     changed, fresh = (envs(network(s), autoreset_mode=mode) for s in (0, 1))
     old, _ = play(changed, num_steps)
     expected, infos = play(fresh, num_steps)

@@ -1,4 +1,4 @@
-"""A table does to the bit what the network does; and it is never a stale one."""
+"""A table does bit for bit what the network does; and it is never a stale one."""
 
 import copy
 import pickle

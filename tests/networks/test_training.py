@@ -1,4 +1,4 @@
-"""Main-network training: resumes to the bit, moves what it should, refuses the rest."""
+"""Main-network training: resumes bit for bit, moves what it should, no more."""
 
 import copy
 import errno

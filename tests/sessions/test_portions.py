@@ -1,4 +1,4 @@
-"""Solves that are taken in portions: equal to uninterrupted ones, to the bit."""
+"""Solves that are taken in portions: equal to uninterrupted ones, bit for bit."""
 
 from pathlib import Path
 from typing import Any

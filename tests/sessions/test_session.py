@@ -1,4 +1,4 @@
-"""A row's state is a function of which layers sit on their fixed point, to the bit."""
+"""A row's state is a function of which layers sit on their fixed point, bit for bit."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What a row holds is a function of which blocks ran, to the bit."""
+"""What a row holds is a function of which blocks ran, bit for bit."""
 
 import itertools
 from typing import Any

@@ -49,7 +49,7 @@ class GatedNetwork(nn.Module):
     """A residual network with gates, which start open.
 
     In training everything is computed and multiplied by the gates; in evaluation what
-    is shut does not run. With all gates 1 it is the backbone, to the bit.
+    is shut does not run. With all gates 1 it is the backbone, bit for bit.
 
     Args:
         backbone: A network of residual blocks; it is used, not copied.

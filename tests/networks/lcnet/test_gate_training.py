@@ -1,4 +1,4 @@
-"""Training of gates: reaches its target, resumes to the bit; its losses by hand."""
+"""Training of gates: reaches its target, resumes bit for bit; its losses by hand."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -103,7 +103,7 @@ def test_gathered_is_masked(form, shortcut, shape, has_channels) -> None:
     counted = block.macs(9)
     expected = counted.shortcut + (scale != 0) * open_channels * counted.channel
     assert torch.equal(macs, expected)
-    if not has_channels:  # the same kernels, to the bit; PyTorch's double GELU is not
+    if not has_channels:  # the same kernels, bit for bit; PyTorch's double GELU is not
         block, x, scale = block.float(), x.float(), scale.float()
         out, _ = run_block(block, x, scale)
         assert torch.equal(out, mask_block(block, x, scale))

@@ -1,4 +1,4 @@
-"""Training of residual networks: learns, resumes to the bit, shows what it should."""
+"""Training of residual networks: learns, resumes bit for bit, shows what it should."""
 
 import copy
 from dataclasses import replace
