@@ -48,10 +48,13 @@ class Args:
 def main(args: Args) -> None:
     """Print the two tables."""
     network, _ = load_main_network(args.checkpoint)
-    if network.num_layers != 1:
-        raise ConfigError("give the folder of a network of one layer")
-    network.freeze()
     split = load_split(args.dataset, args.split)
+    if network.num_layers != 1 or network.config.in_shape != split.inputs.shape[1:]:
+        raise ConfigError(
+            f"give the folder of a network of one layer that was trained on "
+            f"{args.dataset}, as --checkpoint"
+        )
+    network.freeze()
     rows = [
         {"steps": steps} | by_group(right, split)
         for steps, right in levels(network, split)

@@ -39,11 +39,13 @@ def is_right(network: MainNetwork, split: Split, steps: int | None) -> Tensor:
     Args:
         network: A network of encoder layers.
         split: Samples.
-        steps: Iterations of every layer; None for the network's own solves.
+        steps: Iterations of every layer, 0 for the plain pass; None for the network's
+            own solves.
     """
     solver = None if steps is None else SolverConfig(rtol=1e-9, max_steps=steps)
+    state = 0 if steps == 0 else everything(network)
     parts = [
-        network.forward_path(split.inputs[rows], everything(network), solver).argmax(1)
+        network.forward_path(split.inputs[rows], state, solver).argmax(1)
         for rows in torch.arange(len(split)).split(_ROWS)
     ]
     return torch.cat(parts) == split.labels

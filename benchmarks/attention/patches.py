@@ -30,6 +30,7 @@ from benchmarks.attention.measures import (
 )
 from benchmarks.report import table
 from dynalay_gym.data.splits import Split, load_split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.evaluation.intervals import bootstrap_interval
 from dynalay_gym.networks.checkpoint import load_main_network
 from dynalay_gym.networks.main_network import MainNetwork
@@ -65,6 +66,8 @@ def main(args: Args) -> None:
     rows = list[dict[str, Any]]()
     for folder in args.checkpoints:
         network, _ = load_main_network(folder)
+        if network.config.form != "attention" or network.config.reads_texts:
+            raise ConfigError(f"{folder} has no network of the preset transformer")
         found = measure(network.eval(), split, args.num_solved, args.num_gradients)
         rows.append({"network": str(folder)} | found)
         print(rows[-1], flush=True)

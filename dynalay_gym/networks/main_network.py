@@ -55,10 +55,13 @@ class MainNetwork(nn.Module):
         if config.form == "text":
             self.token_stem = self._build_words()
         elif config.form == "attention":
-            words = self._build_words() if config.reads_texts else None
-            self.encoder_stem = EncoderStem(
-                config.in_shape, config.stem, config.stem_stride, words, config.asked
-            )
+            words, asked = None, 0
+            if config.reads_texts:
+                words = self._build_words()
+            if config.asked and config.vocabulary:
+                asked = config.vocabulary.words.index(config.asked)
+            options = config.stem, config.stem_stride, words, asked
+            self.encoder_stem = EncoderStem(config.in_shape, *options)
         elif config.form == "planner":
             self.planner_stem = PlannerStem(channels, config.stem, config.channels[0])
         elif config.stem:

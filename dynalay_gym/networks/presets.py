@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channels": (48,),
         "hidden": (96,),
         "biased": True,
-        "asked": 2,
+        "asked": "?",
         "rtol": 1e-3,
         "max_steps": 16,
     },

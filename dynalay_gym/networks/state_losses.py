@@ -68,7 +68,7 @@ def partial_logits(
 def _random_portion(
     network: MainNetwork, level: int, generator: torch.Generator
 ) -> SolverConfig:
-    """Return an unrolled solve of 1 to a layer's most iterations.
+    """Return an unrolled solve of 1 to a layer's most iterations; 0 if that is most.
 
     Short ones are drawn more often, since there each iteration changes most.
     """
@@ -76,7 +76,7 @@ def _random_portion(
     draw = float(
         torch.rand((), generator=generator, dtype=torch.float32, device=device)
     )
-    steps = 1 + int(most * draw**2)
+    steps = min(most, 1 + int(most * draw**2))
     return replace(network.solvers[level], max_steps=steps, rule=GradientRule.UNROLL)
 
 

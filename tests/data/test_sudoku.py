@@ -9,11 +9,9 @@ import torch
 from dynalay_gym.data.registry import SPLITS, dataset_spec
 from dynalay_gym.data.splits import load_split
 from dynalay_gym.data.sudoku.grids import (
-    BOXES,
     NEVER,
     class_keys,
     minimal_puzzles,
-    peers,
     random_grids,
     random_symmetries,
     rounds,
@@ -23,6 +21,7 @@ from dynalay_gym.data.sudoku.puzzles import (
     question,
     sudoku_vocabulary,
 )
+from dynalay_gym.data.sudoku.rules import BOXES, peers
 from dynalay_gym.data.sudoku.solver import BLANK, solutions
 from dynalay_gym.errors import ConfigError, DataError
 
@@ -85,6 +84,31 @@ def test_random_grids_are_full_and_differ(side: int) -> None:
     grids = random_grids(np.random.PCG64(3), 40, side)
     assert all(is_full(grid) for grid in grids)
     assert len(np.unique(grids, axis=0)) > 30
+
+
+def pure_stacks(grid: np.ndarray) -> int:
+    """Count the stacks of boxes whose columns share their digits box by box.
+
+    A regular grid has no others, and exchanging two digits in a part of their cells, or
+    any symmetry, leaves their number as it is.
+    """
+    side = round(len(grid) ** 0.5)
+    height, width = BOXES[side]
+    parts = grid.reshape(side // height, height, side // width, width)
+    stacks = parts.transpose(2, 0, 3, 1).reshape(side // width, -1, height)
+    kinds = [{frozenset(part.tolist()) for part in stack} for stack in stacks]
+    return sum(len(each) == width for each in kinds)
+
+
+@pytest.mark.parametrize("side", [6, 9])
+def test_large_grids_are_not_all_of_the_regular_kind(side: int) -> None:
+    line = np.arange(side)
+    height, width = BOXES[side]
+    shift = width * (line % height) + line // height
+    regular = ((shift[:, None] + line) % side).ravel()
+    assert is_full(regular) and pure_stacks(regular) == side // width
+    pure = [pure_stacks(grid) for grid in random_grids(np.random.PCG64(3), 60, side)]
+    assert pure.count(0) > 20
 
 
 def test_both_kinds_of_small_grids_come_up() -> None:
@@ -191,6 +215,43 @@ def test_larger_puzzles_take_more_rounds(side: int, hardest: int) -> None:
     assert split.inputs.shape == (600, side**2)
     shares = split.labels.bincount(minlength=side) / 600
     torch.testing.assert_close(shares, torch.full((side,), 1 / side), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("side", [4, 6])
+def test_each_round_is_asked_for_as_often_as_it_is_offered(side: int) -> None:
+    split = make_sudoku_split(2_000, side, seed=99)
+    expected = np.zeros(20)
+    assert split.difficulty is not None and split.vocabulary is not None
+    for text in split.vocabulary.decode(split.inputs):
+        cells, _ = cells_of(text)
+        grid = np.array(solutions(cells))
+        offered = np.unique(rounds(grid, np.array([cells]) != BLANK))
+        offered = offered[offered > 0]
+        expected[offered] += 1 / len(offered)
+    found = split.difficulty.bincount(minlength=20).numpy()
+    np.testing.assert_allclose(found, expected, atol=4 * (2_000 * 0.25) ** 0.5)
+
+
+def test_half_of_the_puzzles_have_no_given_to_spare() -> None:
+    split = make_sudoku_split(400, 6, seed=99)
+    assert split.vocabulary is not None
+    tight = []
+    for text in split.vocabulary.decode(split.inputs):
+        cells, _ = cells_of(text)
+        given = np.array([cells]) != BLANK
+        fewer = np.repeat(given, given.sum(), 0)
+        fewer[np.arange(len(fewer)), np.flatnonzero(given)] = False
+        grids = np.repeat(solutions(cells), len(fewer), 0)
+        tight.append(bool((rounds(grids, fewer) == NEVER).any(1).all()))
+    assert 0.4 < np.mean(tight) < 0.65  # of the others some have no blank filled either
+
+
+def test_samples_of_a_puzzle_are_symmetric_and_not_the_same() -> None:
+    split = make_sudoku_split(2_000, 6, seed=3)
+    assert split.vocabulary is not None
+    texts = split.vocabulary.decode(split.inputs[split.groups == 0])
+    full = {tuple(solutions(cells_of(text)[0])[0]) for text in texts}
+    assert len(full) == len(texts) == 8
 
 
 def test_more_puzzles_begin_with_the_same_ones() -> None:

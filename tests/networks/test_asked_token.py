@@ -7,6 +7,7 @@ import gymnasium as gym
 import pytest
 import torch
 
+from dynalay_gym.data.chains import make_chains_split
 from dynalay_gym.data.sudoku.puzzles import make_sudoku_split
 from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.solve import SolverConfig
@@ -71,7 +72,9 @@ def test_active_tokens_are_biased_as_in_the_whole_map() -> None:
 
 @torch.no_grad()
 def test_the_certificate_holds_with_a_bias() -> None:
-    layer, x = biased_layer(kappa=0.8).freeze(), torch.randn(4, 9, 16)
+    layer, x = biased_layer(kappa=0.8), torch.randn(4, 9, 16)
+    layer.out.mul_(20)
+    layer.freeze()
     for size in (0.1, 1.0, 10.0):
         one, other = size * torch.randn(2, 4, 9, 16)
         moved = layer.apply_once(one, x) - layer.apply_once(other, x)
@@ -115,7 +118,7 @@ def test_its_environment_keeps_all_promises() -> None:
     )
 
 
-def test_gradients_reach_the_bias_through_portions_and_fixed_points() -> None:
+def test_gradients_reach_the_bias_in_the_plain_pass_and_at_fixed_points() -> None:
     network, split = sudoku_network(), make_sudoku_split(8, seed=99)
     for state in (0, 1):
         network.zero_grad()
@@ -139,7 +142,17 @@ def test_asked_is_for_words_alone(own: dict) -> None:
         "stem": 8,
         "channels": (8,),
         "hidden": (8,),
-        "asked": ASKED,
+        "asked": "?",
     }
     with pytest.raises(ConfigError, match="leave asked out"):
         MainNetworkConfig(**options | own)
+
+
+def test_texts_without_the_word_are_refused() -> None:
+    words = make_chains_split(1, seed=0).vocabulary
+    config = make_config("sudoku", (7,), 5)
+    with pytest.raises(ConfigError, match="no word '\\?' that says what they ask"):
+        replace(config, vocabulary=words)
+    text = make_config("chains", (7,), 5)
+    with pytest.raises(ConfigError, match="only networks that attend take asked"):
+        replace(text, asked="?")

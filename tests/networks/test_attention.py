@@ -141,10 +141,10 @@ def test_portions_end_where_one_solve_ends() -> None:
 @torch.no_grad()
 def test_padding_is_not_read() -> None:
     layer, x = layer_and_input()
-    padded = torch.cat([x, torch.full_like(x, 7.0)], 1)
+    padded = torch.cat([x, torch.full_like(x, torch.nan)], 1)
     is_token = torch.arange(18).expand(5, 18) < 9
     solver = SolverConfig(rtol=1e-3, max_steps=30)
-    short, long = layer.solve(x, solver=solver), None
+    short = layer.solve(x, solver=solver)
     long = layer.solve(padded, solver=solver, is_token=is_token)
     torch.testing.assert_close(long.value[:, :9], short.value)
     assert torch.equal(long.token_steps[:, :9], short.token_steps)
@@ -181,7 +181,7 @@ def test_a_sample_that_breaks_keeps_its_last_finite_iterate() -> None:
     result = layer.solve(x, z0, TIGHT)
     assert result.status.tolist() == [0, 0, SolverStatus.NONFINITE, 0, 0]
     assert bool(result.residual[2].isnan()) and int(result.num_steps[2]) == 1
-    assert torch.equal(result.value[2], z0[2])
+    assert torch.equal(result.value[2], z0[2]) and not result.settled[2].any()
     torch.testing.assert_close(result.value[3:], good.value[3:])
 
 
@@ -207,15 +207,16 @@ def test_the_normalisation_is_one_lipschitz_into_a_ball() -> None:
     assert float(normalise(1e6 * a).norm(dim=1).max()) <= 8**0.5 * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @torch.no_grad()
-def test_the_bound_by_hand() -> None:
-    layer, _ = layer_and_input(width=4, heads=1, hidden=4)
+def test_the_bound_by_hand(heads: int) -> None:
+    layer, _ = layer_and_input(width=4, heads=heads, hidden=4)
     eye = torch.eye(4, dtype=torch.double)
     layer.qkv.copy_(torch.cat([0.5 * eye, 0.25 * eye, 3 * eye]))
     for weight, size in ((layer.out, 2.0), (layer.expand, 0.5), (layer.reduce, 0.2)):
         weight.copy_(size * eye)
-    scores = 2 * 4 / 2 * 0.5 * 0.25
-    expected = 2.0 * 3 * (1 + scores) * (1 + 0.5 * 0.2)
+    scores = 2 * 4 / (4 / heads) ** 0.5 * 0.5 * 0.25
+    expected = 2.0 * 3 * heads**0.5 * (1 + scores) * (1 + 0.5 * 0.2)
     # Gram iteration is above a norm of equal singular values by rank^(1/2^7) each.
     assert expected <= float(layer.modulus_bound()) <= expected * 4 ** (6 / 2**7) * 1.01
 
@@ -232,6 +233,42 @@ def test_a_certified_layer_contracts_whatever_its_weights() -> None:
         assert float(ratio.max()) <= 0.9
         result = layer.solve(x, solver=SolverConfig(rtol=1e-10, max_steps=300))
         assert (result.status == SolverStatus.CONVERGED).all()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@torch.no_grad()
+def test_what_is_used_is_scaled_to_the_certificate_and_no_further(frozen: bool) -> None:
+    layer, _ = layer_and_input(kappa=0.9)
+    layer.out.mul_(20)
+    if frozen:
+        layer.freeze()
+    scaled, _ = layer_and_input()
+    scaled.out.copy_(layer.output_weight())
+    assert 0.99 * 0.9 < float(scaled.modulus_bound()) <= 0.9 * (1 + 1e-12)
+
+
+def test_autocast_does_not_widen_the_certificate() -> None:
+    layer, _ = layer_and_input(kappa=0.9)
+    layer = layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = layer.output_weight()
+    assert torch.equal(weight, layer.output_weight())
+
+
+@pytest.mark.parametrize("rule", GradientRule)
+def test_autocast_solves_and_trains(rule: GradientRule) -> None:
+    layer, x = layer_and_input()
+    layer, x = layer.float(), x.float().requires_grad_()
+    solver = SolverConfig(rtol=1e-2, max_steps=30, rule=rule)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = layer.solve(x, solver=solver).value
+    torch.testing.assert_close(
+        value.float(), layer.solve(x, solver=solver).value, rtol=0.1, atol=0.1
+    )
+    value.float().square().sum().backward()
+    assert x.grad is not None and bool(x.grad.any())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer.solve(x, solver=solver)
 
 
 @torch.no_grad()
@@ -280,11 +317,26 @@ def test_an_unrolled_solve_has_the_gradient_of_its_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"heads": 5}, {"hidden": 0}, {"kappa": 1.0}, {"kappa": 0.0}]
+    ("wrong", "message"),
+    [
+        ({"heads": 5}, "width, heads and hidden"),
+        ({"hidden": 0}, "width, heads and hidden"),
+        ({"kappa": 1.0}, "kappa must lie"),
+        ({"kappa": 0.0}, "kappa must lie"),
+        ({"length": 0}, "length must be 1 or more"),
+    ],
 )
-def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"width, heads and hidden|kappa must lie"):
+def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         AttentionFixedPointLayer(12, **{"heads": 3, "hidden": 8} | wrong)
+
+
+def test_biases_are_of_their_own_length() -> None:
+    _, x = layer_and_input(length=9)
+    biased = AttentionFixedPointLayer(12, heads=3, hidden=8, length=7).double()
+    for use in (biased.solve, lambda x: biased.apply_once(x, x)):
+        with pytest.raises(ConfigError, match=r"7 positions, .* make it with length=9"):
+            use(x)
 
 
 def test_another_method_is_refused() -> None:

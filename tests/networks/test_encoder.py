@@ -17,7 +17,7 @@ from dynalay_gym.networks.layers.encoder import EncoderLayer, EncoderStem
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.policy import PlanPolicy
 from dynalay_gym.networks.presets import make_config
-from dynalay_gym.networks.state_losses import loss_of_states
+from dynalay_gym.networks.state_losses import loss_of_states, partial_logits
 from dynalay_gym.networks.training import MainTrainer, TrainingConfig
 from dynalay_gym.predictor.export import parts_of
 from dynalay_gym.predictor.predictor import DynaLayPredictor
@@ -163,6 +163,17 @@ def test_a_session_agrees_with_the_network(
     longest = int(steps.argmax())
     curve = session.residual_curves(state, longest)["layer 1"]
     assert len(curve) == int(steps.max())
+    assert curve[-1] == pytest.approx(float(state.residual[longest, 0]), rel=1e-3)
+
+
+@both
+@torch.no_grad()
+def test_a_network_that_is_never_iterated_is_not_in_training_either(
+    config: MainNetworkConfig,
+) -> None:
+    network, inputs = lively(replace(config, max_steps=0)), inputs_for(config)
+    [found] = partial_logits(network, inputs, [1], torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, network.forward_path(inputs, 1))
 
 
 @both

@@ -1,4 +1,4 @@
 """Sudoku puzzles: their rules, an exact solver, generated splits.
 
-Reading order: grids, solver, puzzles.
+Reading order: rules, solver, grids, puzzles.
 """

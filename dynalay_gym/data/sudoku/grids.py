@@ -1,7 +1,7 @@
 """Sudoku's rules, for many grids at once: full grids, deduction, symmetries.
 
-A grid of side s has C = s^2 cells in reading order, and digits 0..s-1. In a full grid
-each row, column and box holds every digit once. Which cells are given is a mask.
+In a full grid each row, column and box holds every digit once. Which cells are given is
+a mask.
 
 Axes: n grids, C cells, s digits, M symmetries.
 """
@@ -12,53 +12,21 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from dynalay_gym.data.sudoku.rules import BOXES, peers
+from dynalay_gym.data.sudoku.solver import BLANK, solutions
+
 Digits = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box, by side
 NEVER = 10_000  # the round in which nothing more is found
-_MOVES = 100  # swaps between two grids; a few hundred mix the largest
-
-
-@cache
-def peers(side: int) -> NDArray[np.float32]:
-    """Return 1 where two different cells share a row, a column or a box, [C, C]."""
-    height, width = BOXES[side]
-    row, column = np.divmod(np.arange(side * side), side)
-    box = row // height * side + column // width
-    shared = sum(part[:, None] == part for part in (row, column, box))
-    return (np.asarray(shared) > 0).astype(np.float32) - np.eye(side * side, dtype="f4")
 
 
 def random_grids(bits: np.random.PCG64, num: int, side: int) -> Digits:
-    """Return full grids, [n, C].
-
-    Each begins as one regular grid and is changed by random swaps: two digits change
-    places in some of their cells, those that hang together by shared units.
-    """
-    height, width = BOXES[side]
-    line = np.arange(side)
-    shift = width * (line % height) + line // height
-    grids = np.tile(((shift[:, None] + line) % side).ravel(), (num, 1))
-    for _ in range(_MOVES):
-        _swap(bits, grids, side)
-    return grids
-
-
-def _swap(bits: np.random.PCG64, grids: Digits, side: int) -> None:
-    """Exchange two random digits in one connected part of their cells, in place."""
-    num, cells = grids.shape
-    rows, pair = np.arange(num), shuffled(bits, num, side)[:, :2]
-    member = (grids[:, :, None] == pair[:, None]).any(2)
-    start = np.where(member, uniform(bits, num, cells), -1).argmax(1)
-    part = np.arange(cells) == start[:, None]
-    while True:
-        more = member & (part | (part @ peers(side) > 0))
-        if (more == part).all():
-            break
-        part = more
-    other = np.where(grids == pair[:, :1], pair[:, 1:], pair[rows, :1])
-    np.copyto(grids, other, where=part)
+    """Return full grids, [n, C], each found by trying digits in an order of its own."""
+    cells = side * side
+    orders = shuffled(bits, num * cells, side).reshape(num, cells, side).tolist()
+    empty = [BLANK] * cells
+    return np.array([solutions(empty, 1, orders=each)[0] for each in orders])
 
 
 def rounds(grids: Digits, is_given: Mask) -> Digits:
@@ -82,7 +50,7 @@ def rounds(grids: Digits, is_given: Mask) -> Digits:
 
 
 def minimal_puzzles(bits: np.random.PCG64, grids: Digits) -> Mask:
-    """Return givens from which every cell follows, none of which can be left out.
+    """Return givens from which every cell follows round by round, none to spare.
 
     Cells are left out in a random order, each if all others still follow.
     """

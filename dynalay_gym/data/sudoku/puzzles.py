@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from dynalay_gym.data.registry import SPLITS
 from dynalay_gym.data.splits import Split
 from dynalay_gym.data.sudoku.grids import (
-    BOXES,
     Digits,
     Mask,
     class_keys,
@@ -32,6 +31,7 @@ from dynalay_gym.data.sudoku.grids import (
     shuffled,
     uniform,
 )
+from dynalay_gym.data.sudoku.rules import BOXES
 from dynalay_gym.data.vocabulary import Vocabulary
 from dynalay_gym.errors import ConfigError, DataError, brief
 
@@ -80,8 +80,8 @@ def make_sudoku_split(
         )
     if part is not None and (part not in SPLITS or side != 4):
         raise ConfigError(
-            f"part {brief(part)}: give one of {', '.join(SPLITS)}, with side 4; other "
-            "sides have so many puzzles that seeds part them"
+            f"part {brief(part)}: give one of {', '.join(SPLITS)}, with side 4; of the "
+            "other sides another seed has other puzzles, but for a few in a thousand"
         )
     bits, found = np.random.PCG64([_SUDOKU_SEED, side, seed]), 0
     parts = list[tuple[NDArray[np.int64], ...]]()

@@ -8,22 +8,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynalay_gym.data.sudoku.grids import BOXES, peers
+from dynalay_gym.data.sudoku.rules import BOXES, peers
 from dynalay_gym.errors import DataError
 
 BLANK = -1
 
 
-def solutions(cells: Sequence[int], limit: int = 2) -> list[list[int]]:
+def solutions(
+    cells: Sequence[int],
+    limit: int = 2,
+    *,
+    orders: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
     """Return solutions of a puzzle, up to a limit; a proper puzzle has one.
 
     Args:
         cells: Digits 0..s-1 in reading order, `BLANK` where none is given; s is 4, 6
             or 9.
         limit: Most solutions to look for, at least 1.
+        orders: Digits of each cell in the order in which they are tried; ascending if
+            None.
 
     Returns:
-        Full grids, in no order that matters; none if the givens contradict each other.
+        Full grids, in the order in which they are found; none if the givens contradict
+        each other.
 
     Raises:
         DataError: This is no grid.
@@ -41,7 +49,7 @@ def solutions(cells: Sequence[int], limit: int = 2) -> list[list[int]]:
                 return []
             grid[cell], left = digit, _without(left, near[cell], digit)
     found: list[list[int]] = []
-    _search(grid, left, near, found, limit)
+    _search(grid, left, near, orders or [range(side)] * len(cells), found, limit)
     return found
 
 
@@ -49,6 +57,7 @@ def _search(
     grid: list[int],
     left: list[int],
     near: list[list[int]],
+    orders: Sequence[Sequence[int]],
     found: list[list[int]],
     limit: int,
 ) -> None:
@@ -58,10 +67,11 @@ def _search(
         found.append(grid.copy())
         return
     cell = min(blanks, key=lambda blank: left[blank].bit_count())
-    for digit in range(left[cell].bit_length()):
+    for digit in orders[cell]:
         if left[cell] >> digit & 1 and len(found) < limit:
             grid[cell] = digit
-            _search(grid, _without(left, near[cell], digit), near, found, limit)
+            fewer = _without(left, near[cell], digit)
+            _search(grid, fewer, near, orders, found, limit)
     grid[cell] = BLANK
 
 

@@ -71,7 +71,8 @@ class AttentionFixedPointLayer(EncoderMap):
         self, z: Tensor, x: Tensor, is_token: Tensor | None = None
     ) -> Tensor:
         """Return f(z, x) [n, T, D], differentiable; see `solve` for the arguments."""
-        return self.apply_map(z, x, _mask(x, is_token), self.output_weight())
+        mask, x, z = self._prepare(x, z, is_token)
+        return self.apply_map(z, x, mask, self.output_weight())
 
     @uncompiled
     def solve(
@@ -99,14 +100,15 @@ class AttentionFixedPointLayer(EncoderMap):
             TokenResult. Its value carries the gradient that the solver's rule defines.
 
         Raises:
-            ConfigError: The solver's method is not plain iteration.
+            ConfigError: The solver's method is not plain iteration, or sequences have
+                another length than the layer's biases.
         """
-        config, start = solver or self.solver, x if z0 is None else z0
+        config = solver or self.solver
         if config.method is not SolverMethod.PLAIN:
             raise ConfigError("attention is iterated plainly; use method='plain'")
-        mask, weight = _mask(x, is_token), self.output_weight()
+        mask, x, start = self._prepare(x, x if z0 is None else z0, is_token)
         left = ~mask if settled is None else settled | ~mask
-        start = start.masked_fill(~mask[..., None], 0.0)
+        weight = self.output_weight()
         if torch.is_grad_enabled() and config.rule is GradientRule.UNROLL:
             return self._unrolled(start, x, mask, left, weight, config)
         result = self._leaving(start, x, mask, left, weight, config)
@@ -161,6 +163,8 @@ class AttentionFixedPointLayer(EncoderMap):
             with torch.no_grad():
                 result = self.solve(x, z, once, is_token=is_token, settled=settled)
             z, settled = result.value, result.settled
+            if int(result.num_steps) == 0:  # nothing but padding
+                break
             curve.append(float(result.residual))
             if not curve[-1] >= solver.rtol:
                 break
@@ -169,6 +173,20 @@ class AttentionFixedPointLayer(EncoderMap):
     def forward(self, x: Tensor, is_token: Tensor | None = None) -> Tensor:
         """Return ``z_star`` [n, T, D] for the injected input x [n, T, D]."""
         return self.solve(x, is_token=is_token).value
+
+    def _prepare(
+        self, x: Tensor, z: Tensor, is_token: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return which positions hold a token, and x and z with 0 in the others."""
+        if self.bias is not None and x.shape[1] != self.bias.shape[2]:
+            raise ConfigError(
+                f"this layer's biases are of {self.bias.shape[2]} positions, and the "
+                f"sequences have {x.shape[1]}; make it with length={x.shape[1]}"
+            )
+        if is_token is None:
+            is_token = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        padding = ~is_token[..., None]
+        return is_token, x.masked_fill(padding, 0.0), z.masked_fill(padding, 0.0)
 
     @torch.no_grad()
     def _leaving(
@@ -207,9 +225,3 @@ class AttentionFixedPointLayer(EncoderMap):
             return self.apply_map(z, x, is_token, weight)[where]
 
         return iterate_tokens(step, z0, settled, config.rtol, config.max_steps)
-
-
-def _mask(x: Tensor, is_token: Tensor | None) -> Tensor:
-    if is_token is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    return is_token

@@ -65,6 +65,8 @@ class EncoderMap(Freezable):
                 "give width, heads and hidden of 1 or more, and a width that the heads "
                 f"divide, not {width}, {heads} and {hidden}"
             )
+        if length is not None and length < 1:
+            raise ConfigError(f"length must be 1 or more, or None, not {length}")
         if kappa is not None and not 0 < kappa < 1:
             raise ConfigError(f"kappa must lie in (0, 1), or be None, not {kappa}")
         self.width, self.heads, self.kappa = width, heads, kappa
@@ -112,7 +114,9 @@ class EncoderMap(Freezable):
             return frozen
         if self.kappa is None:
             return self.out
-        return contract(self.out, self.modulus_bound(), self.kappa)
+        # A bound that is rounded to bf16 bounds nothing.
+        with torch.autocast(self.out.device.type, enabled=False):
+            return contract(self.out, self.modulus_bound(), self.kappa)
 
     def freeze(self) -> Self:
         """Compute ``W_O`` once for many solves; ``train()`` undoes it."""
@@ -153,7 +157,8 @@ class EncoderMap(Freezable):
         key, value = torch.zeros_like(z), torch.zeros_like(z)
 
         def project(z: Tensor, where: Where) -> Tensor:
-            query, key[where], value[where] = self._project(z[where]).chunk(3, 1)
+            projected = self._project(z[where]).to(z.dtype)  # not autocast's
+            query, key[where], value[where] = projected.chunk(3, 1)
             return query
 
         def step(z: Tensor, where: Where) -> Tensor:
@@ -164,7 +169,7 @@ class EncoderMap(Freezable):
                 queries[place] = query[tokens]
                 bias = self._bias_of(where[1][tokens], place, queries)
                 known = key[samples], value[samples], is_token[samples]
-                read[tokens] = self._attend(queries, *known, bias)[place]
+                read[tokens] = self._attend(queries, *known, bias)[place].to(z.dtype)
             return self._finish(x[where], read, weight)
 
         resumed = (settled & is_token).nonzero(as_tuple=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from dynalay_gym.data.vocabulary import Vocabulary
-from dynalay_gym.errors import ConfigError
+from dynalay_gym.errors import ConfigError, brief
 from dynalay_gym.utils.ranges import (
     Count,
     Iterations,
@@ -52,7 +52,7 @@ class MainNetworkConfig:
         biased: Whether each pair of positions has a learned bias of its scores, of use
             where positions mean the same in all inputs (attention form).
         asked: Word that marks what a text asks for: its token is read, not the mean of
-            all (attention form); 0 for none.
+            all (attention form); empty for none.
         pools: Ratio of the sides of visible and hidden maps (wide form).
         unshuffle: Pixel-unshuffle factor of the image that enters the first hidden
             stream (wide form).
@@ -88,7 +88,7 @@ class MainNetworkConfig:
     hidden: Channels = ()
     heads: Ratio = 4
     biased: bool = False
-    asked: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    asked: Annotated[str, Meta(max_length=100)] = ""
     pools: Ratios = ()
     unshuffle: Ratio = 1
     views: Views = ()
@@ -109,6 +109,8 @@ class MainNetworkConfig:
             raise ConfigError("max_steps is one number, or one per layer")
 
     def _check_inputs(self) -> None:
+        if self.asked and self.form != "attention":
+            raise ConfigError("only networks that attend take asked; leave it out")
         if self.form == "attention" and self.reads_texts and not self.cutoffs:
             return
         if self.form == "text":
@@ -116,7 +118,7 @@ class MainNetworkConfig:
                 raise ConfigError(
                     "a text network needs in_shape=(words,) and a stem; set them, or, "
                     "for images, choose another preset (for texts: --dataset chains, "
-                    "imdb, wikitext2)"
+                    "sudoku, imdb, wikitext2)"
                 )
             self._check_cutoffs()
             return
@@ -125,7 +127,7 @@ class MainNetworkConfig:
         if len(self.in_shape) != 3:
             raise ConfigError(
                 f"this network is for images, not for texts of shape {self.in_shape}; "
-                "choose the preset of the data set (chains, reviews, language)"
+                "choose the preset of the data set (chains, sudoku, reviews, language)"
             )
         _, height, width = self.in_shape
         if height != width:
@@ -193,6 +195,11 @@ class MainNetworkConfig:
             raise ConfigError(
                 "only networks that read texts word by word (stem_stride 1) are asked "
                 "for one; leave asked out"
+            )
+        if self.asked and self.vocabulary and self.asked not in self.vocabulary.words:
+            raise ConfigError(
+                f"these texts have no word {brief(self.asked)} that says what they ask "
+                "for; choose the preset of the data set, or leave asked out"
             )
 
     @property

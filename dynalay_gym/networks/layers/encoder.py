@@ -36,7 +36,7 @@ class EncoderStem(nn.Module):
         width: Channels D of a token.
         stride: Words that share a position; side of a patch in pixels.
         words: The stem that embeds words; None for images.
-        asked: Word that marks what a text asks for; 0 for none.
+        asked: Token of the word that marks what a text asks for; 0 for none.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class EncoderLayer(MainLayer):
         return _unsigned(below.y)
 
     def _start(self, state: LayerState, x: Tensor) -> Tensor:
-        z, mark = state.u[:, : x.shape[1] - 1], x[:, -1:]
-        return torch.cat([z, (mark == 0).to(z)], 1)
+        z = state.u[:, : x.shape[1] - 1]
+        return torch.cat([z, torch.zeros_like(x[:, -1:])], 1)  # none has settled
 
     def _read(
         self, state: LayerState, x: Tensor, z: Tensor, pattern: Pattern
