@@ -68,7 +68,7 @@ def problem_of(env_id: str) -> dict[str, Any]:
 
 def texts_of(spec: DatasetSpec) -> dict[str, Any]:
     """The same for texts of random words, of which there are few: it is faster."""
-    vocabulary = Vocabulary(words=("", *map(str, range(1, 200))))
+    vocabulary = Vocabulary(words=("", "?", *map(str, range(2, 200))))
     config = make_config(spec.preset, spec.in_shape, spec.num_classes)
     if config.cutoffs:
         config = replace(config, num_classes=200, cutoffs=(20, 100))
