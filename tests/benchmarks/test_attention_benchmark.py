@@ -1,14 +1,18 @@
 """What the measurement of attention counts, where it can be said in advance."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.attention import patches
 from benchmarks.attention.chains import ARMS, measure, on_chain
+from benchmarks.attention.measures import is_right
 from dynalay_gym.data.chains import VOCABULARY, encode, make_chains_split
 from dynalay_gym.data.splits import Split
+from dynalay_gym.errors import ConfigError
+from dynalay_gym.networks.checkpoint import save_network
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
 
@@ -51,3 +55,19 @@ def test_a_network_is_measured() -> None:
     assert found["have a solution"] == found["converged"] == 100
     assert found["cosine"] > 0.999 and found["modulus, random"] <= 0.9 < found["bound"]
     assert 1 <= found["question"] <= found["steps"]
+
+
+def test_no_iteration_is_the_plain_pass_with_its_own_normalisation() -> None:
+    torch.manual_seed(0)
+    network = MainNetwork(make_config("transformer", (1, 8, 8), 3)).eval()
+    network.head_norm.bias.data[-1] = torch.randn(128) * 10  # of the iterated state
+    images = torch.randn(30, 1, 8, 8)
+    split = Split(images, network(images).argmax(1))
+    assert is_right(network, split, 0).all()
+    assert not is_right(network, split, 1).all()
+
+
+def test_a_network_of_another_form_is_refused(tmp_path: Path) -> None:
+    save_network(tmp_path, MainNetwork(make_config("small", (3, 32, 32), 10)), {})
+    with pytest.raises(ConfigError, match="no network of the preset transformer"):
+        patches.main(patches.Args(checkpoints=(tmp_path,), dataset="digits"))

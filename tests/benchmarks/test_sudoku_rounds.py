@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.sudoku_rounds import STEPS, by_group, levels, ranges, solve
+from benchmarks.sudoku_rounds import STEPS, Args, by_group, levels, main, ranges, solve
 from dynalay_gym.data.splits import Split
 from dynalay_gym.data.sudoku.puzzles import make_sudoku_split
+from dynalay_gym.errors import ConfigError
 from dynalay_gym.fixed_point.solve import SolverConfig
 from dynalay_gym.networks.main_network import MainNetwork
 from dynalay_gym.networks.presets import make_config
@@ -59,3 +60,8 @@ def test_means_by_rounds_and_by_blanks(split: Split) -> None:
 def test_many_rounds_share_columns() -> None:
     assert ranges(4) == [(1, 1), (2, 2), (3, 3), (4, 4)]
     assert ranges(9) == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 7), (8, 9)]
+
+
+def test_a_network_for_another_side_is_refused() -> None:
+    with pytest.raises(ConfigError, match="trained on sudoku6, as --checkpoint"):
+        main(Args(dataset="sudoku6"))

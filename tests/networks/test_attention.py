@@ -194,6 +194,12 @@ def test_a_residual_curve_is_that_of_the_solve() -> None:
     assert curve[-1] == pytest.approx(float(result.residual)) and curve[-1] < 0.02
 
 
+def test_nothing_but_padding_has_no_curve() -> None:
+    layer, x = layer_and_input(1)
+    no_token = torch.zeros(1, 9, dtype=torch.bool)
+    assert layer.residual_curve(x, TIGHT, is_token=no_token) == []
+
+
 # --- bounds ---------------------------------------------------------------------------
 
 
